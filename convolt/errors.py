@@ -1,0 +1,73 @@
+"""Errors that a user can cause.
+
+Every message names the thing, what was got, what was expected and what to do. `explain` puts these four
+in one order, so that all messages of Convolt read alike; each class also is the built-in error that Python
+programmers would catch (`ValueError`, `TypeError`, …).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConvoltError(Exception):
+    """Base of every error that Convolt raises on purpose."""
+
+
+class ArgumentError(ConvoltError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class ArgumentTypeError(ConvoltError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class ShapeError(ConvoltError, ValueError):
+    """A tensor's shape does not fit; shapes in the message are as the user writes them (channels last)."""
+
+
+class DataError(ConvoltError, ValueError):
+    """Arrays, labels or files of a data set cannot be used."""
+
+
+class ModelFileError(ConvoltError, ValueError):
+    """A saved model is damaged, foreign or does not fit."""
+
+
+class DeviceError(ConvoltError, RuntimeError):
+    """The device that was asked for cannot be used."""
+
+
+class StateError(ConvoltError, RuntimeError):
+    """A call came too early, such as `fit` before `compile`."""
+
+
+class MissingFeatureError(ConvoltError, AttributeError):
+    """A name that Keras has and Convolt does not (yet) have."""
+
+
+class MissingPackageError(ConvoltError, ImportError):
+    """An optional package is not installed."""
+
+
+def explain(thing: str, got: object, expected: str, fix: str = "") -> str:
+    """Returns "`thing`: got …; expected …. `fix`", the one form of all messages.
+
+    >>> explain("batch_size", 0, "a whole number from 1", "Try batch_size=32.")
+    'batch_size: got 0; expected a whole number from 1. Try batch_size=32.'
+    """
+    shown = got if isinstance(got, str) else repr(got)
+    return f"{thing}: got {shown}; expected {expected}.{' ' + fix if fix else ''}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns "Did you mean 'x'?" for the nearest known word, or the list of known words.
+
+    >>> did_you_mean("adm", ["adam", "sgd"])
+    "Did you mean 'adam'?"
+    """
+    names = sorted(set(known))
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"Did you mean '{by_lower[near[0]]}'?" if near else f"Known: {', '.join(names)}."

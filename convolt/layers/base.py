@@ -1,0 +1,420 @@
+"""`Layer`: the base of all layers and models.
+
+Anatomy of a layer: the constructor keeps its arguments and validates them, `build(input_shape)` makes the parameters
+on first use, `forward(x)` computes, `compute_output_shape` says what comes out. Shapes in `build`, in
+`compute_output_shape` and in messages are channels-last with the batch axis; tensors in `forward` have their channel
+axis at index 1 (see `convolt.layout`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convolt import initializers, regularizers
+from convolt.configurable import Configurable, Registry, snake_case, to_json
+from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
+from convolt.layers.symbolic import Node, SymbolicTensor, find_symbolic, map_structure, shapes_of
+from convolt.layout import Shape, channels_last_memory, outside_shape, to_inside, to_outside
+
+registry: Registry[type[Layer]] = Registry("layer")
+"""Every layer that can be made from its name, and so from a file."""
+
+_name_counts: Counter[str] = Counter()
+
+
+def unique_name(stem: str) -> str:
+    """Returns `stem`, `stem_1`, `stem_2`, … as Keras numbers its layers."""
+    count = _name_counts[stem]
+    _name_counts[stem] += 1
+    return stem if count == 0 else f"{stem}_{count}"
+
+
+class Layer(Configurable, nn.Module):
+    """A part of a model, with Keras's life cycle on `torch.nn.Module`.
+
+    Args:
+        name: shown in summaries and errors; made from the class name if None.
+        trainable: False freezes the parameters (and the statistics of normalization layers).
+        activity_regularizer: penalty on the output, added to the training loss; name or object.
+        input_shape: of one sample, channels last; for the first layer of a `Sequential`.
+
+    A layer of your own defines `build` (optional) and `forward` (or Keras's `call`):
+
+    >>> class Scale(Layer):
+    ...     def build(self, input_shape):
+    ...         self.factor = self.add_weight(name="factor", shape=(), initializer="ones")
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> Scale()(np.ones((2, 3), "float32")).shape
+    (2, 3)
+    """
+
+    name: str
+    built: bool
+
+    def __init__(self, *, name: str | None = None, trainable: bool = True, activity_regularizer: Any = None,
+                 input_shape: Sequence[int | None] | None = None, **unknown: Any) -> None:
+        super().__init__()
+        for argument in unknown:
+            raise ArgumentTypeError(explain(f"{type(self).__name__}(...)", f"the unknown argument {argument!r}",
+                                            "an argument of this layer", did_you_mean(argument, self._argument_names())))
+        self.name = name or unique_name(snake_case(type(self).__name__))
+        self.built = False
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self._trainable = trainable
+        self._weight_axes: dict[str, tuple[int, ...]] = {}
+        self._regularized: list[tuple[Tensor, regularizers.Regularizer]] = []
+        self._activity_losses: list[Tensor] = []
+        self.build_shapes: tuple[Any, ...] = ()
+
+    def build(self, *input_shapes: Any) -> None:
+        """Makes the parameters; called once, with the shape of each input (channels last, batch first)."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the output from tensors whose channel axis is at index 1."""
+        call = getattr(self, "call", None)
+        if call is None:
+            raise StateError(explain(type(self).__name__, "no forward method", "`forward(self, x)` or `call(self, x)`"))
+        if _takes_training(type(self)):
+            kwargs.setdefault("training", self.training)
+        return call(*args, **kwargs)
+
+    def compute_output_shape(self, *input_shapes: Any) -> Any:
+        """Returns the output's shape for input shapes (channels last, batch first; None: any size).
+
+        The default runs `forward` on PyTorch's meta device, which computes shapes alone.
+        """
+        return infer_output_shape(self, input_shapes)
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer on tensors (channels at index 1), NumPy arrays (channels last), or symbolic tensors."""
+        if "training" in kwargs and not _takes_training(type(self)):
+            return self._call_in_mode(kwargs.pop("training"), args, kwargs)
+        first = _first_leaf(args) if args else _first_leaf(tuple(kwargs.values()))
+        if isinstance(first, SymbolicTensor):
+            return self._record(args, kwargs)
+        if isinstance(first, np.ndarray):
+            return self._call_on_arrays(args, kwargs)
+        if not self.built:
+            self._build_for(args)
+        output = super().__call__(*args, **kwargs)
+        if self.activity_regularizer is not None and self.training and isinstance(output, Tensor):
+            self._activity_losses.append(self.activity_regularizer(output) / output.shape[0])
+        return output
+
+    def _call_in_mode(self, training: bool | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Keras's `layer(x, training=…)`: the mode holds for this call alone."""
+        if training is None or bool(training) == self.training:
+            return self(*args, **kwargs)
+        self.train(bool(training))
+        try:
+            return self(*args, **kwargs)
+        finally:
+            self.train(not training)
+
+    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        shapes = shapes_of(args)
+        if not self.built:
+            self.ensure_built(*shapes)
+        node = Node(self, args, kwargs)
+        output = self.compute_output_shape(*shapes)
+        if isinstance(output, list):
+            return [SymbolicTensor(shape, node=node, index=i) for i, shape in enumerate(output)]
+        return SymbolicTensor(output, node=node)
+
+    def _call_on_arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+
+        def enter(value: Any) -> Any:
+            if not isinstance(value, np.ndarray):
+                return value
+            tensor = torch.from_numpy(np.ascontiguousarray(value)).to(device)
+            return to_inside(tensor.float() if tensor.dtype in (torch.float64, torch.uint8) else tensor)
+
+        output = self(*map_structure(enter, args), **map_structure(enter, kwargs))
+        return map_structure(lambda t: to_outside(t.detach()).cpu().numpy() if isinstance(t, Tensor) else t, output)
+
+    # -- building --------------------------------------------------------------------------------------------------
+
+    def _build_for(self, args: tuple[Any, ...]) -> None:
+        if not any(isinstance(leaf, Tensor) for leaf in _leaves(args)):
+            self.built = True  # called while torch.fx traces, with proxies: nothing is known
+            return
+        shapes = map_structure(lambda v: (None, *outside_shape(v)[1:]) if isinstance(v, Tensor) else v, args)
+        device = next(leaf.device for leaf in _leaves(args) if isinstance(leaf, Tensor))
+        with torch.device(device):
+            self.ensure_built(*shapes)
+
+    def ensure_built(self, *input_shapes: Any) -> None:
+        """Builds the layer for these input shapes unless it is built already."""
+        if self.built:
+            return
+        self.build(*input_shapes)
+        self.build_shapes = input_shapes
+        self.built = True
+        if not self._trainable:
+            self.trainable = False
+
+    def add_weight(self, shape: Sequence[int] = (), initializer: Any = "glorot_uniform", dtype: Any = None,
+                   trainable: bool = True, regularizer: Any = None, name: str | None = None, *,
+                   axes: Sequence[int] | None = None) -> Tensor:
+        """Makes a parameter (`trainable`) or a buffer, and registers it if it has a name.
+
+        Args:
+            shape: in Keras's order of axes, which is what `get_weights` and the initializer's fans see.
+            initializer: name, configuration or object.
+            dtype: torch dtype; None for the default floating type.
+            trainable: False makes a buffer: saved, not trained.
+            regularizer: penalty added to the training loss; name, configuration or object.
+            name: attribute under which it is kept; without one, assign the returned tensor to an attribute.
+            axes: permutation from Keras's order of axes to PyTorch's, e.g. (3, 2, 0, 1) for a Conv2D kernel.
+
+        Returns:
+            The tensor in PyTorch's order of axes.
+        """
+        value = initializers.get(initializer)(tuple(shape))
+        if dtype is not None:
+            value = value.to(dtype)
+        if axes is not None:
+            value = channels_last_memory(value.permute(*axes).contiguous())
+        weight: Tensor = nn.Parameter(value, requires_grad=trainable and self._trainable) if trainable else value
+        if name is not None:
+            if axes is not None:
+                self._weight_axes[name] = tuple(axes)
+            if trainable:
+                self.register_parameter(name, weight)  # type: ignore[arg-type]
+            else:
+                self.register_buffer(name, weight)
+        if regularizer is not None:
+            self._regularized.append((weight, regularizers.get(regularizer)))
+        return weight
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def _own_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields (name, tensor) of this layer alone: parameters first, then buffers, as Keras orders them."""
+        yield from self._parameters.items()  # type: ignore[misc]
+        yield from ((name, b) for name, b in self._buffers.items() if b is not None and name not in self._non_persistent_buffers_set)
+
+    def keras_weights(self, prefix: str = "") -> list[tuple[str, Tensor]]:
+        """Returns (path, view in Keras's order of axes) for each weight, in the order of Keras's `get_weights`."""
+        found: list[tuple[str, Tensor]] = []
+        for name, tensor in self._own_weights():
+            if tensor is not None:
+                axes = self._weight_axes.get(name)
+                view = tensor.detach() if axes is None else tensor.detach().permute(*np.argsort(axes).tolist())
+                found.append((prefix + name, view))
+        for name, child in self.named_children():
+            if isinstance(child, Layer):
+                found += child.keras_weights(f"{prefix}{name}.")
+            else:
+                found += [(f"{prefix}{name}.{key}", value) for key, value in child.state_dict().items()]
+        return found
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Returns the weights as NumPy arrays, in Keras's order and with Keras's order of axes."""
+        return [view.cpu().numpy().copy() for _, view in self.keras_weights()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets the weights from arrays in the order of `get_weights`.
+
+        Raises:
+            StateError: the layer has not been built, so that it has no weights yet.
+            ShapeError: the number of arrays or a shape does not fit; the weight is named.
+        """
+        own = self.keras_weights()
+        if not own and weights and not self.built:
+            raise StateError(explain(f"{self.name}.set_weights", "a layer that is not built", "a built layer",
+                                     "Call build(input_shape), or call it once on data."))
+        if len(own) != len(weights):
+            raise ShapeError(explain(f"{self.name}.set_weights", f"{len(weights)} arrays", f"{len(own)}: {[name for name, _ in own]}"))
+        for (name, view), value in zip(own, weights, strict=True):
+            array = torch.as_tensor(np.asarray(value))
+            if tuple(array.shape) != tuple(view.shape):
+                raise ShapeError(explain(f"{self.name}.set_weights: {name}", f"shape {tuple(array.shape)}", f"{tuple(view.shape)}"))
+        with torch.no_grad():
+            for (_, view), value in zip(own, weights, strict=True):
+                view.copy_(torch.as_tensor(np.asarray(value)))
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """All parameters and saved buffers of the layer and its parts."""
+        return [*self.parameters(), *self.buffers()]
+
+    @property
+    def trainable_weights(self) -> list[Tensor]:
+        """The parameters that training changes."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    trainable_variables = trainable_weights
+
+    @property
+    def non_trainable_weights(self) -> list[Tensor]:
+        """Frozen parameters and buffers."""
+        return [*(p for p in self.parameters() if not p.requires_grad), *self.buffers()]
+
+    def count_params(self) -> int:
+        """Returns the number of values in all weights, as Keras counts them."""
+        return sum(view.numel() for _, view in self.keras_weights())
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes this layer; setting it reaches every layer inside."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                parameter.requires_grad_(self._trainable)
+        for child in self.children():
+            if isinstance(child, Layer):
+                child.trainable = value
+            else:
+                child.requires_grad_(self._trainable)
+
+    # -- penalties -------------------------------------------------------------------------------------------------
+
+    def penalties(self) -> list[Tensor]:
+        """Returns the regularization losses of this layer and its parts, and forgets those of activities."""
+        found: list[Tensor] = []
+        for module in self.modules():
+            if isinstance(module, Layer):
+                found += [penalty(weight) for weight, penalty in module._regularized if weight.requires_grad]
+                found += module._activity_losses
+                module._activity_losses = []
+        return found
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Adds a scalar to the training loss of this step; call it from `forward`."""
+        if self.training:
+            self._activity_losses.append(loss)
+
+    # -- configuration ---------------------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON values."""
+        config = super().get_config()
+        if config.get("input_shape") is None:
+            config.pop("input_shape", None)
+        return {key: value for key, value in config.items() if key != "activity_regularizer" or value is not None}
+
+    def extra_repr(self) -> str:
+        """Returns the arguments that differ from their defaults, for `repr`."""
+        defaults = {n: p.default for c in type(self).__mro__ if "__init__" in c.__dict__
+                    for n, p in inspect.signature(c.__init__).parameters.items()}
+        config = self.get_config()
+        return ", ".join(f"{k}={v!r}" for k, v in config.items() if k != "name" and v != to_json_or_none(defaults.get(k)))
+
+
+def to_json_or_none(value: Any) -> Any:
+    """Returns `value` as JSON, or None for an argument without a default."""
+    return None if value is inspect.Parameter.empty else to_json(value)
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _leaves(value)
+    elif isinstance(values, dict):
+        yield from _leaves(list(values.values()))
+    else:
+        yield values
+
+
+def _first_leaf(values: Any) -> Any:
+    return next(_leaves(values), None)
+
+
+_training_argument: dict[type, bool] = {}
+
+
+def _takes_training(cls: type) -> bool:
+    """Whether the class's `forward` or `call` has an argument named `training`, as Keras's layers do."""
+    if cls not in _training_argument:
+        methods = [m for m in (getattr(cls, "call", None), getattr(cls, "forward", None)) if m is not None]
+        _training_argument[cls] = any("training" in inspect.signature(m).parameters for m in methods)
+    return _training_argument[cls]
+
+
+def infer_output_shape(module: nn.Module, input_shapes: Iterable[Any]) -> Any:
+    """Returns the output shape of any module by running it on the meta device, where nothing is computed.
+
+    Unknown axes are run with two sizes; those whose output size differs are unknown in the result.
+    """
+    shapes = list(input_shapes)
+    small, large = (_run_on_meta(module, shapes, unknown) for unknown in (64, 128))
+
+    def unify(a: Tensor, b: Tensor) -> Shape:
+        return tuple(s if s == t else None for s, t in zip(outside_shape(a), outside_shape(b), strict=True))
+
+    if isinstance(small, Tensor):
+        return unify(small, large)
+    return [unify(a, b) for a, b in zip(small, large, strict=True)]
+
+
+def _run_on_meta(module: nn.Module, shapes: list[Any], unknown: int) -> Any:
+    def is_shape(value: Any) -> bool:
+        return isinstance(value, tuple) and all(s is None or isinstance(s, int) for s in value)
+
+    def enter(value: Any) -> Any:
+        if is_shape(value):
+            return to_inside(torch.empty([unknown if s is None else s for s in value], device="meta"))
+        return [enter(v) for v in value] if isinstance(value, list) else value
+
+    state = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return torch.func.functional_call(module, state, tuple(enter(v) for v in shapes))
+    finally:
+        module.train(was_training)
+
+
+def check_rank(layer: Layer, input_shape: Shape, rank: int) -> None:
+    """Raises `ShapeError` unless the input has `rank` axes, the batch included."""
+    if len(input_shape) != rank:
+        names = {2: "(batch, features)", 3: "(batch, length, channels)", 4: "(batch, height, width, channels)",
+                 5: "(batch, depth, height, width, channels)"}
+        raise ShapeError(explain(f"{type(layer).__name__} {layer.name!r}", f"input of shape {input_shape}",
+                                 f"{rank} axes {names[rank]}", "Images without a channel axis need x[..., None]."
+                                 if rank == len(input_shape) + 1 else ""))
+
+
+def check_positive(layer: str, argument: str, value: Any, *, minimum: int = 1) -> int:
+    """Returns `value` if it is a whole number from `minimum`, and raises `ArgumentError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ArgumentError(explain(f"{layer}({argument})", repr(value), f"a whole number from {minimum}"))
+    return int(value)
+
+
+def tuple_of(layer: str, argument: str, value: Any, count: int, *, minimum: int = 1) -> tuple[int, ...]:
+    """Returns `value` as `count` whole numbers; one number stands for all."""
+    values = (value,) * count if isinstance(value, (int, np.integer)) else tuple(value) if isinstance(value, Sequence) else None
+    if values is None or len(values) != count:
+        raise ArgumentError(explain(f"{layer}({argument})", repr(value), f"a whole number or {count} of them"))
+    return tuple(check_positive(layer, argument, v, minimum=minimum) for v in values)
+
+
+def one_of(layer: str, argument: str, value: Any, choices: Sequence[str]) -> str:
+    """Returns `value` (a string in any case) if it is one of `choices`, and raises `ArgumentError` otherwise."""
+    if not isinstance(value, str) or value.lower() not in choices:
+        raise ArgumentError(explain(f"{layer}({argument})", repr(value), f"one of {list(choices)}",
+                                    did_you_mean(str(value), choices)))
+    return value.lower()
+
+
+LayerLike = Callable[..., Any]
+__all__ = ["Layer", "check_positive", "check_rank", "find_symbolic", "infer_output_shape", "one_of", "registry", "tuple_of", "unique_name"]
