@@ -138,7 +138,8 @@ class Layer(Configurable, nn.Module):
         def enter(value: Any) -> Any:
             if not isinstance(value, np.ndarray):
                 return value
-            tensor = torch.from_numpy(np.ascontiguousarray(value)).to(device)
+            native = np.require(value, value.dtype.newbyteorder("="), ["C", "W"])  # copies only what PyTorch cannot share
+            tensor = torch.from_numpy(native).to(device)
             return to_inside(tensor.float() if tensor.dtype in (torch.float64, torch.uint8) else tensor)
 
         output = self(*map_structure(enter, args), **map_structure(enter, kwargs))

@@ -1,0 +1,1 @@
+"""Tests, sorted by what they need: unit, parity (Keras), e2e (data), gpu (a device)."""

@@ -1,0 +1,1 @@
+"""Comparison with Keras 3 on its PyTorch backend."""
