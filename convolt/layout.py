@@ -10,7 +10,9 @@ Shape suffixes in the code: N batch, C channels, D/H/W space, L length, F featur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,3 +52,14 @@ def channels_last_memory(x: Tensor) -> Tensor:
     if x.ndim == 5:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x
+
+
+def tensor_from_array(array: np.ndarray[Any, Any]) -> Tensor:
+    """Returns a tensor with the array's values; memory is shared unless PyTorch cannot use it.
+
+    Read-only, big-endian and reversed arrays (negative strides) are copied; gaps and any order of axes are not.
+    """
+    strides_fit = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    if array.flags.writeable and array.dtype.isnative and strides_fit:
+        return torch.from_numpy(array)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True))

@@ -21,7 +21,7 @@ from convolt import initializers, regularizers
 from convolt.configurable import Configurable, Registry, snake_case, to_json
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
 from convolt.layers.symbolic import Node, SymbolicTensor, find_symbolic, map_structure, shapes_of
-from convolt.layout import Shape, channels_last_memory, outside_shape, to_inside, to_outside
+from convolt.layout import Shape, channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
 
 registry: Registry[type[Layer]] = Registry("layer")
 """Every layer that can be made from its name, and so from a file."""
@@ -65,7 +65,9 @@ class Layer(Configurable, nn.Module):
         for argument in unknown:
             raise ArgumentTypeError(explain(f"{type(self).__name__}(...)", f"the unknown argument {argument!r}",
                                             "an argument of this layer", did_you_mean(argument, self._argument_names())))
-        self.name = name or unique_name(snake_case(type(self).__name__))
+        self.stem = snake_case(type(self).__name__)
+        self.auto_named = name is None  # a model then names it by its place, so that files do not depend on counters
+        self.name = name or unique_name(self.stem)
         self.built = False
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.input_shape = None if input_shape is None else tuple(input_shape)
@@ -138,8 +140,7 @@ class Layer(Configurable, nn.Module):
         def enter(value: Any) -> Any:
             if not isinstance(value, np.ndarray):
                 return value
-            native = np.require(value, value.dtype.newbyteorder("="), ["C", "W"])  # copies only what PyTorch cannot share
-            tensor = torch.from_numpy(native).to(device)
+            tensor = tensor_from_array(value).to(device)
             return to_inside(tensor.float() if tensor.dtype in (torch.float64, torch.uint8) else tensor)
 
         output = self(*map_structure(enter, args), **map_structure(enter, kwargs))
@@ -148,11 +149,11 @@ class Layer(Configurable, nn.Module):
     # -- building --------------------------------------------------------------------------------------------------
 
     def _build_for(self, args: tuple[Any, ...]) -> None:
-        if not any(isinstance(leaf, Tensor) for leaf in _leaves(args)):
+        if not any(isinstance(leaf, Tensor) for leaf in leaves(args)):
             self.built = True  # called while torch.fx traces, with proxies: nothing is known
             return
         shapes = map_structure(lambda v: (None, *outside_shape(v)[1:]) if isinstance(v, Tensor) else v, args)
-        device = next(leaf.device for leaf in _leaves(args) if isinstance(leaf, Tensor))
+        device = next(leaf.device for leaf in leaves(args) if isinstance(leaf, Tensor))
         with torch.device(device):
             self.ensure_built(*shapes)
 
@@ -324,18 +325,19 @@ def to_json_or_none(value: Any) -> Any:
     return None if value is inspect.Parameter.empty else to_json(value)
 
 
-def _leaves(values: Any) -> Iterator[Any]:
+def leaves(values: Any) -> Iterator[Any]:
+    """Yields the leaves of nested tuples, lists and mappings, in order."""
     if isinstance(values, (list, tuple)):
         for value in values:
-            yield from _leaves(value)
+            yield from leaves(value)
     elif isinstance(values, dict):
-        yield from _leaves(list(values.values()))
+        yield from leaves(list(values.values()))
     else:
         yield values
 
 
 def _first_leaf(values: Any) -> Any:
-    return next(_leaves(values), None)
+    return next(leaves(values), None)
 
 
 _training_argument: dict[type, bool] = {}
