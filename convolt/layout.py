@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convolt.errors import ShapeError, explain
+
 Shape = tuple[int | None, ...]
 """A shape as the user sees it: batch first (`None`: any), channels last."""
 
@@ -43,6 +45,20 @@ def inside_shape(shape: Sequence[int]) -> tuple[int, ...]:
 def channel_axis(ndim: int) -> int:
     """Returns the index of the channel axis of an inside tensor with `ndim` axes."""
     return 1 if ndim > 1 else 0
+
+
+def inside_axis(axis: int, ndim: int) -> int:
+    """Returns where the user's axis (channels last; negative counts from the end) lies in an inside tensor.
+
+    Raises:
+        ShapeError: a tensor with `ndim` axes has no such axis.
+    """
+    if not -ndim <= axis < ndim:
+        raise ShapeError(explain("axis", axis, f"{-ndim} to {ndim - 1} for an input with {ndim} axes"))
+    outside = axis % ndim
+    if ndim < 3 or outside == 0:
+        return outside
+    return 1 if outside == ndim - 1 else outside + 1
 
 
 def channels_last_memory(x: Tensor) -> Tensor:
