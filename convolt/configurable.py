@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar, cast
 
+import numpy as np
+
 from convolt.errors import ArgumentError, ArgumentTypeError, did_you_mean, explain
 
 T = TypeVar("T")
@@ -27,7 +29,7 @@ class Configurable:
         for owner in cls.__mro__:
             if "__init__" not in owner.__dict__ or owner is object:
                 continue
-            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+            parameters = list(inspect.signature(owner.__dict__["__init__"]).parameters.values())[1:]
             named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
             names += [p.name for p in parameters if p.kind in named and p.name not in names]
             if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
@@ -69,6 +71,39 @@ def to_json(value: Any) -> Any:
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__
     raise ArgumentTypeError(explain("configuration", type(value).__name__, "a value that JSON can hold"))
+
+
+def changed_arguments(thing: Configurable) -> dict[str, str]:
+    """Returns the constructor's arguments that differ from their defaults, each as short text for `repr`."""
+    defaults: dict[str, Any] = {}
+    for owner in reversed(type(thing).__mro__):
+        if "__init__" in owner.__dict__:
+            defaults |= {name: p.default for name, p in inspect.signature(owner.__dict__["__init__"]).parameters.items()}
+    values = {name: getattr(thing, name) for name in thing._argument_names() if hasattr(thing, name)}
+    return {name: _short(value) for name, value in values.items() if not _is_default(value, defaults.get(name))}
+
+
+def _short(value: Any) -> str:
+    """Returns a class's name in snake_case (as users write it), with its arguments only where they are not the defaults."""
+    if isinstance(value, Configurable):
+        changed = changed_arguments(value)
+        if not changed:
+            return repr(snake_case(type(value).__name__))
+        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in changed.items())})"
+    return repr(value.__name__) if callable(value) and hasattr(value, "__name__") else repr(value)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether an argument's kept value is what its default resolves to: a name to an object, one number to several."""
+    if isinstance(value, Configurable):
+        return isinstance(default, str) and _short(value) == repr(snake_case(default))
+    if callable(value) and hasattr(value, "__name__"):
+        return value is default or value.__name__ == (default or "linear")
+    if isinstance(value, tuple) and isinstance(default, int):
+        return all(v == default for v in value)
+    if isinstance(value, tuple) and isinstance(default, list):
+        return list(value) == default
+    return type(value) is type(default) and bool(np.all(value == default))
 
 
 def snake_case(name: str) -> str:

@@ -319,8 +319,8 @@ class Orthogonal(RandomInitializer):
         rows, columns = math.prod(values.shape[:-1]), values.shape[-1]
         tall = values.new_empty(max(rows, columns), min(rows, columns)).normal_(generator=generator)
         q, r = torch.linalg.qr(tall)
-        q = q * r.diagonal().sign()  # makes the distribution uniform over all such matrices
-        return self.gain * (q if rows >= columns else q.T).reshape(values.shape)
+        q_uniform: Tensor = q * r.diagonal().sign()  # makes the distribution uniform over all such matrices
+        return self.gain * (q_uniform if rows >= columns else q_uniform.T).reshape(values.shape)
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -333,7 +333,8 @@ class FromFunction(Initializer):
         self.function = function
 
     def __call__(self, shape: Sequence[int]) -> Tensor:
-        return torch.as_tensor(self.function(tuple(shape)), device=torch.get_default_device())
+        values: Tensor = torch.as_tensor(self.function(tuple(shape)), device=torch.get_default_device())
+        return values
 
 
 def get(identifier: Any) -> Initializer:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from convolt import initializers, regularizers
-from convolt.configurable import Configurable, Registry, snake_case, to_json
+from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
 from convolt.layers.symbolic import Node, SymbolicTensor, find_symbolic, map_structure, shapes_of
 from convolt.layout import Shape, channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
@@ -73,7 +73,7 @@ class Layer(Configurable, nn.Module):
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self._trainable = trainable
         self._weight_axes: dict[str, tuple[int, ...]] = {}
-        self._regularized: list[tuple[Tensor, regularizers.Regularizer]] = []
+        self._regularized: list[tuple[Tensor, regularizers.Regularizer, tuple[int, ...]]] = []
         self._activity_losses: list[Tensor] = []
         self.build_shapes: tuple[Any, ...] = ()
 
@@ -198,7 +198,8 @@ class Layer(Configurable, nn.Module):
             else:
                 self.register_buffer(name, weight)
         if regularizer is not None:
-            self._regularized.append((weight, regularizers.get(regularizer)))
+            order = range(weight.ndim) if axes is None else np.argsort(axes).tolist()
+            self._regularized.append((weight, cast(regularizers.Regularizer, regularizers.get(regularizer)), tuple(order)))
         return weight
 
     # -- weights ---------------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ class Layer(Configurable, nn.Module):
         found: list[Tensor] = []
         for module in self.modules():
             if isinstance(module, Layer):
-                found += [penalty(weight) for weight, penalty in module._regularized if weight.requires_grad]
+                found += [penalty(weight.permute(order)) for weight, penalty, order in module._regularized if weight.requires_grad]
                 found += module._activity_losses
                 module._activity_losses = []
         return found
@@ -314,15 +315,7 @@ class Layer(Configurable, nn.Module):
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, for `repr`."""
-        defaults = {n: p.default for c in type(self).__mro__ if "__init__" in c.__dict__
-                    for n, p in inspect.signature(c.__init__).parameters.items()}
-        config = self.get_config()
-        return ", ".join(f"{k}={v!r}" for k, v in config.items() if k != "name" and v != to_json_or_none(defaults.get(k)))
-
-
-def to_json_or_none(value: Any) -> Any:
-    """Returns `value` as JSON, or None for an argument without a default."""
-    return None if value is inspect.Parameter.empty else to_json(value)
+        return ", ".join(f"{key}={value}" for key, value in changed_arguments(self).items() if key != "name")
 
 
 def leaves(values: Any) -> Iterator[Any]:
