@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar, cast
 
 import numpy as np
@@ -153,6 +154,16 @@ class Registry(Generic[T]):
             names = [*self._entries, *self._aliases]
             raise ArgumentError(explain(self.kind, repr(name), f"the name of a known {self.kind}", did_you_mean(name, names)))
         return cast(T, self._entries[key])
+
+    @contextmanager
+    def extended(self, extra: Mapping[str, T]) -> Iterator[None]:
+        """Lists the user's own classes while a file is read; they come first."""
+        before = dict(self._entries)
+        self._entries.update(extra)
+        try:
+            yield
+        finally:
+            self._entries = before
 
     def make(self, identifier: Any, base: type) -> Any:
         """Returns an object of class `base` from an object, a class, a name or a `{"class_name", "config"}` mapping.

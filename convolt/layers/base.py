@@ -73,6 +73,7 @@ class Layer(Configurable, nn.Module):
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self._trainable = trainable
         self._weight_axes: dict[str, tuple[int, ...]] = {}
+        self._split_shapes: dict[str, tuple[int, ...]] = {}
         self._regularized: list[tuple[Tensor, regularizers.Regularizer, tuple[int, ...]]] = []
         self._activity_losses: list[Tensor] = []
         self.build_shapes: tuple[Any, ...] = ()
@@ -169,7 +170,7 @@ class Layer(Configurable, nn.Module):
 
     def add_weight(self, shape: Sequence[int] = (), initializer: Any = "glorot_uniform", dtype: Any = None,
                    trainable: bool = True, regularizer: Any = None, name: str | None = None, *,
-                   axes: Sequence[int] | None = None) -> Tensor:
+                   axes: Sequence[int] | None = None, torch_shape: Sequence[int] | None = None) -> Tensor:
         """Makes a parameter (`trainable`) or a buffer, and registers it if it has a name.
 
         Args:
@@ -180,6 +181,8 @@ class Layer(Configurable, nn.Module):
             regularizer: penalty added to the training loss; name, configuration or object.
             name: attribute under which it is kept; without one, assign the returned tensor to an attribute.
             axes: permutation from Keras's order of axes to PyTorch's, e.g. (3, 2, 0, 1) for a Conv2D kernel.
+            torch_shape: shape in PyTorch, where axes that Keras keeps apart are merged after the permutation:
+                (C·M, 1, height, width) for a depthwise kernel.
 
         Returns:
             The tensor in PyTorch's order of axes.
@@ -188,11 +191,14 @@ class Layer(Configurable, nn.Module):
         if dtype is not None:
             value = value.to(dtype)
         if axes is not None:
-            value = channels_last_memory(value.permute(*axes).contiguous())
+            permuted = value.permute(*axes).contiguous()
+            value = channels_last_memory(permuted if torch_shape is None else permuted.reshape(tuple(torch_shape)))
         weight: Tensor = nn.Parameter(value, requires_grad=trainable and self._trainable) if trainable else value
         if name is not None:
             if axes is not None:
                 self._weight_axes[name] = tuple(axes)
+                if torch_shape is not None:
+                    self._split_shapes[name] = tuple(permuted.shape)
             if trainable:
                 self.register_parameter(name, weight)  # type: ignore[arg-type]
             else:
@@ -214,8 +220,9 @@ class Layer(Configurable, nn.Module):
         found: list[tuple[str, Tensor]] = []
         for name, tensor in self._own_weights():
             if tensor is not None:
-                axes = self._weight_axes.get(name)
-                view = tensor.detach() if axes is None else tensor.detach().permute(*np.argsort(axes).tolist())
+                axes, view = self._weight_axes.get(name), tensor.detach()
+                if axes is not None:
+                    view = view.view(self._split_shapes.get(name, view.shape)).permute(*np.argsort(axes).tolist())
                 found.append((prefix + name, view))
         for name, child in self.named_children():
             if isinstance(child, Layer):

@@ -1,0 +1,40 @@
+# Two commands do all the set-up and the work on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-slow lint types bench clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/convolt train cnn --data digits --epochs 10 --name demo
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest -n auto -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/.dev
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.dev
+	$(RUN) benchmarks/main_job.py
+
+$(VENV)/.base: pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q -e .
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base
+	$(RUN) -m pip install -q -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(RUN) -m pip install -q -e ".[dev,demo]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,143 @@
+"""From what the user hands to `fit`, `evaluate` and `predict` to batches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convolt.data import checks
+from convolt.data.batches import HostBatch, Resident, Streamed, fits_on, stream_arrays
+from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
+
+Batches = Resident | Streamed
+Names = Sequence[str]
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is one array of samples: NumPy array, tensor, nested list of numbers, or anything like an array."""
+    if isinstance(value, (np.ndarray, Tensor)) or hasattr(value, "__array__"):
+        return True
+    return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (int, float, list, np.number))
+
+
+def arrays_of(value: Any, names: Names, what: str) -> list[Any]:
+    """Returns the arrays in `value` (one, a list, or a mapping by name), in the order of `names`."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        missing = [name for name in names if name not in value]
+        if missing:
+            raise DataError(explain(what, f"a mapping with {list(value)}", f"an entry for each of {list(names)}"))
+        return [value[name] for name in names]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, (np.ndarray, Tensor)) or hasattr(v, "__array__") for v in value):
+        return list(value)
+    return [value]
+
+
+def is_stream(x: Any) -> bool:
+    """Whether `x` gives batches by itself: a `Dataset`, a loader, a generator, a Keras-like sequence of batches."""
+    return not is_array(x) and not isinstance(x, (list, tuple, Mapping)) and (
+        hasattr(x, "__iter__") or hasattr(x, "__next__") or (hasattr(x, "__getitem__") and hasattr(x, "__len__")))
+
+
+def from_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Tensor], batch_size: int, device: torch.device,
+                seed: int | None) -> Batches:
+    """Returns batches of arrays: resident where they fit on the device, streamed otherwise."""
+    make = Resident if fits_on(device, [*x, *y, *weights]) else stream_arrays
+    return make(x, y, weights, batch_size, device, seed)
+
+
+def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int | None, input_names: Names, output_names: Names,
+                seed: int | None, class_weight: Callable[[HostBatch], HostBatch] | None = None) -> Streamed:
+    """Returns batches of anything that `is_stream`."""
+    open_epoch, length = _opener(x, batch_size or 32, seed)
+    if isinstance(length, int) and steps is not None:
+        length = min(length, steps)
+    running: Iterator[Any] | None = None  # a generator goes on from epoch to epoch
+
+    def source(epoch: int) -> Iterator[HostBatch]:
+        nonlocal running
+        if inspect.isgenerator(x) or (hasattr(x, "__next__") and not hasattr(x, "__len__")):
+            running = running if running is not None else iter(x)
+            items = running
+        else:
+            items = open_epoch(epoch)
+        for item in items if steps is None else islice(items, steps):
+            batch = host_batch(item, input_names, output_names)
+            yield class_weight(batch) if class_weight else batch
+
+    return Streamed(source, device, steps if length is None else length)
+
+
+def _opener(x: Any, batch_size: int, seed: int | None) -> tuple[Callable[[int], Iterator[Any]], int | None]:
+    """Returns (epoch → iterator over raw batches, number of batches if known)."""
+    from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+    if isinstance(x, IterableDataset):
+        return (lambda epoch: iter(DataLoader(x, batch_size))), None
+    if isinstance(x, Dataset):
+        count = len(x)  # type: ignore[arg-type]
+
+        def load(epoch: int) -> Iterator[Any]:
+            generator = None if seed is None else torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+            return iter(DataLoader(x, batch_size, shuffle=seed is not None, generator=generator))
+
+        return load, -(-count // batch_size)
+    length = len(x) if hasattr(x, "__len__") else None
+    if hasattr(x, "__iter__"):
+        return (lambda epoch: iter(x)), length
+    return (lambda epoch: (x[i] for i in range(len(x)))), length
+
+
+def host_batch(item: Any, input_names: Names, output_names: Names) -> HostBatch:
+    """Returns one raw batch, `x`, `(x, y)` or `(x, y, sample_weight)`, as tensors.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    parts = tuple(item) if isinstance(item, (tuple, list)) and not is_array(item) else (item,)
+    if not 1 <= len(parts) <= 3:
+        raise DataError(explain("a batch", f"{len(parts)} parts", "x, (x, y) or (x, y, sample_weight)"))
+    x, y, weight = (*parts, None, None)[:3]
+    xs, ys = (tuple(checks.as_tensor(a) for a in arrays_of(v, n, w)) for v, n, w in ((x, input_names, "x"), (y, output_names, "y")))
+    if not xs or len(xs[0]) == 0:
+        raise DataError(explain("a batch", "no samples", "at least one"))
+    return xs, ys, spread_weights(weight, ys, output_names)
+
+
+def spread_weights(weight: Any, ys: Sequence[Tensor], output_names: Names) -> tuple[Tensor, ...]:
+    """Returns sample weights for each output: one array stands for all of them."""
+    found = [checks.as_tensor(w).float() for w in arrays_of(weight, output_names, "sample_weight")]
+    if not found:
+        return ()
+    if len(found) == 1:
+        found = found * max(1, len(ys))
+    if len(found) != len(ys):
+        raise DataError(explain("sample_weight", f"{len(found)} arrays", f"one, or one for each of {len(ys)} outputs"))
+    return tuple(found)
+
+
+def split_validation(parts: Sequence[Sequence[Tensor]], fraction: float) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """Returns (training part, validation part): the last `fraction` of the samples is for validation, as in Keras."""
+    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise ArgumentError(explain("fit(validation_split)", fraction, "a number between 0 and 1", "For example 0.1."))
+    count = len(parts[0][0])
+    cut = int(count * (1 - fraction))
+    if cut in (0, count):
+        raise DataError(explain("fit(validation_split)", f"{fraction} of {count} samples", "at least one sample on either side"))
+    return [[t[:cut] for t in part] for part in parts], [[t[cut:] for t in part] for part in parts]
+
+
+def unpack_validation(data: Any) -> tuple[Any, Any, Any]:
+    """Returns (x, y, sample_weight) of `validation_data`."""
+    if isinstance(data, (tuple, list)):
+        if not 2 <= len(data) <= 3:
+            raise ArgumentTypeError(explain("validation_data", f"{len(data)} parts", "(x, y) or (x, y, sample_weight)"))
+        return (*data, None)[:3]  # type: ignore[return-value]
+    return data, None, None

@@ -1,0 +1,245 @@
+"""`Trainer`: what `compile` fixed, and how data and model are made ready for the loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convolt import devices, losses, optimizers
+from convolt.data import checks
+from convolt.data.batches import Batch, Resident, Streamed
+from convolt.errors import ArgumentError, DataError, did_you_mean, explain
+from convolt.training import inputs, loop
+from convolt.training.callbacks import History
+from convolt.training.heads import Head, make_heads
+from convolt.training.hooks import CallbackList
+from convolt.training.progress import Progress
+from convolt.training.step import Step, enter, flat_outputs
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
+
+
+class Trainer:
+    """Optimizer, losses, metrics, precision and device of one model, as `compile` fixed them.
+
+    Args:
+        model: a module with `input_names`, `output_names`, `input_dtypes`, `input_shapes`, `build_for`, `run_once`.
+        optimizer, loss, metrics, loss_weights, weighted_metrics: as in `Model.compile`.
+        precision: "auto", "float32" or "bfloat16"; "auto" is float32.
+        device: "auto" or a device's name.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
+                 precision: str, device: Any) -> None:
+        if precision != "auto" and precision not in PRECISIONS:
+            raise ArgumentError(explain("compile(precision)", repr(precision), f"'auto' or one of {list(PRECISIONS)}",
+                                        did_you_mean(str(precision), ["auto", *PRECISIONS])))
+        self.model = model
+        self.optimizer = optimizers.get(optimizer)
+        self.spec = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        self.precision = precision
+        self.device = devices.resolve(device)
+        self.history: History | None = None
+        self._heads: list[Head] = []
+        self._step: Step | None = None
+        self._bound: list[Tensor] = []
+        if model.output_names:  # misspelt names are told now, not when fit starts
+            self._heads = self._make_heads(model.output_names)
+        else:
+            for entry in (loss, metrics):
+                _check_names(entry, losses.get if entry is loss else None)
+
+    # -- the doors -------------------------------------------------------------------------------------------------
+
+    def fit(self, x: Any, y: Any, *, batch_size: int | None, epochs: int, verbose: int | str, callbacks: Any, validation_split: float,
+            validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None, sample_weight: Any, initial_epoch: int,
+            steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None, validation_freq: int,
+            seed: int | None) -> History:
+        """Trains; see `Model.fit`."""
+        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch),
+                            ("validation_freq", validation_freq)):
+            _check_count(f"fit({name})", value)
+        order_seed = (int(torch.randint(2**62, ())) if seed is None else seed) if shuffle else None
+        data, held_out = self._data("fit", x, y, sample_weight, batch_size, steps_per_epoch, order_seed, class_weight, validation_split)
+        validation = held_out
+        if validation_data is not None:
+            vx, vy, vw = inputs.unpack_validation(validation_data)
+            validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or batch_size, validation_steps)
+        step = self._prepare_training(data, epochs)
+        self.history = History()
+        callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
+        loop.train(self.model, step, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
+                   Progress(epochs, data.steps, verbose), self._extra_logs)
+        return self.history
+
+    def evaluate(self, x: Any, y: Any, *, batch_size: int | None, verbose: int | str, sample_weight: Any, steps: int | None,
+                 callbacks: Any) -> dict[str, Any]:
+        """Returns losses and metrics by name; see `Model.evaluate`."""
+        _check_count("evaluate(batch_size)", batch_size)
+        data, _ = self._data("evaluate", x, y, sample_weight, batch_size, steps)
+        progress = Progress(1, data.steps, verbose, label="evaluate")
+        callback_list = CallbackList(callbacks, self.model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
+        progress.epoch_begin(0)
+        try:
+            results = loop.evaluate(self.model, self._ready_step(), data, callback_list, progress)
+            progress.epoch_end(results)
+        finally:
+            progress.close()
+        return results
+
+    def on_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None, *, train: bool,
+                 return_dict: bool) -> Any:
+        """Trains on, or evaluates, one batch and returns its results."""
+        what = "train_on_batch" if train else "test_on_batch"
+        arrays = self._arrays(what, x, y, sample_weight, class_weight)
+        batch = Batch(*(tuple(t.to(self.device) for t in part) for part in arrays), size=len(arrays[0][0]))
+        step = self._ready_step(bind=train)
+        self.model.train(train)
+        totals = step.train_totals if train else step.test_totals
+        totals.reset()
+        (step.train if train else step.evaluate)(batch)
+        results = totals.read()
+        self.model.eval()
+        values = list(results.values())
+        return results if return_dict else values[0] if len(values) == 1 else values
+
+    def result_names(self) -> list[str]:
+        """Returns the names of losses and metrics, in order."""
+        return self._step.test_totals.result_names() if self._step else ["loss"]
+
+    # -- making ready ----------------------------------------------------------------------------------------------
+
+    def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | None, steps: int | None, seed: int | None = None,
+              class_weight: Mapping[int, float] | None = None, split: float = 0.0) -> tuple[Any, Any]:
+        """Returns (batches, batches held out by `split` or None) of whatever the user gave."""
+        if inputs.is_stream(x):
+            return self._stream(what, x, y, batch_size, steps, seed, class_weight, split), None
+        arrays: Any = self._arrays(what, x, y, sample_weight, class_weight)
+        held_out = None
+        size = batch_size or 32
+        if split:
+            arrays, later = inputs.split_validation(arrays, split)
+            held_out = inputs.from_arrays(*later, size, self.device, None)
+        data = inputs.from_arrays(*arrays, size, self.device, seed)
+        return (data if steps is None else _limited(data, steps, self.device)), held_out
+
+    def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any,
+                class_weight: Mapping[int, float] | None) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """Returns checked tensors of inputs, labels and weights; builds the model on the way."""
+        xs = checks.check_inputs([checks.as_tensor(a) for a in inputs.arrays_of(x, self.model.input_names, "x")],
+                                 self.model.input_shapes, what=what)
+        self._prepare_model(xs)
+        names = [head.name for head in self._heads]
+        ys = [checks.as_tensor(a) for a in inputs.arrays_of(y, names, "y")]
+        weights = inputs.spread_weights(sample_weight, ys, names)
+        checks.check_lengths(xs, ys, weights, what=what)
+        for head, label in zip(self._heads, ys, strict=False):
+            checks.check_labels(label, loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
+        if class_weight is not None:
+            weights = self._with_class_weight((tuple(xs), tuple(ys), tuple(weights)), class_weight)[2]
+        return xs, ys, weights
+
+    def _stream(self, what: str, x: Any, y: Any, batch_size: int | None, steps: int | None, seed: int | None,
+                class_weight: Mapping[int, float] | None, split: float) -> Streamed:
+        if y is not None:
+            raise ArgumentError(explain(f"{what}(y)", "labels beside a dataset or generator", "None: x brings the labels"))
+        if split:
+            raise ArgumentError(explain(f"{what}(validation_split)", "a dataset or generator", "arrays", "Give validation_data instead."))
+        weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
+        first, x = _peek(x, batch_size or 32)
+        xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
+        checks.check_inputs(list(xs), self.model.input_shapes, what=what)
+        self._prepare_model(xs)
+        return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], seed, weigh)
+
+    @staticmethod
+    def _with_class_weight(batch: Any, class_weight: Mapping[int, float]) -> Any:
+        xs, ys, weights = batch
+        if len(ys) != 1:
+            raise ArgumentError(explain("fit(class_weight)", f"a model with {len(ys)} outputs", "one output", "Use sample_weight."))
+        by_class = losses.class_weights_to_sample_weights(ys[0], dict(class_weight))
+        return xs, ys, (by_class * weights[0] if weights else by_class,)
+
+    def _prepare_model(self, xs: Sequence[Tensor]) -> None:
+        """Makes the parameters, moves them to the device, and finds out about the outputs, once."""
+        self.model.to(self.device)
+        if self._step is not None:
+            return
+        dtypes = self.model.input_dtypes or [None] * len(xs)
+        if len(dtypes) != len(xs):
+            raise DataError(explain("x", f"{len(xs)} array(s)", f"{len(dtypes)}: {list(self.model.input_names)}"))
+        sample = [enter(x[:1].to(self.device), dtype) for x, dtype in zip(xs, dtypes, strict=True)]
+        self.model.build_for(sample)
+        outputs = self.model.run_once(sample)
+        flat = flat_outputs(outputs)
+        names = self.model.output_names or (list(outputs) if isinstance(outputs, dict) else
+                                            [f"output_{i}" if i else "output" for i in range(len(flat))])
+        if not self._heads:
+            self._heads = self._make_heads(names)
+        self._output_shapes = {name: tuple(o.shape) for name, o in zip(names, flat, strict=True)}
+        for head in self._heads:
+            for metric in head.all_metrics():
+                metric.to(self.device)
+        precision = PRECISIONS.get(self.precision, torch.float32)
+        self._step = Step(self.model, self._heads, self.optimizer, precision, self.device)
+
+    def _make_heads(self, names: Sequence[str]) -> list[Head]:
+        return make_heads(names, self.spec["loss"], self.spec["loss_weights"], self.spec["metrics"], self.spec["weighted_metrics"])
+
+    def _prepare_training(self, data: Resident | Streamed, epochs: int) -> Step:
+        step = self._ready_step(bind=True)
+        if data.steps is not None:
+            self.optimizer.resolve_schedule(data.steps * epochs)
+        return step
+
+    def _ready_step(self, bind: bool = False) -> Step:
+        assert self._step is not None, "data are prepared before the step"
+        if bind:
+            named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            if not named:
+                raise ArgumentError(explain("fit", "a model without trainable parameters", "at least one", "Set layer.trainable = True."))
+            if [id(p) for _, p in named] != [id(p) for p in self._bound]:
+                self.optimizer.bind(named)
+                self._bound = [p for _, p in named]
+        return self._step
+
+    def _extra_logs(self) -> dict[str, float]:
+        return {"learning_rate": float(self.optimizer.learning_rate)}
+
+
+def _limited(data: Resident | Streamed, steps: int, device: torch.device) -> Streamed:
+    """Returns at most `steps` batches per epoch of `data`."""
+
+    def source(epoch: int) -> Any:
+        return ((b.x, b.y, b.weights) for b in itertools.islice(data.epoch(epoch), steps))
+
+    return Streamed(source, device, min(steps, data.steps or steps))
+
+
+def _peek(x: Any, batch_size: int) -> tuple[Any, Any]:
+    """Returns the first batch of `x` and an `x` that still has it."""
+    if hasattr(x, "__next__"):
+        first = next(iter(x), None)
+        if first is None:
+            raise DataError(explain("the generator", "no batches", "at least one"))
+        return first, itertools.chain([first], x)
+    opened, _ = inputs._opener(x, batch_size, None)
+    first = next(opened(0), None)
+    if first is None:
+        raise DataError(explain("the dataset", "no batches", "at least one"))
+    return first, x
+
+
+def _check_names(entry: Any, get: Any) -> None:
+    """Resolves names that will be resolved again later, so that a misspelt one is told at once."""
+    if get is not None and isinstance(entry, str):
+        get(entry)
+
+
+def _check_count(what: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ArgumentError(explain(what, repr(value), "a whole number from 1"))
