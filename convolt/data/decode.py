@@ -1,0 +1,163 @@
+"""Bytes of a picture → uint8 pixels, bounded, by Pillow.
+
+How colours become what `color_mode` asks for:
+
+- the format is found from the content, whatever the file is called; JPEG, PNG, GIF, BMP and WebP are read;
+- the rotation in the EXIF data is applied; of an animation the first frame is taken;
+- palettes are looked up; CMYK and YCbCr are converted to RGB; 16-bit grey keeps its upper eight bits, as 16-bit RGB
+  does; grey is repeated to RGB; RGB becomes grey with the weights 0.299, 0.587, 0.114 (ITU-R 601);
+- transparency is dropped in `"rgb"` and `"grayscale"` (the colours under it stay, as in Keras) and is the fourth
+  channel in `"rgba"` (255 where the picture has none).
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convolt.errors import ArgumentError, ConvoltError, DataError, did_you_mean, explain
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+CHANNELS = {"rgb": 3, "rgba": 4, "grayscale": 1}
+MODES = {"rgb": "RGB", "rgba": "RGBA", "grayscale": "L"}
+FITS = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("bilinear", "nearest", "bicubic", "lanczos", "area")
+MAX_PIXELS = 64 * 2**20
+"""Width times height of the largest picture that is decoded; below the size that Pillow takes for a bomb."""
+
+_open_lock = threading.Lock()
+
+
+def decode_image(data: bytes, color_mode: str = "rgb", image_size: tuple[int, int] | None = None, *,
+                 interpolation: str = "bilinear", fit: str = "stretch", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes one picture.
+
+    Args:
+        data: the file's content.
+        color_mode: "rgb", "rgba" or "grayscale"; the module says how colours are converted.
+        image_size: (height, width) to resize to; None keeps the size.
+        interpolation: "bilinear", "nearest", "bicubic", "lanczos" or "area", antialiased when shrinking.
+        fit: what happens to another aspect ratio: "stretch" distorts, "crop" cuts the borders, "pad" adds black ones.
+        max_pixels: a picture with more is refused before it is decoded.
+
+    Returns:
+        uint8 of shape (H, W, C) with 3, 4 or 1 channels.
+
+    Raises:
+        ArgumentError: `color_mode`, `interpolation` or `fit` is unknown, or a size is not positive.
+        DataError: the bytes are no picture of these formats, are damaged, or are too large.
+    """
+    check_decoding(color_mode, image_size, interpolation, fit)
+    if not data:
+        raise DataError(explain("image", "zero bytes", "a picture"))
+    try:
+        with _open(data) as image:
+            if image.width * image.height > max_pixels:
+                raise DataError(explain("image", f"{image.width}×{image.height} pixels", f"at most {max_pixels:,} pixels"))
+            image.load()
+            upright = _upright(image)
+            converted = _convert(upright, MODES[color_mode])
+            pixels = np.asarray(_resize(converted, image_size, interpolation, fit))
+    except (ConvoltError, MemoryError):
+        raise
+    except Exception as error:  # a decoder meets hostile bytes here, and Pillow raises a dozen kinds of errors for them
+        raise DataError(explain("image", f"bytes that cannot be decoded ({_reason(error, data)})",
+                                f"a whole picture ({', '.join(FORMATS)})")) from error
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def check_decoding(color_mode: str, image_size: tuple[int, int] | None, interpolation: str, fit: str) -> None:
+    """Raises `ArgumentError` unless these arguments of `decode_image` can be used."""
+    for name, value, known in (("color_mode", color_mode, tuple(CHANNELS)), ("interpolation", interpolation, INTERPOLATIONS),
+                               ("fit", fit, FITS)):
+        if value not in known:
+            raise ArgumentError(explain(name, value, f"one of {list(known)}", did_you_mean(str(value), known)))
+    if image_size is None:
+        return
+    sizes = tuple(image_size)
+    if len(sizes) != 2 or any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
+        raise ArgumentError(explain("image_size", image_size, "(height, width), two whole numbers from 1"))
+    if int(sizes[0]) * int(sizes[1]) > MAX_PIXELS:
+        raise ArgumentError(explain("image_size", image_size, f"at most {MAX_PIXELS:,} pixels"))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Reads a picture's header. Pillow's warning of a decompression bomb is an error here.
+
+    Warning filters belong to the whole process, hence the lock; reading a header takes microseconds.
+    """
+    import io
+
+    from PIL import Image
+
+    with _open_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+_TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+          8: "ROTATE_90"}
+"""EXIF orientation → the turn that undoes it."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; broken EXIF data is as good as none, for the pixels are sound."""
+    from PIL import ExifTags, Image
+
+    if "exif" not in image.info and image.format != "PNG":
+        return image
+    try:
+        with _open_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError, struct.error):
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(Image.Transpose[turn])
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16-bit grey; "I" is how some PNGs hold it
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode in ("P", "PA") and (mode == "RGBA" or "transparency" in image.info):
+        image = image.convert("RGBA")
+    elif mode == "L" and image.mode in ("CMYK", "YCbCr", "P", "PA"):
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resize(image: Image.Image, size: tuple[int, int] | None, interpolation: str, fit: str) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    if size is None or (image.height, image.width) == tuple(size):
+        return image
+    filters: dict[str, Any] = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST,
+                               "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
+                               "area": Image.Resampling.BOX}
+    width_height = (int(size[1]), int(size[0]))
+    if fit == "crop":
+        return ImageOps.fit(image, width_height, filters[interpolation])
+    if fit == "pad":
+        return ImageOps.pad(image, width_height, filters[interpolation])
+    return image.resize(width_height, filters[interpolation])
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Returns why decoding failed; Pillow's own words name a memory address when it does not know the format."""
+    from PIL import UnidentifiedImageError
+
+    if not isinstance(error, UnidentifiedImageError):
+        return f"{type(error).__name__}: {error}"
+    start = data[:256].lstrip().lower()
+    return "an HTML page" if start.startswith((b"<!doctype html", b"<html")) else "not a picture of these formats"

@@ -1,0 +1,154 @@
+"""What the command line calls DATA: a data set's name, a folder of class folders, or an .npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convolt.data import cifar, datasets
+from convolt.data.folder import ImageFolder, check_same_classes
+from convolt.data.npz import load_npz
+from convolt.data.split import fixed_permutation
+from convolt.errors import ArgumentError, DataError, did_you_mean, explain
+
+DIGIT_NAMES = tuple("0123456789")
+TEST_FOLDERS = ("test", "testing")
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+
+_NAMED: dict[str, tuple[Callable[[], tuple[datasets.Pair, datasets.Pair]], tuple[str, ...]]] = {
+    "mnist": (lambda: datasets.load_mnist(), DIGIT_NAMES),
+    "cifar10": (lambda: datasets.load_cifar10(), cifar.CLASSES),
+    "digits": (lambda: datasets.load_digits(), DIGIT_NAMES),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in memory.
+
+    Attributes:
+        x_train: (N, …); pictures are (N, H, W, C).
+        y_train: (N,) for class labels.
+        x_test, y_test: the held-out part (the validation part, if that is all there is); None without one.
+        class_names: name of each label; empty if the labels are not classes.
+        name: for headings and run folders.
+        x_val, y_val: the validation part, where there is a test part besides.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray | None
+    y_test: np.ndarray | None
+    class_names: tuple[str, ...]
+    name: str
+    x_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
+
+
+def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_mode: str = "rgb") -> Source:
+    """Loads DATA.
+
+    Args:
+        spec: `mnist`, `cifar10` or `digits`; a folder of class folders, or one with `train/` and `test/` or `val/`
+            inside; an .npz file with x_train, y_train (and x_test, y_test, x_val, y_val), or x, y. A folder that is
+            called like a data set is meant by `./mnist`.
+        image_size: (height, width) for the pictures of a folder; None if they have one size.
+        color_mode: "rgb", "rgba" or "grayscale" for the pictures of a folder.
+
+    Raises:
+        ArgumentError: `spec` is neither a known name nor an existing path.
+        DataError: the data is missing or damaged, or training and held-out classes differ.
+    """
+    if spec in _NAMED:
+        return _named(spec)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _from_folder(path, image_size, color_mode)
+    if path.is_file():
+        if path.suffix.lower() != ".npz":
+            raise ArgumentError(explain("data", f"the file {spec}", "a folder of pictures or an .npz file"))
+        return _from_npz(path)
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(explain("data", f"{spec}, which does not exist", "a folder of class folders, an .npz file, or one of "
+                                f"{', '.join(_NAMED)}"))
+    raise ArgumentError(explain("data", repr(spec), "a data set's name, a folder of class folders or an .npz file",
+                                did_you_mean(spec, _NAMED)))
+
+
+def _named(name: str) -> Source:
+    load, class_names = _NAMED[name]
+    (x_train, y_train), (x_test, y_test) = load()
+
+    def picture(x: np.ndarray) -> np.ndarray:
+        return x[..., None] if x.ndim == 3 else x
+
+    return Source(picture(x_train), y_train.reshape(-1), picture(x_test), y_test.reshape(-1), class_names, name)
+
+
+def _from_npz(path: Path) -> Source:
+    arrays = load_npz(path)
+    names = arrays.pop("class_names", None)
+    arrays = {key: _flat_labels(value) if key.startswith("y") else value for key, value in arrays.items()}
+    labels = arrays["y_train"]
+    if names is not None:
+        class_names = tuple(str(name) for name in names.reshape(-1))
+    elif labels.ndim == 1 and labels.dtype.kind in "iu":
+        class_names = tuple(str(n) for n in range(int(labels.max()) + 1))
+    else:
+        class_names = tuple(str(n) for n in range(labels.shape[1])) if labels.ndim == 2 else ()
+    for key in ("y_train", "y_test", "y_val"):
+        if class_names and key in arrays:
+            _check_labels(f"{path}: {key}", arrays[key], len(class_names))
+    test, validation = (arrays.get("x_test"), arrays.get("y_test")), (arrays.get("x_val"), arrays.get("y_val"))
+    return _source(path.stem, (arrays["x_train"], labels), test, validation, class_names)
+
+
+def _flat_labels(y: np.ndarray) -> np.ndarray:
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind in "iu" else y
+
+
+def _check_labels(thing: str, y: np.ndarray, classes: int) -> None:
+    if y.ndim == 1 and y.dtype.kind in "iu" and (y.min() < 0 or y.max() >= classes):
+        wrong = int(np.flatnonzero((y < 0) | (y >= classes))[0])
+        raise DataError(explain(f"{thing}[{wrong}]", f"the label {y[wrong]}", f"labels from 0 to {classes - 1}, as in training"))
+
+
+def _from_folder(path: Path, image_size: tuple[int, int] | None, color_mode: str) -> Source:
+    inside = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    parts = [next((inside[n] for n in names if n in inside), None) for names in (("train",), TEST_FOLDERS, VALIDATION_FOLDERS)]
+    train_path, test_path, validation_path = parts
+    if train_path is None and inside and set(inside) <= {*TEST_FOLDERS, *VALIDATION_FOLDERS}:
+        raise DataError(explain(f"image folder {path}", f"the folders {sorted(inside)} without train", "train/ beside them"))
+    has_parts = train_path is not None and (len(inside) == 1 or test_path is not None or validation_path is not None)
+    train = ImageFolder(train_path if has_parts and train_path else path, image_size, color_mode)
+    x, y = _load(train)
+    order = fixed_permutation(len(x))  # folders come sorted by class: a validation_split from the end would hold one class
+    held_out: list[tuple[np.ndarray | None, np.ndarray | None]] = []
+    for part in (test_path, validation_path):
+        if not has_parts or part is None:
+            held_out.append((None, None))
+            continue
+        folder = ImageFolder(part, image_size, color_mode)
+        check_same_classes(train.class_names, folder.class_names, f"image folder {part}")
+        pair = _load(folder)
+        if pair[0].shape[1:] != x.shape[1:]:
+            raise DataError(explain(f"image folder {part}", f"shape {pair[0].shape[1:]}", f"{x.shape[1:]} as in training",
+                                    "Pass image_size=(height, width) to resize all pictures."))
+        held_out.append(pair)
+    return _source(path.resolve().name, (x[order], y[order]), held_out[0], held_out[1], tuple(train.class_names))
+
+
+def _load(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
+    x, y = folder.load()
+    assert y is not None, "labels are inferred from the folders"
+    return x, y
+
+
+def _source(name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray | None, np.ndarray | None],
+            validation: tuple[np.ndarray | None, np.ndarray | None], class_names: tuple[str, ...]) -> Source:
+    if test[0] is None:
+        test, validation = validation, (None, None)
+    return Source(*train, *test, class_names, name, *validation)

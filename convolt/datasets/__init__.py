@@ -1,0 +1,5 @@
+"""Data sets by name, as in Keras: `from convolt.datasets import mnist; mnist.load_data()`."""
+
+from convolt.datasets import cifar10, digits, mnist
+
+__all__ = ["cifar10", "digits", "mnist"]
