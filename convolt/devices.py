@@ -1,0 +1,211 @@
+"""Which device computes, and what it is.
+
+`auto` takes the first of CUDA, XPU and MPS that works, and else the CPU. A device that is asked for by name is used
+or refused with what was found: there is no silent fallback. ROCm is called "cuda", as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from convolt.errors import ArgumentTypeError, DeviceError, did_you_mean, explain
+
+ACCELERATORS = ("cuda", "xpu", "mps")
+NAMES = ("auto", "cpu", "gpu", *ACCELERATORS)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a device is.
+
+    Attributes:
+        device: as PyTorch writes it, "cuda:0".
+        name: of the product.
+        memory_bytes: its memory; None where PyTorch cannot tell.
+        capability: CUDA's compute capability ("9.0"), ROCm's architecture, or the CPU's vector instructions ("AVX512").
+    """
+
+    device: str
+    name: str
+    memory_bytes: int | None
+    capability: str
+
+    def __str__(self) -> str:
+        memory = f", {self.memory_bytes / 2**30:.1f} GiB" if self.memory_bytes else ""
+        return f"{self.device}: {self.name}{memory}{', ' + self.capability if self.capability else ''}"
+
+
+def resolve(device: str | torch.device | None = "auto") -> torch.device:
+    """Returns the device that is meant.
+
+    Args:
+        device: "auto" (or None), "cpu", "gpu" (any accelerator), "cuda", "cuda:1", "xpu", "xpu:1", "mps", or a
+            `torch.device`.
+
+    Returns:
+        A device that works; accelerators of which there can be several carry an index.
+
+    Raises:
+        ArgumentTypeError: `device` is none of these types.
+        DeviceError: the name is unknown, or there is no such device; the message says what was found.
+    """
+    if device is not None and not isinstance(device, (str, torch.device)):
+        raise ArgumentTypeError(explain("device", repr(device), f"one of {list(NAMES)}, with an index such as 'cuda:1', or None"))
+    text = "auto" if device is None else str(device).strip().lower()
+    if text in ("auto", "gpu"):
+        return _first_working(text)
+    kind, _, number = text.partition(":")
+    if kind not in NAMES or kind in ("auto", "gpu") or (":" in text and not number.isdecimal()):
+        raise DeviceError(explain("device", repr(text), f"one of {list(NAMES)}, or with an index such as 'cuda:1'",
+                                  did_you_mean(kind, NAMES)))
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = device_count(kind)
+    if count == 0:
+        raise DeviceError(explain(f"device {text!r}", f"no {kind.upper()} device ({what_was_found()})", "a device that is there",
+                                  _advice(kind)))
+    if kind == "mps":
+        return torch.device("mps")
+    index = int(number) if number else _module(kind).current_device()
+    if index >= count:
+        raise DeviceError(explain(f"device {text!r}", f"index {index}", f"an index from 0 to {count - 1}",
+                                  f"There are: {'; '.join(str(describe(torch.device(kind, i))) for i in range(count))}."))
+    return torch.device(kind, index)
+
+
+def device_count(kind: str) -> int:
+    """Returns how many devices of a kind ("cuda", "xpu", "mps") PyTorch can use."""
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module = _module(kind)
+    return int(module.device_count()) if module.is_available() else 0
+
+
+def _module(kind: str) -> ModuleType:
+    return {"cuda": torch.cuda, "xpu": torch.xpu}[kind]
+
+
+def _first_working(wanted: str) -> torch.device:
+    """Returns the first accelerator on which a small computation succeeds; a failing one is named in a warning."""
+    for kind in ACCELERATORS:
+        if device_count(kind) == 0:
+            continue
+        device = torch.device("mps") if kind == "mps" else torch.device(kind, _module(kind).current_device())
+        try:
+            torch.ones(1, device=device).add_(1)
+        except RuntimeError as error:  # a card that this build has no kernels for, or one that is full
+            warnings.warn(f"device {device} is there but cannot be used: {error}", stacklevel=3)
+            continue
+        return device
+    if wanted == "gpu":
+        raise DeviceError(explain("device 'gpu'", f"none that works ({what_was_found()})", "a CUDA, XPU or MPS device",
+                                  _advice("cuda")))
+    return torch.device("cpu")
+
+
+def what_was_found() -> str:
+    """Returns PyTorch's build, the variable that hides devices, and the number of devices, as words of a message."""
+    if torch.version.hip:
+        build = f"ROCm {torch.version.hip}"
+    elif torch.version.cuda:
+        build = f"CUDA {torch.version.cuda}"
+    else:
+        build = "CPU only"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = "not set" if visible is None else repr(visible)
+    counts = ", ".join(f"{device_count(kind)} {kind}" for kind in ACCELERATORS)
+    return f"PyTorch {torch.__version__} built for {build}; CUDA_VISIBLE_DEVICES {shown}; devices: {counts}"
+
+
+def has_cuda_build() -> bool:
+    """Whether this PyTorch was built with CUDA or ROCm."""
+    return torch.version.cuda is not None or torch.version.hip is not None
+
+
+def hides_all_devices() -> bool:
+    """Whether `CUDA_VISIBLE_DEVICES` is set so that no device is visible."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.strip() in ("", "-1", "none", "NoDevFiles")
+
+
+def has_nvidia_driver() -> bool:
+    """Whether the machine has a running NVIDIA driver, whatever PyTorch was built for."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _advice(kind: str) -> str:
+    if kind == "cuda" and not has_cuda_build():
+        return "Install a CUDA build of PyTorch (https://pytorch.org/get-started/locally), or use device='auto' or 'cpu'."
+    if kind == "cuda" and hides_all_devices():
+        return "Unset CUDA_VISIBLE_DEVICES or name a device in it, or use device='auto' or 'cpu'."
+    if kind == "cuda":
+        return "Look at the output of nvidia-smi: the driver may be missing or too old. Or use device='auto' or 'cpu'."
+    return "Use device='auto' or 'cpu'."
+
+
+def describe(device: str | torch.device) -> DeviceInfo:
+    """Returns name, memory and capability of a device.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    resolved = device if isinstance(device, torch.device) and device.index is not None else resolve(device)
+    return _READERS[resolved.type](resolved)
+
+
+def _describe_cuda(device: torch.device) -> DeviceInfo:
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return DeviceInfo(str(device), properties.name, properties.total_memory, str(properties.gcnArchName))
+    capability = f"compute capability {properties.major}.{properties.minor}"
+    return DeviceInfo(str(device), properties.name, properties.total_memory, capability)
+
+
+def _describe_xpu(device: torch.device) -> DeviceInfo:
+    properties = torch.xpu.get_device_properties(device)
+    return DeviceInfo(str(device), properties.name, properties.total_memory, "")
+
+
+def _describe_mps(device: torch.device) -> DeviceInfo:
+    return DeviceInfo(str(device), f"Apple {platform.machine()} GPU", torch.mps.recommended_max_memory(), "")
+
+
+def _describe_cpu(device: torch.device) -> DeviceInfo:
+    return DeviceInfo(str(device), cpu_name(), _physical_memory(), torch.backends.cpu.get_cpu_capability())
+
+
+_READERS: dict[str, Callable[[torch.device], DeviceInfo]] = {
+    "cpu": _describe_cpu, "cuda": _describe_cuda, "xpu": _describe_xpu, "mps": _describe_mps}
+
+
+def cpu_name() -> str:
+    """Returns the processor's product name, or its architecture where the system does not tell."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """Returns the instruction sets that Linux lists for the processor; empty on other systems."""
+    return set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+
+
+def _cpuinfo(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    lines = path.read_text(errors="replace").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def _physical_memory() -> int | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+        return None
+    return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
