@@ -32,7 +32,7 @@ class Progress:
         steps_per_epoch: batches of an epoch; None if unknown.
         verbose: 0 nothing; 1 a live line on a terminal or in a notebook, and a plain line for each epoch elsewhere;
             2 a plain line for each epoch; "auto" is 1.
-        title: in place of "Epoch 1/5", for one pass: "Evaluate", "Predict".
+        label: in place of "Epoch 1/5", for one pass: "evaluate", "predict".
         device: whose memory is shown; None: CUDA's if it is in use, else that of the process.
         stream: where lines go; None: standard output at the time of writing.
         clock: returns seconds.
@@ -50,14 +50,14 @@ class Progress:
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, verbose: Verbose | str | int = "auto", *,
-                 title: str | None = None, device: torch.device | None = None, stream: TextIO | None = None,
+                 label: str | None = None, device: torch.device | None = None, stream: TextIO | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
         if verbose not in ("auto", 0, 1, 2):
             raise ArgumentError(explain("verbose", repr(verbose),
                                         "'auto', 0 (nothing), 1 (live line) or 2 (a line for each epoch)"))
         self.epochs = epochs
         self.steps = steps_per_epoch
-        self.title = title
+        self.label = label
         self.device = device
         self._stream = stream
         self._clock = clock
@@ -125,10 +125,14 @@ class Progress:
         self._validation_seconds = seconds - trained
         rate = self._images / trained if self._images and trained > 0 else None
         fields = [self._name(), _duration(seconds), _speed(rate), *self._values(values), _memory(self.device)]
+        self.note("  ".join(field for field in fields if field))
+
+    def note(self, message: str) -> None:
+        """Prints a line of its own, unless nothing is to be printed."""
         if self._live is not None:
             self._live.clear()
         if not self._silent:
-            print("  ".join(field for field in fields if field), file=self._stream or sys.stdout, flush=True)
+            print(message, file=self._stream or sys.stdout, flush=True)
 
     def close(self) -> None:
         """Gives the terminal back; may be called twice, and must be called after an error too."""
@@ -145,7 +149,7 @@ class Progress:
     # -- what the lines say ----------------------------------------------------------------------------------------
 
     def _name(self) -> str:
-        return self.title or f"Epoch {self._epoch + 1}/{self.epochs}"
+        return self.label or f"Epoch {self._epoch + 1}/{self.epochs}"
 
     def _values(self, values: Mapping[str, float]) -> list[str]:
         """Losses and metrics; the learning rate too when it has changed since the last line."""
