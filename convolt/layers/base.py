@@ -73,8 +73,8 @@ class Layer(Configurable, nn.Module):
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self._trainable = trainable
         self._weight_axes: dict[str, tuple[int, ...]] = {}
-        self._split_shapes: dict[str, tuple[int, ...]] = {}
-        self._regularized: list[tuple[Tensor, regularizers.Regularizer, tuple[int, ...]]] = []
+        self._split_shapes: dict[str, torch.Size] = {}
+        self._regularized: list[tuple[Tensor, regularizers.Regularizer, torch.Size, tuple[int, ...]]] = []
         self._activity_losses: list[Tensor] = []
         self.build_shapes: tuple[Any, ...] = ()
 
@@ -190,22 +190,21 @@ class Layer(Configurable, nn.Module):
         value = initializers.get(initializer)(tuple(shape))
         if dtype is not None:
             value = value.to(dtype)
+        permuted = value if axes is None else value.permute(*axes).contiguous()
         if axes is not None:
-            permuted = value.permute(*axes).contiguous()
             value = channels_last_memory(permuted if torch_shape is None else permuted.reshape(tuple(torch_shape)))
         weight: Tensor = nn.Parameter(value, requires_grad=trainable and self._trainable) if trainable else value
         if name is not None:
             if axes is not None:
-                self._weight_axes[name] = tuple(axes)
-                if torch_shape is not None:
-                    self._split_shapes[name] = tuple(permuted.shape)
+                self._weight_axes[name], self._split_shapes[name] = tuple(axes), permuted.shape
             if trainable:
                 self.register_parameter(name, weight)  # type: ignore[arg-type]
             else:
                 self.register_buffer(name, weight)
         if regularizer is not None:
-            order = range(weight.ndim) if axes is None else np.argsort(axes).tolist()
-            self._regularized.append((weight, cast(regularizers.Regularizer, regularizers.get(regularizer)), tuple(order)))
+            order = range(permuted.ndim) if axes is None else np.argsort(axes).tolist()
+            penalty = cast(regularizers.Regularizer, regularizers.get(regularizer))
+            self._regularized.append((weight, penalty, permuted.shape, tuple(order)))
         return weight
 
     # -- weights ---------------------------------------------------------------------------------------------------
@@ -222,7 +221,7 @@ class Layer(Configurable, nn.Module):
             if tensor is not None:
                 axes, view = self._weight_axes.get(name), tensor.detach()
                 if axes is not None:
-                    view = view.view(self._split_shapes.get(name, view.shape)).permute(*np.argsort(axes).tolist())
+                    view = view.view(self._split_shapes[name]).permute(*np.argsort(axes).tolist())
                 found.append((prefix + name, view))
         for name, child in self.named_children():
             if isinstance(child, Layer):
@@ -301,7 +300,8 @@ class Layer(Configurable, nn.Module):
         found: list[Tensor] = []
         for module in self.modules():
             if isinstance(module, Layer):
-                found += [penalty(weight.permute(order)) for weight, penalty, order in module._regularized if weight.requires_grad]
+                found += [penalty(weight.view(split).permute(order))
+                          for weight, penalty, split, order in module._regularized if weight.requires_grad]
                 found += module._activity_losses
                 module._activity_losses = []
         return found
@@ -322,7 +322,8 @@ class Layer(Configurable, nn.Module):
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, for `repr`."""
-        return ", ".join(f"{key}={value}" for key, value in changed_arguments(self).items() if key != "name")
+        return ", ".join(f"{key}={value}" for key, value in changed_arguments(self).items()
+                         if key not in ("name", "data_format"))  # there is one data format
 
 
 def leaves(values: Any) -> Iterator[Any]:
