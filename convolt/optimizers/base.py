@@ -1,0 +1,403 @@
+"""`Optimizer`: Keras's optimizers on `torch.optim`, with a step that never waits for the device.
+
+A step has three parts, and `step()` runs them one after the other:
+
+1. `prepare_step()`, on the host: computes every number that depends on the step (learning rate, bias corrections, …)
+   in double precision from `iterations` and writes those that changed into 0-d tensors on the device.
+2. `update()`, on the device alone: clips, decays, updates, averages. It reads the 0-d tensors, so that it can be
+   captured in a CUDA graph once and replayed; on a replay the caller runs parts 1 and 3 itself.
+3. `finish_step()`, on the host: counts the step and, every `ema_overwrite_frequency` steps, writes the averages over
+   the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from convolt.configurable import Configurable, Registry, to_json
+from convolt.errors import ArgumentError, ArgumentTypeError, DeviceError, StateError, did_you_mean, explain
+from convolt.optimizers.averages import WeightAverages
+from convolt.optimizers.clipping import clip_by_global_norm_, clip_by_norm_, clip_by_value_
+from convolt.optimizers.rate import HasLearningRate
+from convolt.optimizers.state import check_numbers, check_tensors, copy_tensors
+from convolt.schedules import check_number
+
+registry: Registry[type[Optimizer]] = Registry("optimizer")
+"""Every optimizer that can be made from its name, and so from a file."""
+
+FUSED_DEVICES = frozenset({"cpu", "cuda", "xpu", "mps"})
+"""Device types with fused kernels for `torch.optim.Adam` and `SGD`; elsewhere `_foreach_` functions do the same."""
+
+
+class Optimizer(HasLearningRate, Configurable):
+    """Base of optimizers: arguments, clipping, weight decay, averages, state.
+
+    Args:
+        learning_rate: a number from 0; a `LearningRateSchedule` or its configuration; a function of the step; or a word
+            such as `"cosine"`, which is that schedule over the whole training with the optimizer's default rate as its peak
+            (`convolt.schedules.by_word`).
+        weight_decay: p ← p · (1 - weight_decay · learning_rate) before the update. **Other than in Keras, tensors with
+            at most one axis (biases, scales and shifts of normalizations) are left out**, for decay only harms there.
+        clipnorm: the largest norm that the gradient of one tensor may have.
+        clipvalue: the largest absolute value that a gradient may have.
+        global_clipnorm: the largest norm that all gradients together may have. One of the three at most.
+        use_ema: keep an exponential moving average of the weights.
+        ema_momentum: its momentum.
+        ema_overwrite_frequency: steps between two overwrites of the weights by their averages; None: only
+            `finalize_variable_values()`, which `fit` calls at its end.
+        name: shown in summaries.
+
+    Keras counterpart: `keras.optimizers.Optimizer`. An optimizer of your own makes a `torch.optim.Optimizer` in
+    `make_rules`; a class of `torch.optim` can also be given as it is (`convolt.optimizers.TorchOptimizer`).
+    """
+
+    hidden_slots: ClassVar[frozenset[str]] = frozenset({"step"})
+    """State tensors that never change, and so are not saved (see `adam_rule`)."""
+
+    def __init__(self, learning_rate: Any = 0.001, *, weight_decay: float | None = None, clipnorm: float | None = None,
+                 clipvalue: float | None = None, global_clipnorm: float | None = None, use_ema: bool = False,
+                 ema_momentum: float = 0.99, ema_overwrite_frequency: int | None = None, name: str | None = None,
+                 **unknown: Any) -> None:
+        kind = type(self).__name__
+        for argument in unknown:
+            raise ArgumentTypeError(explain(f"{kind}(...)", f"the unknown argument {argument!r}", "an argument of this optimizer",
+                                            did_you_mean(argument, self._argument_names())))
+        self.weight_decay = self._number("weight_decay", weight_decay, optional=True)
+        self.clipnorm = self._number("clipnorm", clipnorm, optional=True)
+        self.clipvalue = self._number("clipvalue", clipvalue, optional=True)
+        self.global_clipnorm = self._number("global_clipnorm", global_clipnorm, optional=True)
+        clips = {n: getattr(self, n) for n in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, n) is not None}
+        if len(clips) > 1:
+            raise ArgumentError(explain(f"{kind}(...)", str(clips), "one of clipnorm, clipvalue and global_clipnorm"))
+        if 0.0 in clips.values():
+            raise ArgumentError(explain(f"{kind}({next(iter(clips))})", "0", "a number above 0, or None for no clipping"))
+        self.use_ema = bool(use_ema)
+        self.ema_momentum = self._number("ema_momentum", ema_momentum, 0.0, 1.0)
+        if ema_overwrite_frequency is not None and (not isinstance(ema_overwrite_frequency, int) or ema_overwrite_frequency < 1):
+            raise ArgumentError(explain(f"{kind}(ema_overwrite_frequency)", repr(ema_overwrite_frequency),
+                                        "a whole number from 1, or None"))
+        self.ema_overwrite_frequency = ema_overwrite_frequency
+        self.name = name or kind.lower()
+        self.iterations = 0
+        self.learning_rate = learning_rate
+        self._excluded_objects: set[int] = set()
+        self._excluded_names: set[str] = set()
+        self._excluded_pattern: re.Pattern[str] | None = None
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._numbers: dict[str, Tensor] = {}
+        self._filled: dict[str, float] = {}
+        self._decayed: dict[float, list[Tensor]] = {}
+        self._rules: list[torch.optim.Optimizer] = []
+        self._averages: WeightAverages | None = None
+
+    def _number(self, argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, optional: bool = False) -> Any:
+        """Returns an argument as float after checking its range; None passes if `optional`."""
+        return None if optional and value is None else check_number(f"{type(self).__name__}({argument})", value, low, high)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON values; a constant rate is the present one, as in Keras."""
+        return {**super().get_config(), "learning_rate": self._rate if self._schedule is None else to_json(self._schedule)}
+
+    # -- for subclasses ----------------------------------------------------------------------------------------------
+
+    def numbers(self, rate: float, step: int) -> dict[str, float]:
+        """Returns the numbers that the rules need in this step, by name.
+
+        Args:
+            rate: the learning rate.
+            step: steps finished before this one, so 0 at first.
+        """
+        return {"lr": rate}
+
+    def make_rules(self, parameters: dict[str, nn.Parameter], numbers: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
+        """Returns the torch optimizers that update the parameters; `numbers` are the 0-d tensors to read."""
+        raise TypeError(f"{type(self).__name__} defines no make_rules(parameters, numbers)")
+
+    def decay_of(self, name: str, parameter: nn.Parameter) -> float | None:
+        """Returns the weight decay of a parameter that is not left out."""
+        return self.weight_decay  # type: ignore[no-any-return]
+
+    # -- binding -----------------------------------------------------------------------------------------------------
+
+    def exclude_from_weight_decay(self, var_list: Iterable[Tensor] = (), var_names: Iterable[str] = ()) -> None:
+        """Leaves parameters out of weight decay: these, and those in whose name one of the patterns is found.
+
+        Keras counterpart: the method of this name. Call it before `fit`.
+        """
+        if self._parameters:
+            raise StateError(explain(f"{self.name}.exclude_from_weight_decay", "a bound optimizer", "a call before training"))
+        patterns = list(var_names)
+        self._excluded_objects = {id(v) for v in var_list}
+        self._excluded_pattern = re.compile("|".join(patterns)) if patterns else None
+
+    def bind(self, named_parameters: Iterable[tuple[str, nn.Parameter]], exclude_from_weight_decay: Iterable[str] = ()) -> None:
+        """Takes a model's parameters and makes the state. Frozen parameters are left out.
+
+        A second call with the same parameters keeps the state, and takes it along if they moved to another device.
+
+        Args:
+            named_parameters: what `model.named_parameters()` gives.
+            exclude_from_weight_decay: names of parameters without weight decay, beside those with at most one axis.
+
+        Raises:
+            ArgumentTypeError: these are no (name, parameter) pairs.
+            ArgumentError: nothing can be trained, or an excluded name is unknown.
+            DeviceError: the parameters lie on several devices.
+            StateError: the optimizer is bound to other parameters.
+        """
+        pairs = list(named_parameters)
+        for pair in pairs:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Tensor)):
+                raise ArgumentTypeError(explain(f"{self.name}.bind", type(pair).__name__, "(name, parameter) pairs",
+                                                "Give model.named_parameters()."))
+        trained = {name: p for name, p in pairs if p.requires_grad}
+        excluded = set(exclude_from_weight_decay)
+        self._check(trained, excluded, [name for name, _ in pairs])
+        device = next(iter(trained.values())).device
+        same = [*map(id, trained.values())] == [*map(id, self._parameters.values())]
+        if same and next(iter(self._numbers.values())).device == device:
+            return
+        if self._parameters and not same:
+            raise StateError(explain(f"{self.name}.bind", "other parameters than before", "those of the model that it trains",
+                                     "Make a new optimizer for another model, or after freezing or unfreezing layers."))
+        state = self.state_dict() if same else None
+        self._forget()
+        self._parameters, self._excluded_names = trained, excluded
+        self._build(device)
+        if state is not None:
+            self.load_state_dict(state)
+
+    def _check(self, trained: dict[str, nn.Parameter], excluded: set[str], names: list[str]) -> None:
+        if not trained:
+            raise ArgumentError(explain(f"{self.name}.bind", "no trainable parameters", "at least one",
+                                        "Build the model, and unfreeze a layer."))
+        devices = sorted({str(p.device) for p in trained.values()})
+        if len(devices) > 1:
+            raise DeviceError(explain(f"{self.name}.bind", f"parameters on {', '.join(devices)}", "parameters on one device"))
+        for name in sorted(excluded - set(names)):
+            raise ArgumentError(explain(f"{self.name}.bind(exclude_from_weight_decay)", repr(name), "names of parameters",
+                                        did_you_mean(name, names)))
+
+    def may_decay(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies to a parameter: it has two axes or more and is not excluded."""
+        if parameter.ndim <= 1 or name in self._excluded_names or id(parameter) in self._excluded_objects:
+            return False
+        return self._excluded_pattern is None or not self._excluded_pattern.search(name)
+
+    def _build(self, device: torch.device) -> None:
+        """Makes the numbers on the device, the rules with their state, and the averages."""
+        for name, p in self._parameters.items():
+            decay = self.decay_of(name, p) if self.may_decay(name, p) else None
+            if decay:
+                self._decayed.setdefault(decay, []).append(p)
+        # Fused kernels on accelerators read the rate as float32; on the CPU float64 keeps float64 training exact.
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        names = [*self.numbers(0.0, 0), *(_decay_name(d) for d in self._decayed), *(("keep", "add") if self.use_ema else ())]
+        self._numbers = {name: torch.zeros((), dtype=dtype, device=device) for name in names}
+        self._rules = self.make_rules(self._parameters, self._numbers)
+        if self.use_ema:
+            self._averages = WeightAverages(list(self._parameters.values()))
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets the gradients; with `set_to_none=False` fills them with 0, so that their memory stays in its place."""
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        if set_to_none:
+            for p in self._parameters.values():
+                p.grad = None
+        elif gradients:
+            torch._foreach_zero_(gradients)
+
+    def step(self) -> None:
+        """Updates the parameters from their gradients; parameters without a gradient stay as they are.
+
+        Clipping changes the gradients in place, as `torch.nn.utils.clip_grad_norm_` does.
+
+        Raises:
+            StateError: not bound, no parameter has a gradient, or the averages are in use.
+        """
+        self.prepare_step()
+        self.update()
+        self.finish_step()
+
+    def prepare_step(self) -> None:
+        """Part 1 of a step, on the host: fills the numbers of this step into their tensors, without waiting."""
+        self._require_bound("step")
+        self._require_own_weights("step")
+        rate = float(self.learning_rate)
+        values = self.numbers(rate, self.iterations)
+        values |= {_decay_name(decay): 1.0 - decay * rate for decay in self._decayed}
+        if self.use_ema:
+            momentum = self.ema_momentum if self.iterations else 0.0  # the first average is the first weights
+            values |= {"keep": momentum, "add": 1.0 - momentum}
+        for name, value in values.items():
+            if self._filled.get(name) != value:
+                self._numbers[name].fill_(value)
+                self._filled[name] = value
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Part 2 of a step, on the device: clips, decays, updates and averages; fit for capture in a CUDA graph."""
+        gradients = self._gradients()
+        if self.clipnorm is not None:
+            clip_by_norm_(gradients, self.clipnorm)
+        elif self.global_clipnorm is not None:
+            clip_by_global_norm_(gradients, self.global_clipnorm)
+        elif self.clipvalue is not None:
+            clip_by_value_(gradients, self.clipvalue)
+        for decay, parameters in self._decayed.items():
+            with_gradient = [p for p in parameters if p.grad is not None]
+            if with_gradient:
+                torch._foreach_mul_(with_gradient, self._numbers[_decay_name(decay)])
+        for rule in self._rules:
+            rule.step()
+        if self._averages is not None:
+            self._averages.update(list(self._parameters.values()), self._numbers["keep"], self._numbers["add"])
+
+    def _gradients(self) -> list[Tensor]:
+        """Returns the gradients, each in the memory order of its parameter: fused CPU kernels go by address alone."""
+        found = []
+        for p in self._parameters.values():
+            if p.grad is None:
+                continue
+            if p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
+            found.append(p.grad)
+        if not found:
+            raise StateError(explain(f"{self.name}.step", "no gradients", "a gradient for at least one parameter",
+                                     "Call loss.backward() first, on a loss that depends on the parameters."))
+        return found
+
+    def finish_step(self) -> None:
+        """Part 3 of a step, on the host: counts it, and overwrites the weights by their averages when that is due."""
+        self.iterations += 1
+        if self.ema_overwrite_frequency and self.iterations % self.ema_overwrite_frequency == 0:
+            self.finalize_variable_values()
+
+    def apply(self, gradients: Sequence[Tensor], trainable_variables: Sequence[nn.Parameter] | None = None) -> None:
+        """Steps with these gradients, for training loops as Keras writes them.
+
+        Args:
+            gradients: one for each parameter.
+            trainable_variables: the parameters; the first call binds the optimizer to them. None: those it is bound to.
+        """
+        if trainable_variables is not None and not self._parameters:
+            self.bind([(str(i), p) for i, p in enumerate(trainable_variables)])
+        targets = list(self._parameters.values()) if trainable_variables is None else list(trainable_variables)
+        if len(targets) != len(gradients):
+            raise ArgumentError(explain(f"{self.name}.apply", f"{len(gradients)} gradients",
+                                        f"{len(targets)}, one for each parameter"))
+        if not {id(p) for p in targets} <= {id(p) for p in self._parameters.values()}:
+            raise ArgumentError(explain(f"{self.name}.apply", "an unknown parameter", "parameters that it is bound to"))
+        self.zero_grad()
+        for p, gradient in zip(targets, gradients, strict=True):
+            p.grad = gradient.detach().to(p.dtype).clone()  # clipping must not change the caller's tensor
+        self.step()
+        self.zero_grad()
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor, nn.Parameter]]) -> None:
+        """Steps with (gradient, parameter) pairs, as in Keras."""
+        gradients, parameters = zip(*grads_and_vars, strict=True)
+        self.apply(gradients, parameters)
+
+    # -- averages ----------------------------------------------------------------------------------------------------
+
+    def apply_ema(self) -> None:
+        """Puts the averages in the weights' place, until `restore`; without `use_ema` nothing happens."""
+        if self._averages is not None:
+            self._require_own_weights("apply_ema")
+            self._averages.swap_in(list(self._parameters.values()))
+
+    def restore(self) -> None:
+        """Puts the weights back that `apply_ema` set aside."""
+        if self._averages is not None:
+            self._averages.swap_out(list(self._parameters.values()))
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The weights are their averages inside this `with`, as for an evaluation."""
+        self.apply_ema()
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def finalize_variable_values(self, var_list: object = None) -> None:
+        """Overwrites the weights by their averages, for good; Keras does so at the end of `fit`.
+
+        Args:
+            var_list: Keras's argument; the optimizer knows its parameters without.
+        """
+        if self._averages is not None:
+            self._averages.overwrite(list(self._parameters.values()))
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def slots(self) -> dict[str, Tensor]:
+        """Returns the live state tensors by `slot/parameter`."""
+        names = {id(p): name for name, p in self._parameters.items()}
+        found = {f"{slot}/{names[id(p)]}": value for rule in self._rules for p, state in rule.state.items()
+                 for slot, value in state.items() if isinstance(value, Tensor) and slot not in self.hidden_slots}
+        averages = [] if self._averages is None else self._averages.tensors
+        return found | {f"average/{name}": a for name, a in zip(self._parameters, averages, strict=False)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a bit-equal continuation needs, flat: names to tensors or JSON numbers.
+
+        Tensors (`"slot/parameter"`) are the live ones, not copies, as in PyTorch: write or clone them before the next
+        step. Numbers: `iterations`, and `learning_rate` (a constant one) or `total_steps` (a schedule's).
+
+        Raises:
+            StateError: the averages are in the weights' place, so that a checkpoint would lose the weights.
+        """
+        self._require_own_weights("state_dict")
+        state: dict[str, Any] = {"iterations": self.iterations}
+        if self._schedule is None:
+            state["learning_rate"] = self._rate
+        elif self._schedule.resolved_steps is not None:
+            state["total_steps"] = self._schedule.resolved_steps
+        return {**state, **self.slots()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets the state from what `state_dict` returned; tensors are copied in place. A state that does not fit changes nothing.
+
+        Raises:
+            StateError: the optimizer is not bound.
+            ModelFileError: a name is missing or too many, or a shape, dtype or number does not fit.
+        """
+        self._require_bound("load_state_dict")
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        numbers = {key: value for key, value in state.items() if key not in tensors}
+        check_tensors(self.name, tensors, self.slots())
+        rate = "learning_rate" if self._schedule is None else "total_steps"
+        check_numbers(self.name, numbers, rate, optional=self._schedule is not None)
+        copy_tensors(tensors, self.slots())
+        if rate in numbers and self._schedule is None:
+            self._rate = float(numbers[rate])
+        elif rate in numbers:
+            self.resolve(numbers[rate])
+        self.iterations = numbers["iterations"]
+
+    def _require_bound(self, call: str) -> None:
+        if not self._parameters:
+            raise StateError(explain(f"{self.name}.{call}", "an optimizer without parameters", "a bound one",
+                                     "Call optimizer.bind(model.named_parameters())."))
+
+    def _require_own_weights(self, call: str) -> None:
+        if self._averages is not None and self._averages.set_aside:
+            raise StateError(explain(f"{self.name}.{call}", "averages in the weights' place", "the weights",
+                                     "Call restore() first."))
+
+
+def _decay_name(decay: float) -> str:
+    return f"decay {decay!r}"
