@@ -131,7 +131,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
     The result remembers `x` in its attribute `logits`, so that crossentropy can be computed on it with full precision.
     """
-    return remember_logits(torch.sigmoid(x), x)
+    return remember_logits(torch.sigmoid(x), x, "sigmoid")
 
 
 @registry.register()
@@ -214,7 +214,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """
     dim = inside_axis(axis, x.ndim)
     probabilities = torch.softmax(x, dim)
-    return remember_logits(probabilities, x) if dim == channel_axis(x.ndim) else probabilities
+    return remember_logits(probabilities, x, "softmax") if dim == channel_axis(x.ndim) else probabilities
 
 
 @registry.register()
@@ -248,9 +248,10 @@ def glu(x: Tensor, axis: int = -1) -> Tensor:
     return F.glu(x, dim)
 
 
-def remember_logits(probabilities: Tensor, logits: Tensor) -> Tensor:
-    """Keeps `logits` as an attribute of the tensor that was computed from them."""
+def remember_logits(probabilities: Tensor, logits: Tensor, activation: str) -> Tensor:
+    """Keeps `logits`, and the name of the activation, as attributes of the tensor that was computed from them."""
     probabilities.logits = logits  # type: ignore[attr-defined]
+    probabilities.logits_of = activation  # type: ignore[attr-defined]
     return probabilities
 
 

@@ -51,6 +51,10 @@ class MissingPackageError(ConvoltError, ImportError):
     """An optional package is not installed."""
 
 
+class ConvoltWarning(UserWarning):
+    """Something works but is probably not what the user means."""
+
+
 def explain(thing: str, got: object, expected: str, fix: str = "") -> str:
     """Returns "`thing`: got …; expected …. `fix`", the one form of all messages.
 
