@@ -1,3 +1,81 @@
-"""Convolt: deep learning for computer vision, with Keras's ease and PyTorch's ecosystem."""
+"""Convolt: deep learning for computer vision, with Keras's ease and PyTorch's ecosystem.
+
+>>> import convolt
+>>> from convolt import layers
+>>> model = convolt.Sequential([layers.Input((28, 28, 1)), layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(),
+...                             layers.Flatten(), layers.Dense(10, activation="softmax")])
+>>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+
+Each name is imported when it is first used, so that the command line can answer without waiting for PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convolt import (
+        activations,
+        applications,
+        callbacks,
+        datasets,
+        errors,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        regularizers,
+        schedules,
+        utils,
+    )
+    from convolt.layers import Input, Layer
+    from convolt.models import Functional, Model, Sequential, load_model
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Functional",
+    "Input",
+    "Layer",
+    "Model",
+    "Sequential",
+    "activations",
+    "applications",
+    "callbacks",
+    "datasets",
+    "errors",
+    "initializers",
+    "layers",
+    "load_model",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    "schedules",
+    "utils",
+]
+
+_HOMES = {"Functional": "models", "Input": "layers", "Layer": "layers", "Model": "models", "Sequential": "models", "load_model": "models"}
+"""Where the names live that are no modules."""
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use (PEP 562)."""
+    import importlib
+
+    if name not in __all__:
+        from convolt.errors import MissingFeatureError, did_you_mean, explain
+
+        raise MissingFeatureError(explain(f"convolt.{name}", "a name that Convolt does not have", "a public name",
+                                          did_you_mean(name, __all__)))
+    home = importlib.import_module(f"convolt.{_HOMES.get(name, name)}")
+    value = getattr(home, name) if name in _HOMES else home
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
