@@ -39,7 +39,11 @@ class Configurable:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
-        return {name: to_json(getattr(self, name)) for name in self._argument_names() if hasattr(self, name)}
+        return {name: to_json(value) for name, value in self._arguments().items()}
+
+    def _arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as they were kept."""
+        return {name: getattr(self, name) for name in self._argument_names() if hasattr(self, name)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -80,8 +84,7 @@ def changed_arguments(thing: Configurable) -> dict[str, str]:
     for owner in reversed(type(thing).__mro__):
         if "__init__" in owner.__dict__:
             defaults |= {name: p.default for name, p in inspect.signature(owner.__dict__["__init__"]).parameters.items()}
-    values = {name: getattr(thing, name) for name in thing._argument_names() if hasattr(thing, name)}
-    return {name: _short(value) for name, value in values.items() if not _is_default(value, defaults.get(name))}
+    return {name: _short(value) for name, value in thing._arguments().items() if not _is_default(value, defaults.get(name))}
 
 
 def _short(value: Any) -> str:

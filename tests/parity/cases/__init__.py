@@ -28,6 +28,7 @@ class LayerCase:
         integers: inputs are whole numbers below this; None for floats.
         kinks: values that float inputs keep away from (their distance is at least 0.05).
         keras_kwargs: arguments for Keras, where they differ from `kwargs`.
+        keras_layer: class name in `keras.layers`, where it differs from `layer`.
         reference: function of the inputs and the weights (arrays in Keras's order, channels last) that replaces
             Keras; `reference_reason` says why Keras cannot be the reference.
         random: why outputs cannot be compared (random in training); shapes and configurations still are.
@@ -42,6 +43,7 @@ class LayerCase:
     integers: int | None = None
     kinks: tuple[float, ...] = (0.0,)
     keras_kwargs: dict[str, Any] | None = None
+    keras_layer: str = ""
     reference: Callable[..., Tensor] | None = None
     reference_reason: str = ""
     random: str = ""
