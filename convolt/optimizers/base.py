@@ -355,7 +355,7 @@ class Optimizer(HasLearningRate, Configurable):
         """Returns all that a bit-equal continuation needs, flat: names to tensors or JSON numbers.
 
         Tensors (`"slot/parameter"`) are the live ones, not copies, as in PyTorch: write or clone them before the next
-        step. Numbers: `iterations`, and `learning_rate` (a constant one) or `total_steps` (a schedule's).
+        step. They lie in the parameters' memory order, so safetensors wants `.contiguous()`. Numbers: `iterations`, and `learning_rate` (a constant one) or `total_steps` (a schedule's).
 
         Raises:
             StateError: the averages are in the weights' place, so that a checkpoint would lose the weights.
