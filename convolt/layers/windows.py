@@ -61,9 +61,10 @@ def window_sizes(layer: Layer, input_shape: Shape, window: Sequence[int], stride
         if size is None or padding != "valid":
             sizes.append(None if size is None else -(-size // stride))
         elif reach > size:
+            axes = {1: "a length", 2: "height and width", 3: "depth, height and width"}[len(window)]
             raise ShapeError(explain(
                 label(layer), f"input of shape {tuple(input_shape)}",
-                f"at least {tuple(window)} along {tuple(range(1, len(window) + 1))}, the window's extent, under padding='valid'",
+                f"{axes} of at least {tuple(window)}, the window's extent, under padding='valid'",
                 "Use padding='same', a smaller window, or less pooling and striding before this layer."))
         else:
             sizes.append((size - reach) // stride + 1)

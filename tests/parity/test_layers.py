@@ -17,7 +17,7 @@ from tests.parity.cases import LayerCase, all_cases
 
 CASES = list(all_cases())
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=str)
-ONE_CASE_PER_LAYER = pytest.mark.parametrize("case", {c.layer: c for c in reversed(CASES) if not c.random}.values(), ids=str)
+
 LAYERS = {name: cls for name, cls in registry.items() if cls.__module__.startswith("convolt.layers.")}
 
 MISSING_ARGUMENTS = {"dtype", "lora_rank", "lora_alpha", "quantization_config", "renorm", "renorm_clipping", "renorm_momentum"}
@@ -25,6 +25,15 @@ MISSING_ARGUMENTS = {"dtype", "lora_rank", "lora_alpha", "quantization_config", 
 
 COMMON_ARGUMENTS = {"name", "trainable", "activity_regularizer", "input_shape"}
 """Arguments that every layer of Convolt takes by keyword, whether Keras's signature names them or not."""
+
+
+def some_cases(per_layer: int):
+    """Parametrizes a test with at most so many cases of each layer, evenly spread over its list."""
+    by_layer: dict[str, list[LayerCase]] = {}
+    for case in CASES:
+        by_layer.setdefault(case.layer, []).append(case)
+    chosen = [{round(i): cases[round(i)] for i in np.linspace(0, len(cases) - 1, per_layer)} for cases in by_layer.values()]
+    return pytest.mark.parametrize("case", [case for by_index in chosen for case in by_index.values()], ids=str)
 
 
 # -- both layers with the same weights -----------------------------------------------------------------------------
@@ -149,7 +158,7 @@ def gradients(layer: Layer) -> list[np.ndarray]:
     return layer.get_weights()
 
 
-@EVERY_CASE
+@some_cases(per_layer=6)
 def test_weights_travel_both_ways(keras, case):
     layer = make(case)
     theirs = make_keras(keras, case, layer)
@@ -184,7 +193,7 @@ def test_output_shape(keras, case):
     assert tuple(theirs.compute_output_shape(case.packed(list(case.shapes)))) == real
 
 
-@EVERY_CASE
+@some_cases(per_layer=10)
 def test_configuration_round_trip(case):
     layer = make(case)
     config = json.loads(json.dumps(layer.get_config()))
@@ -200,7 +209,7 @@ def test_configuration_round_trip(case):
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
-@EVERY_CASE
+@some_cases(per_layer=20)
 def test_gradcheck(case):
     if case.no_gradcheck or case.integers is not None or case.random:
         pytest.skip(case.no_gradcheck or case.random or "whole numbers have no gradient")
@@ -228,7 +237,7 @@ def strided(x: torch.Tensor) -> torch.Tensor:
     return view
 
 
-@EVERY_CASE
+@some_cases(per_layer=10)
 def test_memory_layout_does_not_matter(case):
     results = []
     for arrange in (lambda x: x, strided, lambda x: to_outside(to_inside(x).contiguous())):
@@ -241,7 +250,7 @@ def test_memory_layout_does_not_matter(case):
             assert_close(other, results[0], case.tolerance, "output for another order of memory")
 
 
-@ONE_CASE_PER_LAYER
+@some_cases(per_layer=3)
 def test_arrays_of_any_kind_give_the_same_result(case):
     def read_only(x: np.ndarray) -> np.ndarray:
         x = x.copy()
@@ -250,15 +259,16 @@ def test_arrays_of_any_kind_give_the_same_result(case):
 
     def call_on_arrays(arrange) -> np.ndarray:
         layer = make(case)
-        torch.manual_seed(17)
         return layer(case.packed([arrange(x.numpy()) for x in float_inputs(case)]))
 
-    torch.manual_seed(17)
     expected = call(case, make(case), float_inputs(case))
     kinds = (np.ascontiguousarray, np.asfortranarray, read_only, lambda x: x.astype(x.dtype.newbyteorder(">")),
              lambda x: x[::-1].copy()[::-1])
     for arrange in kinds:
-        assert_close(call_on_arrays(arrange), expected.detach(), 1e-5, "output for an array")
+        got = call_on_arrays(arrange)
+        assert got.shape == tuple(expected.shape)
+        if not case.random:  # random values are drawn in the order of memory
+            assert_close(got, expected.detach(), 1e-5, "output for an array")
 
 
 # -- signatures ----------------------------------------------------------------------------------------------------
