@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convolt.errors import ArgumentError, did_you_mean, explain
+from convolt.configurable import snake_case
+from convolt.errors import ArgumentError, ConvoltWarning, did_you_mean, explain
 from convolt.training.hooks import Callback, Logs
 
-_UP = ("accuracy", "acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "r2", "map", "similarity", "correlation",
-       "sensitivity", "specificity", "positives", "negatives")  # fmt: skip
-_DOWN = ("loss", "error", "crossentropy", "divergence", "mse", "mae", "rmse", "mape", "msle", "hinge", "huber", "perplexity",
-         "poisson", "logcosh", "false_positives", "false_negatives")  # fmt: skip
+_UP = frozenset({"acc", "accuracy", "auc", "correlation", "dice", "f1", "fbeta", "iou", "map", "negatives", "positives",
+                 "precision", "r2", "recall", "sensitivity", "similarity", "specificity"})
+_DOWN = frozenset({"crossentropy", "divergence", "error", "false", "hinge", "huber", "logcosh", "loss", "mae", "mape", "mse",
+                   "msle", "perplexity", "poisson", "rmse"})
+"""Words in the names of metrics that are better when higher, and when lower; the second win (`false_positives`)."""
 
 
 class Monitor(Callback):
@@ -64,8 +66,9 @@ class Monitor(Callback):
                 fix = did_you_mean(self.monitor, names) if names else "This epoch had no logs."
                 if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in names):
                     fix = "Give fit validation_data or validation_split, or watch a training value."
-                warnings.warn(explain(f"{type(self).__name__}(monitor)", repr(self.monitor),
-                                      f"one of the values of this epoch: {', '.join(names)}", f"{fix} {otherwise}"), stacklevel=4)
+                expected = f"one of the values of this epoch: {', '.join(names)}"
+                warnings.warn(explain(f"{type(self).__name__}(monitor)", repr(self.monitor), expected, f"{fix} {otherwise}"),
+                              ConvoltWarning, stacklevel=4)
             return None
         return float(value)
 
@@ -97,10 +100,10 @@ def higher_is_better(callback: Monitor) -> bool:
     for metric in getattr(callback.model, "metrics", None) or []:
         if getattr(metric, "name", None) == name and getattr(metric, "higher_is_better", None) is not None:
             return bool(metric.higher_is_better)
-    lower = name.lower()
-    if any(lower == word or lower.endswith("_" + word) or (len(word) > 4 and word in lower) for word in _DOWN):
+    words = set(snake_case(name).split("_"))
+    if words & _DOWN:
         return False
-    if any(lower == word or lower.endswith("_" + word) or (len(word) > 3 and word in lower) for word in _UP):
+    if words & _UP:
         return True
     raise ArgumentError(explain(f"{type(callback).__name__}(mode)", f"'auto' for monitor={callback.monitor!r}",
                                 "a value whose direction is known", "Pass mode='max' if higher is better, else mode='min'."))
