@@ -140,6 +140,5 @@ def _read_array(thing: str, stream: IO[bytes], size: int) -> np.ndarray:
             raise DataError(explain(thing, f"{filled:,} of {data_bytes:,} bytes", "all of them", "Make or fetch it again."))
         bytes_of_array[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
         filled += len(chunk)
-    stream.read(1)  # zipfile compares the checksum when it meets the end
     array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
     return np.ascontiguousarray(array, dtype.newbyteorder("="))
