@@ -97,8 +97,8 @@ class Streamed:
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """Yields the batches of one epoch."""
         for x, y, weights in self._source(epoch):
-            moved = (tuple(self._send(t) for t in part) for part in (x, y, weights))
-            yield Batch(*moved, size=len(x[0]))
+            sent_x, sent_y, sent_weights = (tuple(self._send(t) for t in part) for part in (x, y, weights))
+            yield Batch(sent_x, sent_y, sent_weights, len(x[0]))
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda" and tensor.device.type == "cpu":

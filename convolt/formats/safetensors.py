@@ -194,10 +194,10 @@ def _make(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any])
     from convolt.layers import registry
     from convolt.models import Model
 
-    name = description.get("class_name")
+    name = str(description.get("class_name"))
     try:
         with registry.extended(custom):
-            cls = custom[name] if name in custom else registry.find(str(name))
+            cls = custom[name] if name in custom else registry.find(name)
             model = cls.from_config(description["config"])
             if not isinstance(model, Model):
                 raise ModelFileError(explain(str(path), f"a {name}", "a model"))

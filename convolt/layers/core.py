@@ -42,7 +42,7 @@ class Dense(Layer):
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
 
-    def build(self, input_shape: Shape) -> None:  # type: ignore[override]
+    def build(self, input_shape: Shape) -> None:
         features = input_shape[-1]
         if len(input_shape) < 2 or features is None:
             raise ShapeError(explain(f"Dense {self.name!r}", f"input of shape {input_shape}", "(batch, …, features) with known features"))

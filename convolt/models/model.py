@@ -41,6 +41,7 @@ class Model(Layer):
 
     stop_training: bool = False
     class_names: list[str] | None = None
+    data_format: str = "channels_last"  # of what fit, evaluate and predict are given
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """`Model(inputs, outputs)` makes a `Functional` model."""
@@ -58,16 +59,17 @@ class Model(Layer):
         self._trainer: Trainer | None = None
 
     @staticmethod
-    def wrap(module: nn.Module, input_shape: Sequence[int] | None = None) -> Wrapped:
+    def wrap(module: nn.Module, input_shape: Sequence[int] | None = None, data_format: str = "channels_last") -> Wrapped:
         """Returns a model that gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module, which is not copied.
 
         Args:
             module: takes and returns tensors with the channel axis at index 1, as PyTorch's modules do.
             input_shape: of one sample, channels last; lets `summary()` work before the first data.
+            data_format: of the arrays given to `fit`, `evaluate` and `predict`; "channels_first" for data made for PyTorch.
         """
         from convolt.models.wrapped import Wrapped
 
-        return Wrapped(module, None if input_shape is None else tuple(input_shape))
+        return Wrapped(module, None if input_shape is None else tuple(input_shape), data_format)
 
     # -- structure -------------------------------------------------------------------------------------------------
 
@@ -156,9 +158,10 @@ class Model(Layer):
 
     def build_for(self, inputs: Sequence[Tensor]) -> None:
         """Makes all parameters, by a run on the first sample, unless they exist; nothing is trained."""
+        shapes = tuple((None, *outside_shape(x)[1:]) for x in inputs) if self.data_format == "channels_last" else ()
         if self.built and all(m.built for m in self.modules() if isinstance(m, Layer)):
+            self.build_shapes = self.build_shapes or shapes
             return
-        shapes = tuple((None, *outside_shape(x)[1:]) for x in inputs)
         with torch.device(inputs[0].device):
             if type(self).build is not Model.build and not self.built:
                 self.ensure_built(*shapes)

@@ -58,6 +58,11 @@ class Sequential(Model):
             return [self._input.dtype]
         return [getattr(self.layers[0], "input_dtype", "float32")] if self._stack else []
 
+    @property
+    def output_names(self) -> list[str]:
+        """Name of the output: that of the last layer."""
+        return self._stack[-1:]
+
     def add(self, layer: Any) -> None:
         """Adds a layer at the end.
 
@@ -103,7 +108,7 @@ class Sequential(Model):
         layer.ensure_built(self.output_shape)
         self.output_shape = layer.compute_output_shape(self.output_shape)
 
-    def build(self, input_shape: Shape | None = None) -> None:  # type: ignore[override]
+    def build(self, input_shape: Shape | None = None) -> None:
         """Makes the parameters for inputs of this shape (batch first, channels last)."""
         if not self._stack:
             raise ArgumentError(explain(f"Sequential {self.name!r}", "no layers", "at least one"))

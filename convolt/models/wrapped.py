@@ -8,7 +8,7 @@ from torch import nn
 
 from convolt.configurable import snake_case
 from convolt.errors import ModelFileError, explain
-from convolt.layers.base import Layer, unique_name
+from convolt.layers.base import Layer, one_of, unique_name
 from convolt.layout import Shape
 from convolt.models.model import Model
 
@@ -41,13 +41,15 @@ class Wrapped(Model):
     Args:
         module: takes and returns tensors with the channel axis at index 1, as PyTorch's modules do.
         input_shape: of one sample, channels last, for `summary()` before the first data.
+        data_format: of the arrays given to `fit`, `evaluate` and `predict`.
     """
 
-    def __init__(self, module: nn.Module, input_shape: Shape | None = None, **kwargs: Any) -> None:
+    def __init__(self, module: nn.Module, input_shape: Shape | None = None, data_format: str = "channels_last", **kwargs: Any) -> None:
         kwargs.setdefault("name", snake_case(type(module).__name__))
         super().__init__(input_shape=input_shape, **kwargs)
         self.module = module
-        if input_shape is not None:
+        self.data_format = one_of("Model.wrap", "data_format", data_format, ("channels_last", "channels_first"))
+        if input_shape is not None and data_format == "channels_last":
             self.build_shapes = ((None, *input_shape),)
         self.built = True
 

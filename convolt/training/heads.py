@@ -8,6 +8,7 @@ from typing import Any
 
 from convolt import losses, metrics
 from convolt.errors import ArgumentError, did_you_mean, explain
+from convolt.metrics import Metric
 
 
 @dataclass
@@ -17,10 +18,10 @@ class Head:
     name: str
     loss: losses.Loss | None
     weight: float = 1.0
-    metrics: list[metrics.Metric] = field(default_factory=list)
-    weighted_metrics: list[metrics.Metric] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+    weighted_metrics: list[Metric] = field(default_factory=list)
 
-    def all_metrics(self) -> list[metrics.Metric]:
+    def all_metrics(self) -> list[Metric]:
         """Returns the metrics in the order in which results are named."""
         return [*self.metrics, *self.weighted_metrics]
 
@@ -41,7 +42,7 @@ def make_heads(output_names: Sequence[str], loss: Any, loss_weights: Any, metric
             for i, name in enumerate(output_names)]
 
 
-def _unique(found: list[metrics.Metric], taken: dict[str, int]) -> list[metrics.Metric]:
+def _unique(found: list[Metric], taken: dict[str, int]) -> list[Metric]:
     """Numbers metrics of the same name, so that no result hides another."""
     for metric in found:
         stem = metric.name

@@ -46,9 +46,9 @@ def is_stream(x: Any) -> bool:
         hasattr(x, "__iter__") or hasattr(x, "__next__") or (hasattr(x, "__getitem__") and hasattr(x, "__len__")))
 
 
-def from_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Tensor], batch_size: int, device: torch.device,
-                seed: int | None) -> Batches:
-    """Returns batches of arrays: resident where they fit on the device, streamed otherwise."""
+def from_arrays(arrays: Sequence[Sequence[Tensor]], batch_size: int, device: torch.device, seed: int | None) -> Batches:
+    """Returns batches of arrays (inputs, labels, weights): resident where they fit on the device, streamed otherwise."""
+    x, y, weights = arrays
     make = Resident if fits_on(device, [*x, *y, *weights]) else stream_arrays
     return make(x, y, weights, batch_size, device, seed)
 
@@ -139,5 +139,5 @@ def unpack_validation(data: Any) -> tuple[Any, Any, Any]:
     if isinstance(data, (tuple, list)):
         if not 2 <= len(data) <= 3:
             raise ArgumentTypeError(explain("validation_data", f"{len(data)} parts", "(x, y) or (x, y, sample_weight)"))
-        return (*data, None)[:3]  # type: ignore[return-value]
+        return (*data, None)[:3]
     return data, None, None

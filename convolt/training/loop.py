@@ -55,10 +55,11 @@ def train(model: Any, step: Step, data: Resident | Streamed, validation: Residen
                                         "A generator that has ended cannot be used again; give fit a re-iterable or steps_per_epoch."))
             logs = step.train_totals.read()  # SYNC: the end of an epoch
             if validation is not None and (epoch + 1) % schedule.validate_every == 0:
-                logs |= {f"val_{name}": value for name, value in evaluate(model, step, validation, callbacks).items()}
+                progress.validation_begin(validation.steps, seen)
+                logs |= {f"val_{name}": value for name, value in evaluate(model, step, validation, callbacks, progress).items()}
             logs |= extra_logs()
             callbacks.on_epoch_end(epoch, logs)
-            progress.epoch_end(logs)
+            progress.epoch_end(scalars(logs), seen)
             if model.stop_training:
                 break
     except KeyboardInterrupt:
@@ -85,7 +86,7 @@ def train_epoch(model: Any, step: Step, data: Resident | Streamed, epoch: int, c
             if model.stop_training:
                 break
         if progress.wants_update():
-            progress.update(index + 1, seen, step.train_totals.read())  # SYNC: about four times a second
+            progress.update(index + 1, seen, scalars(step.train_totals.read()))  # SYNC: about four times a second
     return seen
 
 
@@ -105,7 +106,7 @@ def evaluate(model: Any, step: Step, data: Resident | Streamed, callbacks: Callb
         if hooks:
             callbacks.on_test_batch_end(index, LazyLogs(step.test_totals.read))  # SYNC only if a callback looks
         if progress is not None and progress.wants_update():
-            progress.update(index + 1, seen, step.test_totals.read())  # SYNC: about four times a second
+            progress.update(index + 1, seen, scalars(step.test_totals.read()))  # SYNC: about four times a second
     if not seen:
         raise DataError(explain("evaluation data", "no batches", "at least one"))
     logs = step.test_totals.read()  # SYNC: the end
@@ -114,3 +115,8 @@ def evaluate(model: Any, step: Step, data: Resident | Streamed, callbacks: Callb
     return logs
 
 
+
+
+def scalars(logs: dict[str, Any]) -> dict[str, float]:
+    """Returns the logs that are single numbers: what a progress line can show."""
+    return {name: value for name, value in logs.items() if isinstance(value, float)}

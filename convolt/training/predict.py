@@ -40,7 +40,7 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     try:
         with torch.no_grad():
             structure, collected = _run(model, data, steps, hooks, progress)
-        progress.epoch_end({})
+        progress.epoch_end({}, sum(len(part) for part in collected[0]))
     finally:
         progress.close()
         model.train(was_training)
@@ -56,7 +56,7 @@ def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: tor
         return inputs.from_stream(x, device, batch_size, steps, model.input_names, model.output_names, None)
     xs = [checks.as_tensor(a) for a in inputs.arrays_of(x, model.input_names, "x")]
     checks.check_inputs(xs, model.input_shapes, what="predict")
-    return inputs.from_arrays(xs, [], [], batch_size, device, None)
+    return inputs.from_arrays((xs, [], []), batch_size, device, None)
 
 
 def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackList, progress: Progress) -> tuple[Any, list[list[np.ndarray]]]:
@@ -70,7 +70,7 @@ def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackLis
         if batch_hooks:
             hooks.on_predict_batch_begin(index)
         dtypes = model.input_dtypes or [None] * len(batch.x)
-        structure = model(*(enter(x, dtype) for x, dtype in zip(batch.x, dtypes, strict=True)))
+        structure = model(*(enter(x, dtype, model.data_format) for x, dtype in zip(batch.x, dtypes, strict=True)))
         outputs = [leave(output) for output in flat_outputs(structure)]
         waiting.append(outputs)
         done = done or [[] for _ in outputs]
@@ -96,13 +96,20 @@ def _flush(waiting: list[list[Tensor]], done: list[list[np.ndarray]]) -> None:
 
 def read_pictures(path: str | Path, model: Any) -> np.ndarray:
     """Returns the picture at `path`, or all pictures in that folder by name, resized to the model's input: uint8 NHWC."""
-    from convolt.data.decode import read_image
-
     path = Path(path)
-    shape = model.input_shapes[0] if model.input_shapes else (None, None, None, 3)
+    shape: Any = model.input_shapes[0] if model.input_shapes else (None, None, None, 3)
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     if not files:
         raise DataError(explain(f"predict({str(path)!r})", "an empty folder", "a folder with pictures"))
     size = None if shape[1] is None else (shape[1], shape[2])
     color = "grayscale" if shape[-1] == 1 else "rgb"
-    return np.stack([read_image(file, image_size=size, color_mode=color) for file in files])
+    return np.stack([_read_picture(file, color, size) for file in files])
+
+
+def _read_picture(file: Path, color: str, size: tuple[int, int] | None) -> np.ndarray:
+    from convolt.data.decode import decode_image
+
+    try:
+        return decode_image(file.read_bytes(), color, size)
+    except (OSError, DataError) as error:
+        raise DataError(explain(str(file), str(error), "a picture")) from error

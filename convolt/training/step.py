@@ -18,12 +18,12 @@ from convolt.layout import to_inside, to_outside
 from convolt.training.heads import Head
 
 
-def enter(x: Tensor, dtype: str | None) -> Tensor:
+def enter(x: Tensor, dtype: str | None, data_format: str = "channels_last") -> Tensor:
     """Returns an input as the model takes it: channel axis at index 1, cast to `dtype`.
 
     Without a `dtype`, pictures (uint8, or three axes and more) and all floats become float32; other integers stay.
     """
-    x = to_inside(x)
+    x = to_inside(x) if data_format == "channels_last" else x
     if dtype is not None:
         return x.to(getattr(torch, dtype))
     if x.is_floating_point() or x.dtype in (torch.uint8, torch.bool) or x.ndim > 2:
@@ -80,7 +80,7 @@ class Totals:
         """Returns the results as floats (matrices as arrays). SYNC: waits for the device, once for all of them."""
         values = [*(self._sums / self._count.clamp(min=1)), *(m.result() for h in self.heads for m in h.all_metrics())]
         sizes = [value.numel() for value in values]
-        flat = torch.cat([value.detach().reshape(-1).to(self._device, torch.float32) for value in values]).cpu().split(sizes)
+        flat = torch.cat([value.detach().reshape(-1).to(self._device, torch.float32) for value in values]).cpu().split(sizes)  # type: ignore[no-untyped-call]
         return {name: part.item() if value.ndim == 0 else part.reshape(value.shape).numpy()
                 for name, value, part in zip(self.result_names(), values, flat, strict=True)}
 
@@ -111,7 +111,7 @@ class Step:
             outputs = self.forward(batch)
             labels = self._labels(batch, outputs)
             losses = self._losses(batch, labels, outputs, penalties=True)
-        losses[0].backward()
+        losses[0].backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.train_totals.add(losses, batch, labels, outputs)
@@ -128,7 +128,7 @@ class Step:
     def forward(self, batch: Batch) -> list[Tensor]:
         """Returns the outputs for a batch, as inside tensors."""
         dtypes = self._model.input_dtypes or [None] * len(batch.x)
-        return flat_outputs(self._model(*(enter(x, dtype) for x, dtype in zip(batch.x, dtypes, strict=True))))
+        return flat_outputs(self._model(*(enter(x, d, self._model.data_format) for x, d in zip(batch.x, dtypes, strict=True))))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context in which the model computes: bf16 where asked for, with weights in float32."""

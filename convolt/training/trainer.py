@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convolt import devices, losses, optimizers
+from convolt import metrics as metric_classes
 from convolt.data import checks
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
@@ -50,8 +51,8 @@ class Trainer:
         if model.output_names:  # misspelt names are told now, not when fit starts
             self._heads = self._make_heads(model.output_names)
         else:
-            for entry in (loss, metrics):
-                _check_names(entry, losses.get if entry is loss else None)
+            _check_names(loss, losses.get)
+            _check_names([metrics, weighted_metrics], metric_classes.get)
 
     # -- the doors -------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,8 @@ class Trainer:
         self.history = History()
         callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
         loop.train(self.model, step, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
-                   Progress(epochs, data.steps, verbose), self._extra_logs)
+                   Progress(epochs, data.steps, verbose, device=self.device), self._extra_logs)
+        self.optimizer.finalize_variable_values()
         return self.history
 
     def evaluate(self, x: Any, y: Any, *, batch_size: int | None, verbose: int | str, sample_weight: Any, steps: int | None,
@@ -81,12 +83,12 @@ class Trainer:
         """Returns losses and metrics by name; see `Model.evaluate`."""
         _check_count("evaluate(batch_size)", batch_size)
         data, _ = self._data("evaluate", x, y, sample_weight, batch_size, steps)
-        progress = Progress(1, data.steps, verbose, label="evaluate")
+        progress = Progress(1, data.steps, verbose, label="evaluate", device=self.device)
         callback_list = CallbackList(callbacks, self.model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
         progress.epoch_begin(0)
         try:
             results = loop.evaluate(self.model, self._ready_step(), data, callback_list, progress)
-            progress.epoch_end(results)
+            progress.epoch_end(loop.scalars(results), data.samples)
         finally:
             progress.close()
         return results
@@ -96,7 +98,8 @@ class Trainer:
         """Trains on, or evaluates, one batch and returns its results."""
         what = "train_on_batch" if train else "test_on_batch"
         arrays = self._arrays(what, x, y, sample_weight, class_weight)
-        batch = Batch(*(tuple(t.to(self.device) for t in part) for part in arrays), size=len(arrays[0][0]))
+        xs, ys, weights = (tuple(t.to(self.device) for t in part) for part in arrays)
+        batch = Batch(xs, ys, weights, len(xs[0]))
         step = self._ready_step(bind=train)
         self.model.train(train)
         totals = step.train_totals if train else step.test_totals
@@ -123,8 +126,8 @@ class Trainer:
         size = batch_size or 32
         if split:
             arrays, later = inputs.split_validation(arrays, split)
-            held_out = inputs.from_arrays(*later, size, self.device, None)
-        data = inputs.from_arrays(*arrays, size, self.device, seed)
+            held_out = inputs.from_arrays(later, size, self.device, None)
+        data = inputs.from_arrays(arrays, size, self.device, seed)
         return (data if steps is None else _limited(data, steps, self.device)), held_out
 
     def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any,
@@ -132,6 +135,8 @@ class Trainer:
         """Returns checked tensors of inputs, labels and weights; builds the model on the way."""
         xs = checks.check_inputs([checks.as_tensor(a) for a in inputs.arrays_of(x, self.model.input_names, "x")],
                                  self.model.input_shapes, what=what)
+        if what == "fit" and not _rescales(self.model):
+            checks.check_pixels(xs, what=what)
         self._prepare_model(xs)
         names = [head.name for head in self._heads]
         ys = [checks.as_tensor(a) for a in inputs.arrays_of(y, names, "y")]
@@ -172,7 +177,7 @@ class Trainer:
         dtypes = self.model.input_dtypes or [None] * len(xs)
         if len(dtypes) != len(xs):
             raise DataError(explain("x", f"{len(xs)} array(s)", f"{len(dtypes)}: {list(self.model.input_names)}"))
-        sample = [enter(x[:1].to(self.device), dtype) for x, dtype in zip(xs, dtypes, strict=True)]
+        sample = [enter(x[:1].to(self.device), dtype, self.model.data_format) for x, dtype in zip(xs, dtypes, strict=True)]
         self.model.build_for(sample)
         outputs = self.model.run_once(sample)
         flat = flat_outputs(outputs)
@@ -193,7 +198,7 @@ class Trainer:
     def _prepare_training(self, data: Resident | Streamed, epochs: int) -> Step:
         step = self._ready_step(bind=True)
         if data.steps is not None:
-            self.optimizer.resolve_schedule(data.steps * epochs)
+            self.optimizer.resolve(data.steps * epochs)
         return step
 
     def _ready_step(self, bind: bool = False) -> Step:
@@ -208,7 +213,7 @@ class Trainer:
         return self._step
 
     def _extra_logs(self) -> dict[str, float]:
-        return {"learning_rate": float(self.optimizer.learning_rate)}
+        return {"learning_rate": float(self.optimizer.lr)}
 
 
 def _limited(data: Resident | Streamed, steps: int, device: torch.device) -> Streamed:
@@ -234,10 +239,18 @@ def _peek(x: Any, batch_size: int) -> tuple[Any, Any]:
     return first, x
 
 
-def _check_names(entry: Any, get: Any) -> None:
-    """Resolves names that will be resolved again later, so that a misspelt one is told at once."""
-    if get is not None and isinstance(entry, str):
-        get(entry)
+def _rescales(model: Any) -> bool:
+    """Whether a part of the model brings pixels to values of about one."""
+    return any(type(module).__name__ in ("Rescaling", "Normalization") for module in model.modules())
+
+
+def _check_names(spec: Any, get: Callable[[str], Any]) -> None:
+    """Resolves the names in a specification whose outputs are not known yet, so that a misspelt one is told at once."""
+    if isinstance(spec, str):
+        get(spec)
+    elif isinstance(spec, (list, tuple, Mapping)):
+        for entry in spec.values() if isinstance(spec, Mapping) else spec:
+            _check_names(entry, get)
 
 
 def _check_count(what: str, value: Any) -> None:
