@@ -25,7 +25,7 @@ def as_tensor(array: Any, name: str = "array") -> Tensor:
     if isinstance(array, Tensor):
         return array.float() if array.dtype == torch.float64 else array
     values = as_numbers(array, name)
-    if values.dtype == np.float64 or (values.dtype.kind == "f" and values.dtype.itemsize > 8):
+    if values.dtype.kind == "f" and values.dtype.itemsize >= 8:
         values = values.astype(np.float32)
     elif values.dtype.kind == "u" and values.dtype.itemsize > 1:
         values = values.astype(np.int64)

@@ -125,7 +125,7 @@ def _check_for_loss(y: Tensor, loss: Any, output_shape: Sequence[int], name: str
             index, value = first_where(y, lambda chunk: (chunk < 0) | (chunk > 1))
             raise DataError(explain(f"{name}[{index}]", value, "labels from 0 to 1 for a binary crossentropy",
                                     "Labels -1 and 1 become 0 and 1 with (y + 1) / 2; hinge takes them as they are."
-                                    if low == -1 and high == 1 else "More than two classes need sparse_categorical_crossentropy."))
+                                    if (low, high) == (-1, 1) else "More than two classes need sparse_categorical_crossentropy."))
 
 
 def _check_label_shape(y: Tensor, loss: Any, sparse: bool, binary: bool, axis: int, output_shape: Sequence[int]) -> None:
@@ -152,7 +152,7 @@ def _check_classes(y: Tensor, classes: int, ignored: int | None, name: str) -> N
     if y.is_floating_point() and any(bool((chunk != chunk.round()).any()) for _, chunk in chunks(y)):
         index, value = first_where(y, lambda chunk: chunk != chunk.round())
         raise DataError(explain(f"{name}[{index}]", value, "whole numbers, the classes",
-                                "Targets of a regression need a loss such as 'mse', one-hot labels categorical_crossentropy."))
+                                "Targets of a regression need a loss such as 'mse'."))
 
     def outside(chunk: Tensor) -> Tensor:
         wrong = (chunk < 0) | (chunk >= classes)
@@ -163,9 +163,11 @@ def _check_classes(y: Tensor, classes: int, ignored: int | None, name: str) -> N
         return
     if any(bool(outside(chunk).any()) for _, chunk in chunks(y)):
         index, value = first_where(y, outside)
-        fix = f"Classes that start at 1 need y - 1, or a last layer with {classes + 1} units." if (low, high) == (1, classes) else \
-            f"A last layer with {int(high) + 1} units has room for all labels." if low >= 0 else \
-            "A label that stands for 'none' is named by SparseCategoricalCrossentropy(ignore_class=…)."
+        fix = "A label that stands for 'none' is named by SparseCategoricalCrossentropy(ignore_class=…)."
+        if (low, high) == (1, classes):
+            fix = f"Classes that start at 1 need y - 1, or a last layer with {classes + 1} units."
+        elif low >= 0:
+            fix = f"A last layer with {int(high) + 1} units has room for all labels."
         raise DataError(explain(f"{name}[{index}]", f"the label {int(value)}",
                                 f"0 to {classes - 1}, since the model has {classes} classes", fix))
 

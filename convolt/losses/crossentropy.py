@@ -28,7 +28,7 @@ def _scores(name: str, y_pred: Tensor, activation: str, from_logits: bool) -> tu
     return (computed_in(y_pred), False) if logits is None else (logits, True)
 
 
-def _class_axis_to_1(x: Tensor, axis: int, rank: int) -> Tensor:
+def class_axis_to_1(x: Tensor, axis: int, rank: int) -> Tensor:
     """Moves the class axis from `axis` (of a channels-last shape) to index 1; tensors of another rank have no class axis."""
     return to_outside(x).movedim(axis, 1) if x.ndim == rank > 2 else x
 
@@ -52,8 +52,8 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
     name = "sparse_categorical_crossentropy"
     y_true, y_pred = entered(y_true, y_pred)
     scores, are_logits = _scores(name, y_pred, "softmax", from_logits)
-    scores = _class_axis_to_1(scores, axis, y_pred.ndim)
-    labels = sparse_labels(name, _class_axis_to_1(y_true, axis, y_pred.ndim), scores)
+    scores = class_axis_to_1(scores, axis, y_pred.ndim)
+    labels = sparse_labels(name, class_axis_to_1(y_true, axis, y_pred.ndim), scores)
     # As (N·H·W, C), which is no copy in channels-last memory; PyTorch's kernel for images is not deterministic on CUDA.
     flat = scores.movedim(1, -1).reshape(-1, scores.shape[1])
     log_p = flat.log_softmax(1) if are_logits else _log_probabilities(flat)
@@ -73,8 +73,8 @@ def _categorical(name: str, y_true: Any, y_pred: Any, from_logits: bool, label_s
     """Returns (smoothed labels, log-probabilities) with the class axis at index 1."""
     y_true, y_pred = entered(y_true, y_pred)
     scores, are_logits = _scores(name, y_pred, "softmax", from_logits)
-    scores = _class_axis_to_1(scores, axis, y_pred.ndim)
-    labels = one_hot_labels(name, _class_axis_to_1(y_true, axis, y_pred.ndim), scores)
+    scores = class_axis_to_1(scores, axis, y_pred.ndim)
+    labels = one_hot_labels(name, class_axis_to_1(y_true, axis, y_pred.ndim), scores)
     if label_smoothing:
         labels = labels * (1 - label_smoothing) + label_smoothing / scores.shape[1]
     return labels, scores.log_softmax(1) if are_logits else _log_probabilities(scores)
@@ -157,8 +157,8 @@ class SparseCategoricalCrossentropy(Loss):
     def valid(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
         if self.ignore_class is None:
             return None
-        scores = _class_axis_to_1(y_pred, self.axis, y_pred.ndim)
-        return sparse_labels(self.name, _class_axis_to_1(y_true, self.axis, y_pred.ndim), scores) != self.ignore_class
+        scores = class_axis_to_1(y_pred, self.axis, y_pred.ndim)
+        return sparse_labels(self.name, class_axis_to_1(y_true, self.axis, y_pred.ndim), scores) != self.ignore_class
 
 
 @registry.register()
