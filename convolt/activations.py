@@ -110,7 +110,8 @@ def softplus(x: Tensor) -> Tensor:
 @registry.register()
 def squareplus(x: Tensor, b: float = 4) -> Tensor:
     """Returns `(x + sqrt(x² + b)) / 2` (Barron 2021)."""
-    return (x + torch.sqrt(x.square() + b)) / 2
+    larger = torch.sqrt(x.square() + b) + torch.where(x >= 0, x, -x)
+    return torch.where(x >= 0, larger, b / larger) / 2  # below 0 the sum would cancel; this is the same number
 
 
 @registry.register()
@@ -225,14 +226,18 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 @registry.register()
 def sparsemax(x: Tensor, axis: int = -1) -> Tensor:
-    """Returns the probabilities that are nearest to `x` over the axis; many are 0 (Martins & Astudillo 2016)."""
+    """Returns the probabilities that are nearest to `x` over the axis; many are 0 (Martins & Astudillo 2016).
+
+    Keras 3's results sum to less than one where several are not 0; these are the paper's.
+    """
     dim = inside_axis(axis, x.ndim)
-    descending = x.sort(dim, descending=True).values
-    ranks = torch.arange(1, x.shape[dim] + 1, device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1 - dim))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    descending = wide.sort(dim, descending=True).values
+    ranks = torch.arange(1, x.shape[dim] + 1, device=x.device, dtype=wide.dtype).view(-1, *[1] * (x.ndim - 1 - dim))
     in_support = descending - (descending.cumsum(dim) - 1) / ranks > 0
     size = in_support.sum(dim, keepdim=True)
     excess = (torch.where(in_support, descending, 0.0).sum(dim, keepdim=True) - 1) / size
-    return (x - excess).clamp(min=0)
+    return (wide - excess).clamp(min=0).to(x.dtype)
 
 
 @registry.register()

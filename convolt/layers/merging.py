@@ -17,7 +17,7 @@ from torch import Tensor
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.base import Layer, registry
 from convolt.layers.windows import label
-from convolt.layout import Shape, inside_axis, to_inside, to_outside
+from convolt.layout import Shape, inside_axis, outside_shape, to_inside, to_outside
 
 
 class Merge(Layer):
@@ -61,6 +61,9 @@ class Merge(Layer):
         return larger.pop() if larger else 1
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        usual = len(inputs) == (self.input_count or len(inputs)) > 0 and all(x.shape == inputs[0].shape for x in inputs)
+        if not usual:  # the layer was built for any batch size, and may be called on other shapes than before
+            self.compute_output_shape([outside_shape(x) for x in inputs])
         rank = max(x.ndim for x in inputs)
         return self.merge([_with_rank(x, rank) for x in inputs])
 
@@ -155,8 +158,8 @@ class Concatenate(Merge):
         sizes[axis] = sum(along) if len(along) == len(shapes) else None
         return tuple(sizes)
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(inputs), inside_axis(self.axis, inputs[0].ndim))
+    def merge(self, inputs: list[Tensor]) -> Tensor:
+        return torch.cat(inputs, inside_axis(self.axis, inputs[0].ndim))
 
 
 @registry.register()

@@ -110,7 +110,7 @@ class BatchNormalization(_Affine):
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) < 2:
             raise ShapeError(explain(label(self), f"input of shape {tuple(input_shape)}", "two axes or more, the batch included"))
-        if self.axis % len(input_shape) == 0:
+        if inside_axis(self.axis, len(input_shape)) == 0:
             raise ShapeError(explain(f"{label(self)} (axis)", self.axis, "an axis other than the batch"))
         size = self._known_size(input_shape, self.axis)
         self._build_affine((size,))
@@ -209,7 +209,7 @@ class GroupNormalization(_Affine):
 
     def build(self, input_shape: Shape) -> None:
         size = self._known_size(input_shape, self.axis)
-        if self.axis % len(input_shape) == 0:
+        if inside_axis(self.axis, len(input_shape)) == 0:
             raise ShapeError(explain(f"{label(self)} (axis)", self.axis, "an axis other than the batch"))
         if self.groups != -1 and size % self.groups:
             divisors = [d for d in range(1, size + 1) if size % d == 0]
