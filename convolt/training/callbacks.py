@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import inspect
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
+
+from convolt.configurable import to_json
 from convolt.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -20,7 +24,7 @@ from convolt.errors import (
     did_you_mean,
     explain,
 )
-from convolt.training.hooks import HOOKS, Callback, CallbackList, LazyLogs, Logs
+from convolt.training.hooks import HOOKS, Callback, CallbackList, LazyLogs, Logs, scalars
 from convolt.training.monitors import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 
 __all__ = [
@@ -63,7 +67,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the values and the epochs so far."""
-        return {"history": {name: list(values) for name, values in self.history.items()}, "epoch": list(self.epoch)}
+        return {"history": to_json(self.history), "epoch": list(self.epoch)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up the values and the epochs so far."""
@@ -191,8 +195,9 @@ class CSVLogger(Callback):
         separator: one character between values.
         append: whether rows are added to a file that exists.
 
-    A value that an epoch lacks is `NA`. Without validation in the first epoch there are columns for it all the same, as
-    in Keras, since later epochs may have some. Keras counterpart: `keras.callbacks.CSVLogger`.
+    A value that an epoch lacks is `NA`, and one that is an array (a confusion matrix) is written as JSON. Without
+    validation in the first epoch there are columns for it all the same, as in Keras, since later epochs may have some.
+    Keras counterpart: `keras.callbacks.CSVLogger`.
     """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
@@ -201,46 +206,31 @@ class CSVLogger(Callback):
         self.append = append
         self._columns: list[str] | None = None
         self._length = 0
-        self._file: IO[str] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Opens the file, so that a path that cannot be written is an error before the first epoch."""
-        self._close()
-        self._columns = None
+        """Opens the file once, so that a path that cannot be written is an error before the first epoch."""
+        self._columns, self._length = None, 0
         try:
-            # "a" changes nothing yet: rows of a run that is resumed after this hook must not be lost.
-            self._file = open(self.filename, "a+", newline="", encoding="utf-8")  # noqa: SIM115  (closed when training ends)
+            # "a" changes nothing yet: rows of a run whose state is loaded after this hook must not be lost.
+            with open(self.filename, "a+", newline="", encoding="utf-8") as file:
+                file.seek(0)
+                header = next(csv.reader([file.readline()], delimiter=self.separator), []) if self.append else []
         except OSError as error:
             raise ArgumentError(explain("CSVLogger(filename)", repr(self.filename), "a file that can be written",
                                         f"{error.strerror}.")) from error
-        self._file.seek(0)
-        header = next(csv.reader([self._file.readline()], delimiter=self.separator), []) if self.append else []
-        self._columns = header or None
-        self._length = os.path.getsize(self.filename) if header else 0
+        if header:
+            self._columns, self._length = header, os.path.getsize(self.filename)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if self._file is None:
-            return
-        self._file.truncate(self._length)
-        self._file.seek(0, os.SEEK_END)
-        logs = logs or {}
-        new = self._columns is None
-        columns = self._columns or ["epoch", *_columns(logs)]
-        writer = csv.DictWriter(self._file, columns, restval="NA", extrasaction="ignore", delimiter=self.separator,
-                                lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow({"epoch": epoch, **logs})
-        self._file.flush()
+        row = {name: value if np.ndim(value) == 0 else json.dumps(to_json(value)) for name, value in (logs or {}).items()}
+        columns = self._columns or ["epoch", *_columns(row)]
+        with open(self.filename, "a", newline="", encoding="utf-8") as file:
+            file.truncate(self._length)
+            writer = csv.DictWriter(file, columns, restval="NA", extrasaction="ignore", delimiter=self.separator, lineterminator="\n")
+            if self._columns is None:
+                writer.writeheader()
+            writer.writerow({"epoch": epoch, **row})
         self._columns, self._length = columns, os.path.getsize(self.filename)
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the columns and the file's length; rows written after it are dropped when this state is loaded."""
@@ -325,11 +315,11 @@ class TensorBoard(Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._step += 1
         if self._interval and self._step % self._interval == 0:
-            for name, value in (logs or {}).items():
+            for name, value in scalars(logs).items():
                 self._writer("train").add_scalar(f"batch_{name}", value, self._step)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        for name, value in (logs or {}).items():
+        for name, value in scalars(logs).items():
             validation = name.startswith("val_")
             self._writer("validation" if validation else "train").add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
         if self.write_steps_per_second:

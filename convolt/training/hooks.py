@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from convolt.errors import ArgumentError, ArgumentTypeError, explain
@@ -66,6 +67,11 @@ class LazyLogs(Mapping[str, float]):
 
     def __repr__(self) -> str:
         return "LazyLogs(not read)" if self._values is None else f"LazyLogs({self._values})"
+
+
+def scalars(logs: Logs | None) -> dict[str, float]:
+    """Returns the values that are numbers; a metric may also give an array, such as a confusion matrix."""
+    return {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
 
 
 class Callback:

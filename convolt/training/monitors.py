@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from convolt.configurable import snake_case
 from convolt.errors import ArgumentError, ConvoltWarning, did_you_mean, explain
-from convolt.training.hooks import Callback, Logs
+from convolt.training.hooks import Callback, Logs, scalars
 
 _UP = frozenset({"acc", "accuracy", "auc", "correlation", "dice", "f1", "fbeta", "iou", "map", "negatives", "positives",
                  "precision", "r2", "recall", "sensitivity", "similarity", "specificity"})
@@ -70,6 +71,9 @@ class Monitor(Callback):
                 warnings.warn(explain(f"{type(self).__name__}(monitor)", repr(self.monitor), expected, f"{fix} {otherwise}"),
                               ConvoltWarning, stacklevel=4)
             return None
+        if np.ndim(value) > 0:
+            raise ArgumentError(explain(f"{type(self).__name__}(monitor)", f"{self.monitor!r} of shape {np.shape(value)}",
+                                        f"one number; such are {', '.join(scalars(logs))}"))
         return float(value)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

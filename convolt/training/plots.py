@@ -32,10 +32,11 @@ def plot_history(history: Mapping[str, Sequence[float]], path: FilePath) -> None
 
     Args:
         history: name → value of each epoch, as in `History.history`; `val_x` is drawn with `x`, and `learning_rate` only
-            if it changed. Values that are not finite are gaps.
+            if it changed. Values that are not finite are gaps; those that are arrays (a confusion matrix) are left out.
         path: of the PNG.
     """
-    names = [name for name in history if not (name.startswith("val_") and name[4:] in history) and len(history[name])]
+    history = {name: values for name, values in history.items() if len(values) and all(np.ndim(v) == 0 for v in values)}
+    names = [name for name in history if not (name.startswith("val_") and name[4:] in history)]
     names = [name for name in names if name != "learning_rate" or len(set(history[name])) > 1]
     names.sort(key=lambda name: (name == "learning_rate", name != "loss"))
     if not names:
@@ -101,22 +102,7 @@ def plot_confusion(matrix: Any, class_names: Sequence[str] | None, path: FilePat
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="equal")
     _label_cells(axes, counts, shares, 72 * side / classes)
-    size = 10 if classes <= 12 else 9 if classes <= 30 else 6.5
-    steps = np.arange(classes)
-    if 0.65 * size * max(len(name) for name in names) < 72 * side / classes:
-        turn: dict[str, Any] = {}
-    elif classes > 30:
-        turn = {"rotation": 90}
-    else:
-        turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(steps, names, fontsize=size, parse_math=False, **turn)
-    axes.set_yticks(steps, names, fontsize=size, parse_math=False)
-    axes.set_xticks(steps[:-1] + 0.5, minor=True)
-    axes.set_yticks(steps[:-1] + 0.5, minor=True)
-    axes.grid(which="minor", color="white" if classes <= 30 else _PALE, linewidth=1.2 if classes <= 30 else 0.4)
-    axes.tick_params(which="both", length=0, colors=_INK)
-    for spine in axes.spines.values():
-        spine.set_color(_PALE)
+    _class_axes(axes, names, 72 * side / classes)
     scale = 1.0 if classes <= 30 else 1.6
     axes.set_xlabel("predicted class", fontsize=10 * scale, color=_INK)
     axes.set_ylabel("true class", fontsize=10 * scale, color=_INK)
@@ -130,15 +116,55 @@ def plot_confusion(matrix: Any, class_names: Sequence[str] | None, path: FilePat
     _save(figure, path)
 
 
+def _class_axes(axes: Any, names: Sequence[str], cell_points: float) -> None:
+    """Writes the class names along both axes, turned where they would touch, and draws lines between the cells."""
+    classes = len(names)
+    steps = np.arange(classes)
+    size = 10 if classes <= 12 else 9 if classes <= 30 else 6.5
+    if 0.65 * size * max(len(name) for name in names) < cell_points:
+        turn: dict[str, Any] = {}
+    elif classes > 30:
+        turn = {"rotation": 90}
+    else:
+        turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(steps, names, fontsize=size, parse_math=False, **turn)
+    axes.set_yticks(steps, names, fontsize=size, parse_math=False)
+    grid = {"color": "white" if classes <= 30 else _PALE, "linewidth": 1.2 if classes <= 30 else 0.4, "in_layout": False}
+    axes.vlines(steps[:-1] + 0.5, -0.5, classes - 0.5, **grid)
+    axes.hlines(steps[:-1] + 0.5, -0.5, classes - 0.5, **grid)
+    axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5))
+    axes.tick_params(length=0, colors=_INK)
+    for spine in axes.spines.values():
+        spine.set_color(_PALE)
+
+
 def _label_cells(axes: Any, counts: NDArray[Any], shares: NDArray[Any], cell_points: float) -> None:
-    """Writes the counts; zeros only where there are few classes, and long numbers in thousands."""
+    """Writes the counts; zeros only where there are few classes, and long numbers in thousands.
+
+    All numbers of one colour are one path, in which each number's outline is repeated: ten thousand text objects would
+    take half a minute.
+    """
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+    from matplotlib.textpath import TextPath
+
     classes = len(counts)
     texts = {(i, j): _short(counts[i, j]) for i, j in np.ndindex(counts.shape) if counts[i, j] or classes <= 12}
     longest = max((len(text) for text in texts.values()), default=1)
-    size = min(11.0, cell_points * 0.8 / (0.62 * max(longest, 2)), cell_points * 0.5)
+    size = min(11.0, cell_points * 0.8 / (0.62 * max(longest, 2)), cell_points * 0.5) / cell_points  # in cells
+    outlines: dict[str, Any] = {}
+    numbers: dict[str, list[Any]] = {"#b3bcc5": [], "white": [], _INK: []}
     for (i, j), text in texts.items():
+        if text not in outlines:
+            outline = TextPath((0, 0), text, size=size)
+            box = outline.get_extents()
+            outlines[text] = Path((outline.vertices - [(box.x0 + box.x1) / 2, 0.36 * size]) * [1, -1], outline.codes)
         color = "#b3bcc5" if not counts[i, j] else "white" if shares[i, j] > 0.45 else _INK
-        axes.text(j, i, text, ha="center", va="center", fontsize=size, color=color)
+        numbers[color].append(Path(np.add(outlines[text].vertices, [j, i]), outlines[text].codes))
+    for color, paths in numbers.items():
+        if paths:
+            # Not `add_patch`, which would measure the path to set the limits of the axes.
+            axes.add_artist(PathPatch(Path.make_compound_path(*paths), facecolor=color, edgecolor="none", in_layout=False))
 
 
 def _short(count: Any) -> str:

@@ -23,10 +23,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from convolt.configurable import to_json
 from convolt.errors import ArgumentError, explain
 from convolt.training import plots
-from convolt.training.hooks import Callback, Logs
+from convolt.training.hooks import Callback, Logs, scalars
 
 
 class RunFolder:
@@ -141,8 +143,8 @@ class RunHistory(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.first_epoch = epoch if self.first_epoch is None else self.first_epoch
         before = epoch - self.first_epoch
-        for name, value in (logs or {}).items():
-            self.values.setdefault(name, [float("nan")] * before).append(float(value))
+        for name, value in scalars(logs).items():
+            self.values.setdefault(name, [float("nan")] * before).append(value)
         for values in self.values.values():  # a validation that is not made in each epoch leaves gaps
             values.extend([float("nan")] * (before + 1 - len(values)))
         write_history_csv(self.values, self.folder / "history.csv", self.first_epoch)
@@ -162,7 +164,8 @@ class RunHistory(Callback):
 
 
 def write_history_csv(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str], first_epoch: int = 0) -> None:
-    """Writes a row for each epoch, numbered from 1; missing values and NaN are empty cells."""
+    """Writes a row for each epoch, numbered from 1; missing values and NaN are empty cells, arrays are left out."""
+    history = {name: values for name, values in history.items() if all(np.ndim(value) == 0 for value in values)}
     lines: list[list[str]] = [["epoch", *history]]
     for index in range(max((len(values) for values in history.values()), default=0)):
         row = [values[index] if index < len(values) else float("nan") for values in history.values()]

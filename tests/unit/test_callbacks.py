@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,7 +33,6 @@ from convolt.callbacks import (
 from convolt.errors import (
     ArgumentError,
     ArgumentTypeError,
-    ConvoltWarning,
     MissingFeatureError,
     MissingPackageError,
     StateError,
@@ -169,138 +169,6 @@ def test_callbacks_that_need_no_value_read_nothing(tmp_path: Path) -> None:
         members.on_train_batch_end(9, LazyLogs(never))
 
 
-# -- monitors ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("monitor", "logs", "hint"), [
-    ("val_accurracy", {"accuracy": 0.5, "val_accuracy": 0.4}, "Did you mean 'val_accuracy'?"),
-    ("val_loss", {"loss": 1.0, "accuracy": 0.5}, "Give fit validation_data"),
-])
-@pytest.mark.parametrize("make", [
-    lambda m: EarlyStopping(m, mode="max"), lambda m: ReduceLROnPlateau(m, mode="max"),
-    lambda m: ModelCheckpoint("x", m, save_best_only=True, mode="max"),
-])
-def test_missing_monitor_warns_once_and_names_the_keys(make: Callable[[str], Any], monitor: str, logs: dict[str, float],
-                                                       hint: str) -> None:
-    callback = make(monitor)
-    callback.set_model(Model())
-    with pytest.warns(ConvoltWarning) as caught:
-        callback.on_epoch_end(0, dict(logs))
-        callback.on_epoch_end(1, dict(logs))
-    assert len(caught) == 1
-    message = str(caught[0].message)
-    assert hint in message
-    assert repr(monitor) in message
-    assert all(name in message for name in logs)
-
-
-@pytest.mark.parametrize(("monitor", "higher"), [
-    ("loss", False), ("val_loss", False), ("head_loss", False), ("val_mean_absolute_error", False), ("mse", False),
-    ("kl_divergence", False), ("val_false_positives", False), ("accuracy", True), ("val_sparse_categorical_accuracy", True),
-    ("auc", True), ("val_top_k_categorical_accuracy", True), ("f1_score", True), ("mean_iou", True), ("r2_score", True),
-    ("true_positives", True), ("acc", True),
-])  # fmt: skip
-def test_direction_of_names(monitor: str, higher: bool) -> None:
-    stopping = EarlyStopping(monitor)
-    stopping.set_model(Model())
-    stopping.on_train_begin()
-    assert stopping.is_improvement(2.0, 1.0) == higher
-    assert stopping.is_improvement(1.0, 2.0) != higher
-
-
-def test_direction_comes_from_the_metric_when_it_says_one() -> None:
-    model = Model()
-    model.metrics = [type("Metric", (), {"name": "quality", "higher_is_better": False})()]
-    stopping = EarlyStopping("val_quality")
-    stopping.set_model(model)
-    stopping.on_train_begin()
-    assert stopping.is_improvement(1.0, 2.0)
-
-
-def test_unknown_direction_is_an_error_before_the_first_epoch() -> None:
-    members = listed(EarlyStopping("val_zork"))
-    with pytest.raises(ArgumentError, match="mode='max'"):
-        members.on_train_begin()
-
-
-@pytest.mark.parametrize("make", [
-    lambda: EarlyStopping(mode="maximum"), lambda: ReduceLROnPlateau(factor=1.0), lambda: ReduceLROnPlateau(factor=0.0),
-    lambda: ModelCheckpoint("{epoch", mode="min"), lambda: ModelCheckpoint("x", save_freq="batch"),
-    lambda: ModelCheckpoint("x", save_freq=0),
-    lambda: TerminateOnNaN(check_every=0), lambda: TensorBoard(update_freq="epochs"), lambda: TensorBoard(update_freq=0),
-])
-def test_arguments_that_cannot_be_used(make: Callable[[], Any]) -> None:
-    with pytest.raises(ArgumentError, match="expected"):
-        make()
-
-
-def epochs_of(stopping: Any, values: list[float], model: Any) -> None:
-    """Trains: each epoch fills the weights and the statistics with its number."""
-    stopping.set_model(model)
-    stopping.on_train_begin()
-    for epoch, value in enumerate(values):
-        with torch.no_grad():
-            for tensor in model.state_dict().values():
-                tensor.fill_(epoch)
-        stopping.on_epoch_end(epoch, {"val_loss": value})
-    stopping.on_train_end()
-
-
-def test_best_weights_come_back_with_statistics_and_in_place() -> None:
-    model = Model()
-    places = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
-    stopping = EarlyStopping(patience=2, restore_best_weights=True)
-    epochs_of(stopping, [3.0, 2.0, 1.0, 4.0, 5.0], model)
-    assert model.stop_training
-    assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == places
-    for name, tensor in model.state_dict().items():
-        assert (tensor == 2).all(), name
-
-
-def test_best_weights_are_copied_into_the_same_memory() -> None:
-    model, stopping = Model(), EarlyStopping(patience=9, restore_best_weights=True)
-    epochs_of(stopping, [3.0], model)
-    before = {name: tensor.data_ptr() for name, tensor in stopping.tensors().items()}
-    stopping.on_epoch_end(1, {"val_loss": 1.0})
-    assert {name: tensor.data_ptr() for name, tensor in stopping.tensors().items()} == before
-    assert before.keys() == {f"best_weights.{name}" for name in model.state_dict()}
-    assert all(tensor.data_ptr() not in before.values() for tensor in model.state_dict().values())
-
-
-def test_early_stopping_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
-    epochs_of(EarlyStopping(patience=1, restore_best_weights=True, verbose=1), [1.0, 2.0], Model())
-    assert capsys.readouterr().out.splitlines() == [
-        "Epoch 2: early stopping", "Restoring model weights from the end of the best epoch: 1."]
-
-
-def test_checkpoint_makes_folders_and_names_a_field_that_is_missing(tmp_path: Path) -> None:
-    model = Model()
-    checkpoint = ModelCheckpoint(tmp_path / "a" / "b" / "{epoch:02d}-{acuracy:.2f}.safetensors")
-    checkpoint.set_model(model)
-    checkpoint.on_train_begin()
-    assert (tmp_path / "a" / "b").is_dir()
-    with pytest.raises(ArgumentError, match="Did you mean 'accuracy'"):
-        checkpoint.on_epoch_end(0, {"loss": 1.0, "accuracy": 0.5})
-    assert model.saved == []
-
-
-def test_checkpoint_that_cannot_be_written_is_an_error_before_the_first_epoch(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file" / "x.safetensors", tmp_path):
-        with pytest.raises(ArgumentError, match="that can be written"):
-            listed(ModelCheckpoint(path)).on_train_begin()
-
-
-def test_checkpoint_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = ModelCheckpoint(tmp_path / "x", monitor="loss", save_best_only=True, verbose=1)
-    checkpoint.set_model(Model())
-    for epoch, loss in enumerate([1.0, 2.0]):
-        checkpoint.on_epoch_end(epoch, {"loss": loss})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"Epoch 1: loss improved from None to 1.00000, saving model to {tmp_path / 'x'}"
-    assert lines[-1] == "Epoch 2: loss did not improve from 1.00000"
-
-
 # -- the others ----------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +271,20 @@ def test_tensorboard_writes_what_can_be_read_back(tmp_path: Path) -> None:
     assert train.Scalars("epoch_steps_per_second")[0].value > 0
     assert [(e.step, e.value) for e in validation.Scalars("epoch_loss")] == [(0, 0.25)]
     assert "linear.weight" in train.Tags()["histograms"]
+
+
+def test_values_that_are_arrays_do_not_disturb(tmp_path: Path) -> None:
+    """A metric may be a confusion matrix: it is in the history and the CSV file, and none to watch or to plot."""
+    history, logs = History(), {"loss": 1.0, "matrix": np.eye(2, dtype=int)}
+    members = listed(history, CSVLogger(tmp_path / "log.csv"), TensorBoard(tmp_path), EarlyStopping("loss"))
+    members.on_train_begin()
+    members.on_epoch_end(0, logs)
+    members.on_train_end()
+    assert history.history["matrix"][0] is logs["matrix"]
+    assert json.loads(json.dumps(history.state_dict()))["history"] == {"loss": [1.0], "matrix": [[[1, 0], [0, 1]]]}
+    assert rows(tmp_path / "log.csv")[1] == ["0", "1.0", "[[1, 0], [0, 1]]", "NA", "NA"]
+    with pytest.raises(ArgumentError, match=r"of shape \(2, 2\); expected one number; such are loss"):
+        listed(EarlyStopping("matrix", mode="min")).on_epoch_end(0, logs)
 
 
 def test_tensorboard_without_its_package_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_write_history_and_pictures(tmp_path: Path) -> None:
 # -- curves --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 15, 200])
+@pytest.mark.parametrize("epochs", [1, 15, 200])
 def test_history_has_curves_of_training_and_validation(epochs: int, tmp_path: Path) -> None:
     falling = list(1 / np.arange(1, epochs + 1))
     history = {"loss": falling, "val_loss": falling[::-1], "accuracy": falling, "learning_rate": [0.1] * epochs}
@@ -171,6 +171,15 @@ def test_panels_are_losses_metrics_and_a_learning_rate_that_changes(tmp_path: Pa
     assert one * 2.7 < three < one * 3.3
 
 
+def test_values_that_are_arrays_are_left_out(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path)
+    fit(run.history, [{"loss": 1.0, "confusion_matrix": np.eye(3)}] * 2)  # type: ignore[dict-item]
+    assert (run.path / "history.csv").read_text() == "epoch,loss\n1,1.0\n2,1.0\n"
+    run.write_history({"loss": [0.5], "confusion_matrix": [np.eye(3)]})  # type: ignore[list-item]
+    assert (run.path / "history.csv").read_text() == "epoch,loss\n1,0.5\n"
+    assert pixels(run.path / "history.png").shape[1] < 800
+
+
 def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
     plots.plot_history({"loss": [1.0, float("nan"), float("inf"), 2.0]}, tmp_path / "h.png")
     assert has_color(pixels(tmp_path / "h.png"), RED)
@@ -181,7 +190,7 @@ def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
 # -- confusion -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [1, 2, 10, 25, 50, 100])
+@pytest.mark.parametrize("classes", [1, 2, 25, 100])
 def test_confusion_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     matrix = RNG.integers(0, 5, (classes, classes)) + np.diag(np.full(classes, 100))
     plots.plot_confusion(matrix, [f"a long class name {i}" for i in range(classes)], tmp_path / "c.png")
@@ -213,12 +222,21 @@ def test_what_is_no_confusion_matrix(tmp_path: Path) -> None:
 # -- grids of pictures ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (40, 28, 28), (7, 32, 32, 3), (5, 60, 20, 3), (5, 20, 60, 4), (4, 128, 128, 2)])
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (3, 28, 28), (2, 32, 32, 3), (2, 60, 20, 3), (2, 20, 60, 4), (2, 128, 128, 2)])
 @pytest.mark.parametrize("kind", ["uint8", "0-1", "normal"])
 def test_pictures_of_any_shape_and_type(shape: tuple[int, ...], kind: str, tmp_path: Path) -> None:
     x = {"uint8": RNG.integers(0, 256, shape).astype("uint8"), "0-1": RNG.random(shape), "normal": RNG.normal(size=shape)}[kind]
     plots.plot_images(x, RNG.integers(0, 10, shape[0]), None, tmp_path / "i.png")
-    pixels(tmp_path / "i.png")
+    colored = np.ptp(pixels(tmp_path / "i.png"), axis=-1).max() > 60
+    assert colored == (shape[-1] in (3, 4))
+
+
+def test_a_grid_shows_36_pictures_at_the_most(tmp_path: Path) -> None:
+    shapes = []
+    for count in (36, 90):
+        plots.plot_images(np.full((count, 4, 4, 1), 7, "uint8"), None, None, tmp_path / "i.png")
+        shapes.append(pixels(tmp_path / "i.png").shape)
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize(("channels", "color"), [(3, [255, 0, 0]), (1, [255, 255, 255])])
@@ -254,7 +272,8 @@ def test_labels_and_probabilities_in_every_form_give_the_same_picture(tmp_path: 
     rows /= rows.sum(axis=1, keepdims=True)
     sure = rows[np.arange(6), guess]
     seen = []
-    forms: list[tuple[Any, Any, Any]] = [(y, guess, sure), (np.eye(3)[y], rows, rows), (y[:, None], guess.tolist(), sure[:, None])]
+    forms: list[tuple[Any, Any, Any]] = [(y, guess, sure), (np.eye(3)[y], rows, rows)]
+    forms.append((y[:, None], guess.tolist(), sure[:, None]))
     for labels, predictions, probabilities in forms:
         plots.plot_images(x, labels, ["a", "b", "c"], tmp_path / "i.png", predictions, probabilities)
         seen.append(pixels(tmp_path / "i.png"))
@@ -283,8 +302,8 @@ def test_names_with_signs_and_other_scripts(tmp_path: Path) -> None:
     names = ["$x^{", "猫", "_a_", "Ünïcode", "a\nb"]
     plots.plot_confusion(np.eye(5), names, tmp_path / "c.png")
     plots.plot_images(np.zeros((5, 8, 8, 1)), np.arange(5), names, tmp_path / "i.png", np.arange(5)[::-1])
-    pixels(tmp_path / "c.png")
-    pixels(tmp_path / "i.png")
+    assert has_color(pixels(tmp_path / "c.png"), [8, 48, 107])
+    assert has_color(pixels(tmp_path / "i.png"), RED)
 
 
 def test_matplotlib_is_imported_at_the_first_picture_and_pyplot_never(tmp_path: Path) -> None:
