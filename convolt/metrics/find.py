@@ -137,3 +137,4 @@ class TorchMetric(Metric):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
             setattr(self.metric, name, value.to(self._device))
+        self.metric._update_count = 1  # else `compute` warns that nothing was seen

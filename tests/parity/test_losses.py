@@ -16,7 +16,7 @@ from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltWarning, Mis
 from convolt.layout import to_inside
 from convolt.losses.base import Loss
 
-FLAT, IMAGE = (6, 5), (3, 4, 2, 5)
+FLAT, IMAGE = (6, 5), (3, 3, 2, 5)
 SHAPES = pytest.mark.parametrize("shape", [FLAT, IMAGE], ids=["flat", "image"])
 
 
@@ -161,6 +161,19 @@ def test_gradcheck(case, shape):
     targets = losses.targets_to_inside(torch.tensor(y), p.ndim)
     leaf = to_inside(torch.tensor(p, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda q: case.make()(targets, q), leaf, atol=1e-7, rtol=1e-5)
+
+
+@EVERY_CASE
+@SHAPES
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_no_host_sync(case, shape, weighted):
+    """On the meta device nothing can be read, so that a host sync is an error."""
+    y, p = case.arrays(shape)
+    y, p = losses.targets_to_inside(torch.tensor(y), p.ndim).to("meta"), to_inside(torch.tensor(p)).to("meta").requires_grad_()
+    per_sample = case.make(reduction="none")(y, p)
+    value = case.make()(y, p, torch.ones(per_sample.shape[:1] or shape[:1], device="meta") if weighted else None)
+    value.sum().backward()
+    assert p.grad.shape == p.shape
 
 
 @EVERY_CASE
@@ -410,6 +423,8 @@ def test_class_weights(keras):
         own = losses.class_weights_to_sample_weights(torch.tensor(labels), weights)
         np.testing.assert_array_equal(own, class_weight_to_sample_weights(labels, weights))
     assert losses.class_weights_to_sample_weights(torch.tensor([-1, 4]), {}).tolist() == [1, 1]
+    on_meta = losses.class_weights_to_sample_weights(torch.zeros(3, 5, device="meta"), weights)  # nothing is read
+    assert on_meta.shape == (3,)
     for wrong in ({0: -1.0}, {-1: 1.0}, {0: float("nan")}, {"a": 1.0}):
         with pytest.raises(ArgumentError, match="class_weight"):
             losses.class_weights_to_sample_weights(torch.tensor([0]), wrong)

@@ -80,7 +80,8 @@ CASES = [
     Case("AUC", {"summation_method": "majoring", "num_thresholds": 7}, "binary", "sigmoid"),
     Case("AUC", {"thresholds": [0.1, 0.35, 0.9]}, "binary", "sigmoid"),
     Case("AUC", {"multi_label": True}, "binary", "sigmoid", image=False),
-    Case("AUC", {"multi_label": True, "num_labels": 4, "curve": "PR", "label_weights": [1.0, 2.0, 0.0, 3.0]}, "binary", "sigmoid", False),
+    Case("AUC", {"multi_label": True, "num_labels": 4, "curve": "PR", "label_weights": [1.0, 2.0, 0.0, 3.0]}, "binary", "sigmoid",
+         image=False),
     Case("AUC", {"from_logits": True, "label_weights": [1.0, 2.0, 0.5, 3.0]}, "binary", "real"),
     Case("FBetaScore", {}, "one_hot", "softmax", image=False),
     Case("FBetaScore", {"average": "micro", "beta": 2.0, "threshold": 0.3}, "binary", "sigmoid", image=False),
@@ -137,8 +138,6 @@ def weights_for(case: Case, count: int) -> np.ndarray:
 @EVERY_CASE
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_result_is_keras_s(keras, case, weighted):
-    if weighted and "from_sorted_ids" in case.kwargs:
-        pytest.skip("Keras multiplies the labels of sorted ids by nothing")
     y, p = case.arrays()
     weight = weights_for(case, COUNT) if weighted else None
     reference = getattr(keras.metrics, case.metric)(**case.kwargs)
@@ -160,17 +159,36 @@ def test_images_are_keras_s(keras, case):
 
 
 @EVERY_CASE
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(cuts=st.lists(st.integers(0, COUNT), max_size=6), weighted=st.booleans())
 def test_result_does_not_depend_on_the_batches(case, cuts, weighted):
     y, p = case.arrays(seed=5)
     weight = weights_for(case, COUNT) if weighted else None
     whole = in_batches(case.make(), y, p, weight, [])
     cut = in_batches(case.make(), y, p, weight, sorted(cuts))
-    if case.metric in ("Hinge", "SquaredHinge"):  # computed in float32 before it is summed, as all losses are
-        np.testing.assert_allclose(cut, whole, rtol=1e-6)
-    else:
-        np.testing.assert_allclose(cut, whole, rtol=1e-12 if whole.dtype == np.float64 else 1e-6, atol=1e-12)
+    counted = not isinstance(case.make(), metrics.means.MeanOfSamples) or "Accuracy" in case.metric
+    # Errors of a sample are float32, and the CPU rounds some functions differently at the end of a batch; sums are float64.
+    np.testing.assert_allclose(cut, whole, rtol=1e-12 if counted else 1e-6, atol=1e-12)
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_no_host_sync(case, weighted):
+    """On the meta device nothing can be read, so that a host sync is an error."""
+    y, p = (tensor.to("meta") for tensor in inside(*case.arrays()))
+    metric = case.make().to("meta")
+    metric.update(y, p, torch.ones(COUNT, device="meta") if weighted else None)
+    assert metric.result().device.type == "meta"
+    metric.reset()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "precision", "recall", "f1", "auc", "confusion_matrix", "crossentropy"])
+@pytest.mark.parametrize("labels", ["sparse", "one_hot", "binary"])
+def test_no_host_sync_of_strings(name, labels):
+    shape = {"sparse": (8,), "one_hot": (8, 3), "binary": (8, 1)}[labels]
+    metric = metrics.get(name).to("meta")
+    metric.update(torch.zeros(shape, device="meta"), torch.zeros(8, 1 if labels == "binary" else 3, device="meta"))
+    assert metric.result().device.type == "meta"
 
 
 @EVERY_CASE
@@ -202,7 +220,8 @@ def test_names_defaults_and_configuration_are_keras_s(keras, case):
         assert own.pop("num_classes") is None
     assert {n: d for n, d in own.items() if n != "label_smoothing"} == {
         n: p.default for n, p in theirs.parameters.items() if n in own and n != "label_smoothing"}
-    assert metric.name == getattr(keras.metrics, case.metric)(**case.kwargs).name.rstrip("_0123456789") or case.metric in ("AUC", "MeanIoU", "IoU")
+    name = getattr(keras.metrics, case.metric)(**case.kwargs).name.rstrip("_0123456789")
+    assert metric.name == {"io_u": "io_u", "mean_io_u": "mean_io_u"}.get(name, name)
     again = metrics.get({"class_name": case.metric, "config": metric.get_config()})
     assert again.get_config() == metric.get_config()
 
@@ -392,7 +411,7 @@ def test_torchmetrics_and_scikit_learn_agree():
                               (metrics.RootMeanSquaredError(), lambda a, b: sk.mean_squared_error(a, b) ** 0.5),
                               (metrics.MeanAbsoluteError(), sk.mean_absolute_error)):
         assert value(metric, targets, x) == pytest.approx(reference(targets.numpy(), x.numpy()), rel=1e-6)
-    assert value(metrics.AUC(num_thresholds=2000), y > 1, p[:, :1]) == pytest.approx(sk.roc_auc_score(y > 1, p[:, 0]), abs=1e-4)
+    assert value(metrics.AUC(num_thresholds=2000), y > 1, p[:, :1]) == pytest.approx(sk.roc_auc_score(y > 1, p[:, 0]), abs=1e-3)
     assert value(metrics.MeanIoU()) == pytest.approx(
         np.mean([sk.jaccard_score(y, x.argmax(1), labels=[c], average=None) for c in range(5)]), abs=1e-6)
     assert value(metrics.MeanIoU(), np.zeros((2, 3, 4), int), torch.rand(2, 5, 3, 4)) <= 1

@@ -31,7 +31,8 @@ def _variants(values: np.ndarray) -> dict[str, np.ndarray]:
     read_only.flags.writeable = False
     wide = np.repeat(values, 2, axis=0)
     return {"plain": values, "strided": wide[::2], "reversed": values[::-1].copy()[::-1],
-            "big-endian": values.astype(values.dtype.newbyteorder(">")), "read-only": read_only, "fortran": np.asfortranarray(values), "transposed": values.T.copy().T, "list": values.tolist()}
+            "big-endian": values.astype(values.dtype.newbyteorder(">")), "read-only": read_only,
+            "fortran": np.asfortranarray(values), "transposed": values.T.copy().T, "list": values.tolist()}
 
 
 @pytest.mark.parametrize("kind", list(_variants(np.zeros((2, 2)))))
@@ -128,7 +129,7 @@ def test_empty(x, message):
 
 
 def test_number_of_inputs():
-    with pytest.raises(DataError, match="1 array.*expected 2"):
+    with pytest.raises(DataError, match=r"1 array\(s\); expected 2"):
         checks.check_inputs([np.zeros((2, 3))], [(None, 3), (None, 4)])
 
 
