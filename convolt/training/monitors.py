@@ -102,7 +102,8 @@ def higher_is_better(callback: Monitor) -> bool:
     if name == "loss":
         return False
     for metric in getattr(callback.model, "metrics", None) or []:
-        if getattr(metric, "name", None) == name and getattr(metric, "higher_is_better", None) is not None:
+        own = (metric.name, f"_{metric.name}")  # with several outputs the name of the output stands before it
+        if (name == own[0] or name.endswith(own[1])) and metric.higher_is_better is not None:
             return bool(metric.higher_is_better)
     words = set(snake_case(name).split("_"))
     if words & _DOWN:

@@ -53,10 +53,12 @@ def test_direction_of_names(monitor: str, higher: bool) -> None:
 def test_direction_comes_from_the_metric_when_it_says_one() -> None:
     model = Model()
     model.metrics = [type("Metric", (), {"name": "quality", "higher_is_better": False})()]
-    stopping = EarlyStopping("val_quality")
-    stopping.set_model(model)
-    stopping.on_train_begin()
-    assert stopping.is_improvement(1.0, 2.0)
+    for monitor in ("val_quality", "quality", "val_head_quality"):
+        stopping = EarlyStopping(monitor)
+        stopping.set_model(model)
+        stopping.on_train_begin()
+        assert stopping.is_improvement(1.0, 2.0)
+        assert not stopping.is_improvement(2.0, 1.0)
 
 
 def test_unknown_direction_is_an_error_before_the_first_epoch() -> None:
