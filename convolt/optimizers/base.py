@@ -354,8 +354,9 @@ class Optimizer(HasLearningRate, Configurable):
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a bit-equal continuation needs, flat: names to tensors or JSON numbers.
 
-        Tensors (`"slot/parameter"`) are the live ones, not copies, as in PyTorch: write or clone them before the next
-        step. They lie in the parameters' memory order, so safetensors wants `.contiguous()`. Numbers: `iterations`, and `learning_rate` (a constant one) or `total_steps` (a schedule's).
+        Tensors (`"slot/parameter"`) are the live ones, as in PyTorch: write or clone them before the next step. They lie in
+        the parameters' memory order, so that safetensors wants `.contiguous()`. Numbers: `iterations`, and `learning_rate`
+        (a constant one) or `total_steps` (a schedule's).
 
         Raises:
             StateError: the averages are in the weights' place, so that a checkpoint would lose the weights.

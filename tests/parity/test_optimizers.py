@@ -17,7 +17,7 @@ from tests.parity.optimizer_recurrences import RECURRENCES, train
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 STEPS = 100
-SHAPES = {"dense": (6, 4), "tall": (3, 8), "bias": (4,), "conv": (4, 3, 2, 2)}
+SHAPES = {"tall": (6, 4), "wide": (4, 6), "square": (4, 4), "bias": (4,), "conv": (4, 3, 2, 2)}
 KERAS_SHAPES = {name: shape for name, shape in SHAPES.items() if name != "conv"}  # Muon's other way with these: see NumPy
 FALLING = schedules.PolynomialDecay(0.05, STEPS, 0.001)
 
