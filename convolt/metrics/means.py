@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -96,16 +95,17 @@ class Sum(Metric):
         return self.total.clone()
 
 
+@registry.register()
 class MeanMetricWrapper(MeanOfSamples):
-    """Mean of a function `fn(y_true, y_pred)` of channels-last tensors, or of a loss, over samples.
+    """Mean of a function `fn(y_true, y_pred)` of channels-last tensors, or of a loss (object, name, configuration), over samples.
 
     A function that returns a scalar per batch is averaged over batches, each with the weight of one sample.
 
     Keras counterpart: `keras.metrics.MeanMetricWrapper`.
     """
 
-    def __init__(self, fn: Callable[..., Any], name: str | None = None, dtype: Any = None) -> None:
-        self.fn: Loss = fn if isinstance(fn, Loss) else FunctionLoss(fn)
+    def __init__(self, fn: Any, name: str | None = None, dtype: Any = None) -> None:
+        self.fn: Loss = losses.get(fn)
         super().__init__(name or self.fn.name, dtype)
         if not isinstance(self.fn, FunctionLoss):
             self.higher_is_better = False
