@@ -16,7 +16,8 @@ from convolt.metrics.base import Metric
 from tests.parity.metric_cases import CASES, CLASSES, COUNT, Case, in_batches, inside
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=str)
-OWN = {"AutoAccuracy", "MeanMetricWrapper", "ConfusionMatrix", "MacroPrecision", "MacroRecall", "MacroF1", "MacroAUC", "Crossentropy", "Mean", "Sum"}
+OWN = {"AutoAccuracy", "MeanMetricWrapper", "ConfusionMatrix", "MacroPrecision", "MacroRecall", "MacroF1", "MacroAUC",
+       "Crossentropy", "Mean", "Sum"}
 """Metrics that Keras does not have, or whose `update` takes values alone; they have tests of their own."""
 
 WEIGHTED_BY_INTEGERS = {"IoU", "MeanIoU"}  # Keras casts their weights to integers
@@ -128,7 +129,8 @@ def test_every_metric_has_a_case_and_is_registered():
     assert classes == set(metrics.registry)
     assert {case.metric for case in CASES} | OWN == classes
     assert classes <= set(metrics.__all__)
-    assert all(isinstance(metrics.registry.find(n).higher_is_better, bool) for n in classes - {"ConfusionMatrix", "Mean", "MeanMetricWrapper", "Sum"})
+    directed = classes - {"ConfusionMatrix", "Mean", "MeanMetricWrapper", "Sum"}
+    assert all(isinstance(metrics.registry.find(n).higher_is_better, bool) for n in directed)
 
 
 def test_every_name_of_keras_is_known(keras):
