@@ -1,0 +1,27 @@
+"""Fused ops: one name each, with a reference in plain PyTorch and faster versions in Numba (CPU) and Triton (CUDA)."""
+
+from convolt.kernels.crossentropy import softmax_crossentropy
+from convolt.kernels.gather import gather_normalize
+from convolt.kernels.norm import bn, bn_add_relu, bn_relu, inference_affine
+from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
+from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
+from convolt.kernels.update import adam_update, newton_schulz, sgd_update
+
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "KernelWarning",
+    "adam_update",
+    "bias_relu_max_pool",
+    "bn",
+    "bn_add_relu",
+    "bn_relu",
+    "choose",
+    "gather_normalize",
+    "inference_affine",
+    "newton_schulz",
+    "relu_max_pool",
+    "sgd_update",
+    "softmax_crossentropy",
+    "why_not",
+]

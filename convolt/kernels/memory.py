@@ -1,0 +1,73 @@
+"""How kernels see a tensor: one flat run of numbers in channels-last order.
+
+A tensor `(N, C, …)` whose memory is channels-last is a table of `rows` (samples and places) by `C` channels. Strides
+of outputs are forced, because PyTorch calls a tensor with C = 1 or one place contiguous in every format, and a
+convolution that is handed the wrong strides copies.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Array = Any
+"""A NumPy array; kept loose because Numba's arguments are untyped."""
+
+_BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Returns `x` (N, C, …) with channels-last memory; copies only if the memory has another order."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.ndim > 2 else x.contiguous()
+
+
+def empty_channels_last(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns an empty tensor of `shape` (N, C, …) with the strides of channels-last memory, also where C is 1."""
+    if len(shape) < 3:
+        return torch.empty(shape, dtype=dtype, device=device)
+    outside = (shape[0], *shape[2:], shape[1])
+    return torch.empty(outside, dtype=dtype, device=device).movedim(-1, 1)
+
+
+def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns an empty channels-last tensor of x's shape."""
+    return empty_channels_last(tuple(x.shape), dtype or x.dtype, x.device)
+
+
+def flat(x: Tensor) -> Tensor:
+    """Returns the memory of a channels-last tensor as one axis; never copies."""
+    return x.detach().movedim(1, -1).view(-1) if x.ndim > 2 else x.detach().view(-1)
+
+
+def bits(x: Tensor) -> Array:
+    """Returns a flat NumPy array of the bits of a float32 or bfloat16 CPU tensor: int32 or int16; memory is shared."""
+    return flat(x).view(_BITS[x.dtype]).numpy()
+
+
+def rows_of(x: Tensor) -> int:
+    """Returns how many rows of C channels the tensor has."""
+    return x.numel() // max(1, x.shape[1])
+
+
+def current_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Makes x's device the current one, which is where Triton launches."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def power_of_two(n: int, least: int = 1, most: int = 1 << 20) -> int:
+    """Returns the least power of two that is at least n, between two bounds: Triton's tiles have such sides."""
+    return max(least, min(most, 1 << max(0, n - 1).bit_length()))
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements fill one run of memory, in any order of axes, each once."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True

@@ -1,0 +1,188 @@
+"""Batch normalization (+ residual) (+ ReLU) on the CPU, in training and inference, float32 or bfloat16.
+
+A tensor is a table of rows by channels. Statistics are taken in blocks of rows that stay in the L1 cache: the block's
+mean, then the sums of its deviations from that mean (zero but for rounding, which they correct) and of their squares,
+in float32; blocks are joined in float64 (Chan, Golub & LeVeque 1979). So nothing is lost where the mean is large against
+the deviation, and the result is the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convolt.kernels.bits_numba import Compiled, from_float, to_float
+from convolt.kernels.memory import bits, empty_like, rows_of
+from convolt.kernels.reference import follow
+from convolt.kernels.threads import over_rows
+
+NO_FLOOR = float("-inf")
+
+
+@Compiled
+def _statistics(x: Any, means: Any, sums: Any, squares: Any, sizes: Any, first: Any, last: Any) -> None:
+    rows, channels, block_rows = sizes
+    for block in range(first, last):
+        start, stop = block * block_rows, min(rows, (block + 1) * block_rows)
+        mean, square = means[block * channels : (block + 1) * channels], squares[block * channels : (block + 1) * channels]
+        total = sums[block * channels : (block + 1) * channels]
+        mean[:] = np.float32(0)
+        total[:] = np.float32(0)
+        square[:] = np.float32(0)
+        for row in range(start, stop):
+            a = x[row * channels : (row + 1) * channels]
+            for i in range(channels):
+                mean[i] += to_float(a[i])
+        for i in range(channels):
+            mean[i] /= np.float32(stop - start)
+        for row in range(start, stop):
+            a = x[row * channels : (row + 1) * channels]
+            for i in range(channels):
+                d = to_float(a[i]) - mean[i]
+                total[i] += d
+                square[i] += d * d
+
+
+@Compiled
+def _apply(x: Any, residual: Any, out: Any, mean: Any, scale: Any, shift: Any, floor: Any, channels: Any, first: Any, last: Any) -> None:
+    add = residual.size > 0
+    for row in range(first, last):
+        s = row * channels
+        a, y = x[s : s + channels], out[s : s + channels]
+        if add:
+            r = residual[s : s + channels]
+            for i in range(channels):
+                z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i] + to_float(r[i])
+                y[i] = from_float(floor if z <= floor else z, a[i])
+        else:
+            for i in range(channels):
+                z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i]
+                y[i] = from_float(floor if z <= floor else z, a[i])
+
+
+@Compiled
+def _reduce(grad: Any, x: Any, out: Any, masked: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, sums: Any, products: Any,
+            sizes: Any, first: Any, last: Any) -> None:
+    rows, channels, block_rows = sizes
+    from_out = out.size > 0
+    zero = grad.dtype.type(0)
+    total, product = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for block in range(first, last):
+        total[:] = np.float32(0)
+        product[:] = np.float32(0)
+        wide_total, wide_product = sums[block * channels : (block + 1) * channels], products[block * channels : (block + 1) * channels]
+        wide_total[:] = 0.0
+        wide_product[:] = 0.0
+        stop = min(rows, (block + 1) * block_rows)
+        for row in range(block * block_rows, stop):
+            s = row * channels
+            g, a = grad[s : s + channels], x[s : s + channels]
+            if from_out:
+                y, d = out[s : s + channels], masked[s : s + channels]
+                for i in range(channels):
+                    dead = to_float(y[i]) <= floor
+                    v = to_float(g[i])
+                    v = np.float32(0) if dead else v
+                    d[i] = zero if dead else g[i]
+                    total[i] += v
+                    product[i] += v * ((to_float(a[i]) - mean[i]) * rstd[i])
+            else:
+                for i in range(channels):
+                    centred = to_float(a[i]) - mean[i]
+                    v = to_float(g[i])
+                    v = np.float32(0) if centred * scale[i] + shift[i] <= floor else v
+                    total[i] += v
+                    product[i] += v * (centred * rstd[i])
+            if row % 8 == 7 or row == stop - 1:  # short float32 sums, joined in float64
+                for i in range(channels):
+                    wide_total[i] += total[i]
+                    wide_product[i] += product[i]
+                    total[i] = np.float32(0)
+                    product[i] = np.float32(0)
+
+
+@Compiled
+def _input_gradient(grad: Any, x: Any, out: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, mean_grad: Any,
+                    mean_product: Any, channels: Any, first: Any, last: Any) -> None:
+    for row in range(first, last):
+        s = row * channels
+        g, a, d = grad[s : s + channels], x[s : s + channels], out[s : s + channels]
+        for i in range(channels):
+            centred = to_float(a[i]) - mean[i]
+            v = to_float(g[i])
+            v = np.float32(0) if centred * scale[i] + shift[i] <= floor else v
+            d[i] = from_float(scale[i] * (v - mean_grad[i] - centred * rstd[i] * mean_product[i]), a[i])
+
+
+def _blocks(x: Tensor) -> tuple[int, tuple[int, int, int]]:
+    """Returns how many blocks of rows there are, and (rows, channels, rows of a block): at most 16 KiB of float32 each."""
+    rows, channels = rows_of(x), x.shape[1]
+    block_rows = max(8, min(64, 4096 // channels))
+    return -(-rows // block_rows), (rows, channels, block_rows)
+
+
+def _vectors(x: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift of each channel, float32."""
+    scale = rstd if weight is None else rstd * weight.detach().to(torch.float32)
+    return scale, torch.zeros(x.shape[1]) if bias is None else bias.detach().to(torch.float32)
+
+
+def _nothing(x: Tensor) -> Any:
+    return bits(x.new_empty(0, x.shape[1]))
+
+
+def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
+            running_var: Tensor | None, momentum: float, factor: float, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.norm_forward`; x and residual have channels-last memory and the same type."""
+    count, sizes = _blocks(x)
+    rows, channels, block_rows = sizes
+    partial = torch.empty(3, count, channels)
+    flat = [p.view(-1).numpy() for p in partial]
+    over_rows(lambda first, last: _statistics(bits(x), *flat, sizes, first, last), count, x.nbytes)
+    lengths = torch.full((count, 1), float(block_rows), dtype=torch.float64)
+    lengths[-1] = rows - (count - 1) * block_rows
+    means, sums, squares = partial.double()
+    shift = means[0]  # any value near the mean: what follows are small differences
+    mean64 = shift + ((means - shift) * lengths + sums).sum(0) / rows
+    var = (squares - sums**2 / lengths + (means + sums / lengths - mean64) ** 2 * lengths).sum(0) / rows
+    mean, rstd = mean64.float(), torch.rsqrt(var + eps).float()
+    out = _affine(x, residual, mean, *_vectors(x, rstd, weight, bias), relu)
+    follow(running_mean, running_var, mean, var.float(), momentum, factor)
+    return out, mean, rstd
+
+
+def _affine(x: Tensor, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    out, floor = empty_like(x), np.float32(0.0 if relu else NO_FLOOR)
+    arrays = (bits(x), _nothing(x) if residual is None else bits(residual), bits(out), mean.numpy(), scale.numpy(), shift.numpy())
+    over_rows(lambda first, last: _apply(*arrays, floor, x.shape[1], first, last), rows_of(x), 2 * x.nbytes)
+    return out
+
+
+def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    """See `reference.norm_inference`."""
+    return _affine(x, residual, torch.zeros(x.shape[1]), scale.detach().float(), shift.detach().float(), relu)
+
+
+def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,
+             relu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.norm_backward`; all large tensors have channels-last memory and the same type."""
+    count, sizes = _blocks(x)
+    rows, channels, _ = sizes
+    scale, shift = _vectors(x, rstd, weight, bias)
+    floor = np.float32(0.0 if relu else NO_FLOOR)
+    vectors = (mean.numpy(), rstd.numpy(), scale.numpy(), shift.numpy())
+    sums, products = torch.empty(2, count, channels, dtype=torch.float64)
+    masked = grad if out is None else empty_like(grad)
+    arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *vectors)
+    partial = (sums.view(-1).numpy(), products.view(-1).numpy())
+    over_rows(lambda first, last: _reduce(*arrays, floor, *partial, sizes, first, last), count, 2 * x.nbytes)
+    total, product = sums.sum(0), products.sum(0)
+    dx = empty_like(x)
+    means = ((total / rows).float().numpy(), (product / rows).float().numpy())
+    second = (bits(masked), bits(x), bits(dx), *vectors)
+    floor = floor if out is None else np.float32(NO_FLOOR)
+    over_rows(lambda first, last: _input_gradient(*second, floor, *means, channels, first, last), rows, 3 * x.nbytes)
+    return dx, masked, product.float(), total.float()

@@ -1,0 +1,249 @@
+"""Every fused op in plain PyTorch: what it means, what its kernels are compared with, what runs where none can.
+
+Two forms of each. The *composition* has the op's own name: what a PyTorch user would write, differentiated by autograd.
+The *passes* (`pool_forward`, `pool_backward`, …) have the signatures of the Numba and Triton versions, keep what those
+keep between forward and backward, and take over when one of those fails in the middle of a step.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+DEAD = 255
+"""Code of a pooling window in which no value was above zero."""
+
+
+def relu_max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
+    """`max_pool(relu(x))`; (N, C, H, W) → (N, C, H // ph, W // pw)."""
+    return F.max_pool2d(F.relu(x), pool_size)
+
+
+def bias_relu_max_pool(x: Tensor, bias: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
+    """`max_pool(relu(x + bias))`; the bias (C,) is cast to x's type first."""
+    return F.max_pool2d(F.relu(x + bias.to(x.dtype)[:, None, None]), pool_size)
+
+
+def pool_forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns the pooled output and, if `keep`, the place of each maximum in its window as one byte (`DEAD` after ReLU)."""
+    ph, pw = pool
+    height, width = x.shape[2] // ph, x.shape[3] // pw
+    covered = torch.unflatten(x[:, :, : height * ph, : width * pw], 2, (height, ph))
+    windows = torch.unflatten(covered, 4, (width, pw)).movedim(3, 4).flatten(4)
+    best, place = windows.max(-1)
+    value = best if bias is None else (best.to(torch.promote_types(best.dtype, torch.float32)) + bias[:, None, None]).to(x.dtype)
+    return F.relu(value), torch.where(value <= 0, DEAD, place).to(torch.uint8) if keep else None
+
+
+def pool_backward(grad: Tensor, code: Tensor, pool: tuple[int, int], size: tuple[int, int],
+                  want_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns the gradients of x (spatial `size`) and, if `want_bias`, of the bias (float32, or grad's type if wider)."""
+    out = grad.new_zeros((grad.shape[0], size[0], size[1], grad.shape[1])).permute(0, 3, 1, 2)
+    ph, pw = pool
+    for place in range(ph * pw):
+        rows, columns = slice(place // pw, grad.shape[2] * ph, ph), slice(place % pw, grad.shape[3] * pw, pw)
+        out[:, :, rows, columns] = torch.where(code == place, grad, 0)
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    return out, torch.where(code == DEAD, 0, grad).sum((0, 2, 3), dtype=wide) if want_bias else None
+
+
+def bn(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *, training: bool,
+       momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
+    """Batch normalization; see `kernels.bn_relu` for the arguments."""
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    if unbiased:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training=True, momentum=momentum, eps=eps)
+    count = x.numel() // x.shape[1]
+    larger = running_var * (count / (count - 1))  # PyTorch blends in the unbiased variance; shrinking undoes it
+    y = F.batch_norm(x, running_mean, larger, weight, bias, training=True, momentum=momentum, eps=eps)
+    running_var.copy_(larger * ((count - 1) / count))
+    return y
+
+
+def bn_relu(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *, training: bool,
+            momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
+    """`relu(bn(x))`."""
+    return F.relu(bn(x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, unbiased=unbiased))
+
+
+def bn_add_relu(x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *,
+                training: bool, momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
+    """`relu(bn(x) + residual)`."""
+    y = bn(x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, unbiased=unbiased)
+    return F.relu(y + residual)
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def follow(running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, momentum: float, factor: float) -> None:
+    """Moves the running statistics towards the batch's; `factor` makes the variance unbiased."""
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * factor).to(running_var.dtype), momentum)
+
+
+def norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
+                 running_var: Tensor | None, momentum: float, factor: float, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns `relu(bn(x) + residual)` with the batch's statistics, the mean and 1 / √(variance + eps), both float32 or wider."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    axes = [a for a in range(x.ndim) if a != 1]
+    var, mean = torch.var_mean(wide, axes, correction=0)
+    rstd = torch.rsqrt(var + eps)
+    z = (wide - _per_channel(mean, x)) * _per_channel(rstd if weight is None else rstd * weight, x)
+    z = z if bias is None else z + _per_channel(bias, x)
+    z = z if residual is None else z + residual
+    follow(running_mean, running_var, mean, var, momentum, factor)
+    return (F.relu(z) if relu else z).to(x.dtype), mean, rstd
+
+
+def norm_backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,
+                  relu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, of the residual, of weight and of bias.
+
+    The ReLU's mask is taken from `out`, or, if that is None, computed again from x.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    count = x.numel() // x.shape[1]
+    axes = [a for a in range(x.ndim) if a != 1]
+    centred = (x.to(wide) - _per_channel(mean, x)) * _per_channel(rstd, x)
+    scale = torch.ones_like(rstd) if weight is None else weight.to(wide)
+    if relu:
+        z = out if out is not None else centred * _per_channel(scale, x) + (0 if bias is None else _per_channel(bias, x))
+        grad = torch.where(z <= 0, 0, grad)
+    dz = grad.to(wide)
+    dbias, dweight = dz.sum(axes), (dz * centred).sum(axes)
+    dx = _per_channel(scale * rstd, x) * (dz - _per_channel(dbias / count, x) - centred * _per_channel(dweight / count, x))
+    return dx.to(x.dtype), grad, dweight, dbias
+
+
+def norm_inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    """`relu(x · scale + shift + residual)`, computed in float32 or wider."""
+    z = x.to(torch.promote_types(x.dtype, torch.float32)) * _per_channel(scale, x) + _per_channel(shift, x)
+    z = z if residual is None else z + residual
+    return (F.relu(z) if relu else z).to(x.dtype)
+
+
+def softmax_crossentropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Returns each sample's `-Σ target · log softmax(logits)`, float32 or wider; (N, K), labels (N,) or (N, K) → (N,)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = labels.long() if labels.ndim == 1 else labels.to(wide.dtype)
+    return F.cross_entropy(wide, labels, reduction="none", label_smoothing=label_smoothing)
+
+
+def _targets(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    targets = F.one_hot(labels.long(), logits.shape[1]) if labels.ndim == 1 else labels
+    return targets.to(torch.promote_types(logits.dtype, torch.float32)) * (1.0 - smoothing) + smoothing / logits.shape[1]
+
+
+def crossentropy_forward(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Returns losses and log Σ exp(logits), each (N,) and float32 or wider."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    lse = torch.logsumexp(wide, 1)
+    targets = _targets(logits, labels, smoothing)
+    return (torch.where(targets == 0, 0, targets * (lse[:, None] - wide))).sum(1), lse
+
+
+def crossentropy_backward(grad: Tensor, logits: Tensor, labels: Tensor, lse: Tensor, smoothing: float) -> Tensor:
+    """Returns the gradient of the logits, in their type."""
+    targets = _targets(logits, labels, smoothing)
+    softmax = torch.exp(logits.to(lse.dtype) - lse[:, None])
+    return (grad[:, None] * (softmax * targets.sum(1, keepdim=True) - targets)).to(logits.dtype)
+
+
+def _mirrored(place: Tensor, size: int) -> Tensor:
+    """Indices outside 0 … size - 1, mirrored at the border pixel (which is not repeated)."""
+    period = max(1, 2 * size - 2)
+    place = place.remainder(period)
+    return torch.where(place >= size, period - place, place)
+
+
+def gather_normalize(images: Tensor, index: Tensor, scale: Tensor, shift: Tensor, *, flip: Tensor | None = None,
+                     offset: Tensor | None = None, size: tuple[int, int] | None = None, border: str = "constant",
+                     dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
+    """See `kernels.gather_normalize`."""
+    count, (height, width) = index.shape[0], size or (images.shape[1], images.shape[2])
+    if flip is None and offset is None and (height, width) == (images.shape[1], images.shape[2]):
+        pixels, outside = images.index_select(0, index), None
+    else:
+        rows = torch.arange(height, device=images.device).expand(count, -1)
+        columns = torch.arange(width, device=images.device).expand(count, -1)
+        if flip is not None:
+            columns = torch.where(flip.to(torch.bool)[:, None], width - 1 - columns, columns)
+        if offset is not None:
+            rows, columns = rows + offset[:, :1], columns + offset[:, 1:]
+        outside = ((rows < 0) | (rows >= images.shape[1]))[:, :, None] | ((columns < 0) | (columns >= images.shape[2]))[:, None, :]
+        if border == "reflect":
+            rows, columns = _mirrored(rows, images.shape[1]), _mirrored(columns, images.shape[2])
+        rows, columns = rows.clamp(0, images.shape[1] - 1), columns.clamp(0, images.shape[2] - 1)
+        pixels = images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if outside is not None and border == "constant":
+        pixels = torch.where(outside[..., None], 0, pixels)
+    values = (pixels.to(torch.float32) * scale + shift).to(dtype).permute(0, 3, 1, 2)
+    return values if out is None else out.copy_(values)
+
+
+def gather_fill(images: Tensor, index: Tensor, scale: Tensor, shift: Tensor, flip: Tensor | None, offset: Tensor | None, reflect: bool,
+                 out: Tensor) -> Tensor:
+    """The pass of `gather_normalize`: fills `out`."""
+    return gather_normalize(images, index, scale, shift, flip=flip, offset=offset, size=(out.shape[2], out.shape[3]),
+                            border="reflect" if reflect else "constant", dtype=out.dtype, out=out)
+
+
+def update_adam(params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor], lr: Tensor,
+                decay: Tensor | None, betas: tuple[float, float], eps: float, shadows: list[Tensor]) -> None:
+    """The pass of `kernels.adam_update`."""
+    wide = [g.to(p.dtype) for p, g in zip(params, grads, strict=True)]
+    torch._foreach_mul_(exp_avgs, betas[0])
+    torch._foreach_add_(exp_avgs, wide, alpha=1.0 - betas[0])
+    torch._foreach_mul_(exp_avg_sqs, betas[1])
+    torch._foreach_addcmul_(exp_avg_sqs, wide, wide, value=1.0 - betas[1])
+    roots = list(torch._foreach_sqrt(exp_avg_sqs))
+    torch._foreach_add_(roots, eps)
+    change = list(torch._foreach_div(exp_avgs, roots))
+    torch._foreach_mul_(change, lr)
+    _move(params, change, decay, shadows, -1.0)
+
+
+def update_sgd(params: list[Tensor], grads: list[Tensor], velocities: list[Tensor], lr: Tensor, decay: Tensor | None, momentum: float,
+               nesterov: bool, shadows: list[Tensor]) -> None:
+    """The pass of `kernels.sgd_update`."""
+    change = [g.to(p.dtype) for p, g in zip(params, grads, strict=True)]
+    change = list(torch._foreach_mul(change, -lr))
+    if velocities:
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, change)
+        change = list(torch._foreach_add(change, velocities, alpha=momentum)) if nesterov else velocities
+    _move(params, change, decay, shadows, 1.0)
+
+
+def _move(params: list[Tensor], change: list[Tensor], decay: Tensor | None, shadows: list[Tensor], sign: float) -> None:
+    if decay is not None:
+        torch._foreach_mul_(params, 1.0 - decay)
+    torch._foreach_add_(params, change, alpha=sign)
+    if shadows:
+        torch._foreach_copy_(shadows, params)
+
+
+def newton_schulz(updates: list[Tensor], *, steps: int = 5, coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+                  eps: float = 1e-7, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """One matrix after the other; see `kernels.newton_schulz`."""
+    return [newton_schulz_iteration(u.flatten(1)[None], steps, coefficients, eps, dtype)[0].view(u.shape) for u in updates]
+
+
+def newton_schulz_iteration(x: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float,
+                            dtype: torch.dtype | None) -> Tensor:
+    """Orthogonalises a batch of matrices (B, m, n); the smaller side is multiplied with itself."""
+    a, b, c = coefficients
+    tall = x.shape[1] > x.shape[2]
+    y = x.mT if tall else x
+    wide = y.to(torch.promote_types(y.dtype, torch.float32))
+    y = (wide / (torch.linalg.matrix_norm(wide, keepdim=True) + eps)).to(dtype or x.dtype)
+    for _ in range(steps):
+        gram = y @ y.mT
+        y = a * y + (b * gram + c * (gram @ gram)) @ y
+    result: Tensor = (y.mT if tall else y).to(x.dtype).contiguous()
+    return result
