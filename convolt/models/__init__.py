@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from convolt.missing import explain_missing_names
 from convolt.models.functional import Functional
 from convolt.models.model import Model
 from convolt.models.sequential import Sequential
@@ -15,3 +16,6 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None, comp
     from convolt.formats import load_model as load
 
     return load(filepath, custom_objects=custom_objects, compile=compile, device=device)
+
+
+explain_missing_names(__name__)

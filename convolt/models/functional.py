@@ -27,6 +27,8 @@ class Functional(Model):
     Made by `convolt.Model(inputs, outputs)`. Keras counterpart: the functional API.
     """
 
+    flexible_input = False
+
     def __init__(self, inputs: Any, outputs: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._input_structure = inputs

@@ -41,6 +41,7 @@ class Model(Layer):
 
     stop_training: bool = False
     class_names: list[str] | None = None
+    flexible_input: bool = True  # whether pictures of another size than the first may fit
     data_format: str = "channels_last"  # of what fit, evaluate and predict are given
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -220,6 +221,11 @@ class Model(Layer):
     def history(self) -> History | None:
         """History of the last `fit`."""
         return self._trainer.history if self._trainer else None
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metric objects, in the order of their results."""
+        return self._trainer.metrics() if self._trainer else []
 
     @property
     def metrics_names(self) -> list[str]:

@@ -33,6 +33,8 @@ class Sequential(Model):
     Keras counterpart: `keras.Sequential`.
     """
 
+    flexible_input = False
+
     def __init__(self, layers: Iterable[Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._input: SymbolicTensor | None = None

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from convolt.errors import ArgumentTypeError, explain
+from convolt.missing import explain_missing_names
 from convolt.optimizers import schedules
 from convolt.optimizers.base import Optimizer, registry
 from convolt.optimizers.standard import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Muon, Nadam, RAdam, RMSprop
@@ -81,3 +82,5 @@ __all__ = [
     "schedules",
     "serialize",
 ]
+
+explain_missing_names(__name__)

@@ -24,6 +24,7 @@ from convolt.configurable import Configurable, Registry, to_json
 from convolt.errors import ArgumentError, ArgumentTypeError, DeviceError, StateError, did_you_mean, explain
 from convolt.optimizers.averages import WeightAverages
 from convolt.optimizers.clipping import clip_by_global_norm_, clip_by_norm_, clip_by_value_
+from convolt.optimizers.dynamo import plain_step, without_dynamo
 from convolt.optimizers.rate import HasLearningRate
 from convolt.optimizers.state import check_numbers, check_tensors, copy_tensors
 from convolt.schedules import check_number
@@ -203,7 +204,9 @@ class Optimizer(HasLearningRate, Configurable):
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         names = [*self.numbers(0.0, 0), *(_decay_name(d) for d in self._decayed), *(("keep", "add") if self.use_ema else ())]
         self._numbers = {name: torch.zeros((), dtype=dtype, device=device) for name in names}
-        self._rules = self.make_rules(self._parameters, self._numbers)
+        with without_dynamo():
+            self._rules = self.make_rules(self._parameters, self._numbers)
+        self._steps = [plain_step(rule) for rule in self._rules]
         if self.use_ema:
             self._averages = WeightAverages(list(self._parameters.values()))
 
@@ -259,8 +262,8 @@ class Optimizer(HasLearningRate, Configurable):
             with_gradient = [p for p in parameters if p.grad is not None]
             if with_gradient:
                 torch._foreach_mul_(with_gradient, self._numbers[_decay_name(decay)])
-        for rule in self._rules:
-            rule.step()
+        for step in self._steps:
+            step()
         if self._averages is not None:
             self._averages.update(list(self._parameters.values()), self._numbers["keep"], self._numbers["add"])
 

@@ -33,30 +33,22 @@ def make_heads(output_names: Sequence[str], loss: Any, loss_weights: Any, metric
     per_weight = _spread("loss_weights", loss_weights, output_names)
     per_metric = _spread_lists("metrics", metric_spec, output_names)
     per_weighted = _spread_lists("weighted_metrics", weighted_spec, output_names)
-    if count > 1 and loss is not None and not isinstance(loss, (list, tuple, Mapping)):
+    if count > 1 and loss is not None and (_is_config(loss) or not isinstance(loss, (list, tuple, Mapping))):
         per_loss = [loss] * count  # one loss for all outputs, as in Keras
-    taken: dict[str, int] = {}
-    return [Head(name, None if per_loss[i] is None else losses.get(per_loss[i]), 1.0 if per_weight[i] is None else float(per_weight[i]),
-                 _unique([metrics.get(m) for m in per_metric[i]], taken if count == 1 else {}),
-                 _unique([metrics.get(m) for m in per_weighted[i]], taken if count == 1 else {}))
-            for i, name in enumerate(output_names)]
-
-
-def _unique(found: list[Metric], taken: dict[str, int]) -> list[Metric]:
-    """Numbers metrics of the same name, so that no result hides another."""
-    for metric in found:
-        stem = metric.name
-        taken[stem] = taken.get(stem, 0) + 1
-        if taken[stem] > 1:
-            metric.name = f"{stem}_{taken[stem] - 1}"
-    return found
+    heads = []
+    for i, name in enumerate(output_names):
+        head_loss = None if per_loss[i] is None else losses.get(per_loss[i])
+        found = metrics.get_all([*per_metric[i], *per_weighted[i]], metrics.logits_of_loss(head_loss))
+        plain = len(per_metric[i])
+        heads.append(Head(name, head_loss, 1.0 if per_weight[i] is None else float(per_weight[i]), found[:plain], found[plain:]))
+    return heads
 
 
 def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
-    """Returns one entry for each output from a single value, a list or a mapping by output name."""
+    """Returns one entry for each output from a single value (a configuration is one), a list or a mapping by output name."""
     if value is None:
         return [None] * len(names)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not _is_config(value):
         for key in value:
             if key not in names:
                 raise ArgumentError(explain(f"compile({what})", f"the output name {key!r}", "a name of an output", did_you_mean(key, names)))
@@ -68,11 +60,16 @@ def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
     return [value, *[None] * (len(names) - 1)]
 
 
+def _is_config(value: Any) -> bool:
+    """Whether `value` is what a saved model holds of a loss or metric: `{"class_name", "config"}`."""
+    return isinstance(value, Mapping) and set(value) == {"class_name", "config"}
+
+
 def _spread_lists(what: str, value: Any, names: Sequence[str]) -> list[list[Any]]:
     """Like `_spread` for lists: with one output a flat list is its list; with several, each entry is a list or one item."""
     if value is None:
         return [[] for _ in names]
-    if not isinstance(value, (Mapping, list, tuple)):
+    if not isinstance(value, (Mapping, list, tuple)) or _is_config(value):
         value = [value]
     if not isinstance(value, Mapping) and len(names) == 1 and not any(isinstance(v, (list, tuple)) for v in value):
         return [list(value)]

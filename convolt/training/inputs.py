@@ -123,6 +123,13 @@ def spread_weights(weight: Any, ys: Sequence[Tensor], output_names: Names) -> tu
     return tuple(found)
 
 
+def accepted_shapes(model: Any) -> list[Any]:
+    """Returns the input shapes that fit; where code alone decides, pictures of another size than the first may fit too."""
+    if not model.flexible_input:
+        return list(model.input_shapes)
+    return [(*(None for _ in shape[:-1]), shape[-1]) for shape in model.input_shapes]
+
+
 def split_validation(parts: Sequence[Sequence[Tensor]], fraction: float) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     """Returns (training part, validation part): the last `fraction` of the samples is for validation, as in Keras."""
     if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from convolt.data.batches import Resident, Streamed
 from convolt.errors import DataError, explain
-from convolt.training.hooks import CallbackList, LazyLogs
+from convolt.training.hooks import CallbackList, LazyLogs, scalars
 from convolt.training.progress import Progress
 from convolt.training.step import Step
 
@@ -113,10 +113,3 @@ def evaluate(model: Any, step: Step, data: Resident | Streamed, callbacks: Callb
     callbacks.on_test_end(logs)
     model.train(was_training)
     return logs
-
-
-
-
-def scalars(logs: dict[str, Any]) -> dict[str, float]:
-    """Returns the logs that are single numbers: what a progress line can show."""
-    return {name: value for name, value in logs.items() if isinstance(value, float)}

@@ -55,7 +55,7 @@ def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: tor
     if inputs.is_stream(x):
         return inputs.from_stream(x, device, batch_size, steps, model.input_names, model.output_names, None)
     xs = [checks.as_tensor(a) for a in inputs.arrays_of(x, model.input_names, "x")]
-    checks.check_inputs(xs, model.input_shapes, what="predict")
+    checks.check_inputs(xs, inputs.accepted_shapes(model), what="predict")
     return inputs.from_arrays((xs, [], []), batch_size, device, None)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from convolt.data.batches import Batch
 from convolt.errors import ShapeError, StateError, explain
 from convolt.layout import to_inside, to_outside
+from convolt.losses import targets_to_inside
 from convolt.training.heads import Head
 
 
@@ -29,11 +30,6 @@ def enter(x: Tensor, dtype: str | None, data_format: str = "channels_last") -> T
     if x.is_floating_point() or x.dtype in (torch.uint8, torch.bool) or x.ndim > 2:
         return x.to(torch.float32)
     return x
-
-
-def enter_label(y: Tensor, prediction: Tensor) -> Tensor:
-    """Returns a label with its axes in the order of the prediction's; class numbers have one axis less and stay."""
-    return to_inside(y) if y.ndim == prediction.ndim else y
 
 
 def flat_outputs(outputs: Any) -> list[Tensor]:
@@ -59,9 +55,9 @@ class Totals:
         self._count.add_(batch.size)
         for i, head in enumerate(self.heads):
             for metric in head.metrics:
-                metric.update(labels[i], outputs[i].detach())
+                metric.update(labels[i], outputs[i])
             for metric in head.weighted_metrics:
-                metric.update(labels[i], outputs[i].detach(), batch.weights[i] if batch.weights else None)
+                metric.update(labels[i], outputs[i], batch.weights[i] if batch.weights else None)
 
     def reset(self) -> None:
         """Starts a new epoch."""
@@ -139,7 +135,7 @@ class Step:
     def _labels(self, batch: Batch, outputs: Sequence[Tensor]) -> list[Tensor]:
         if len(batch.y) != len(outputs):
             raise ShapeError(explain("labels", f"{len(batch.y)} array(s)", f"{len(outputs)}, one for each output of the model"))
-        return [enter_label(y, output) for y, output in zip(batch.y, outputs, strict=True)]
+        return [targets_to_inside(y, output.ndim) for y, output in zip(batch.y, outputs, strict=True)]
 
     def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor], penalties: bool) -> list[Tensor]:
         """Returns the total loss, then (with several outputs) the loss of each."""

@@ -17,7 +17,7 @@ from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 from convolt.training import inputs, loop
 from convolt.training.callbacks import History
 from convolt.training.heads import Head, make_heads
-from convolt.training.hooks import CallbackList
+from convolt.training.hooks import CallbackList, scalars
 from convolt.training.progress import Progress
 from convolt.training.step import Step, enter, flat_outputs
 
@@ -88,7 +88,7 @@ class Trainer:
         progress.epoch_begin(0)
         try:
             results = loop.evaluate(self.model, self._ready_step(), data, callback_list, progress)
-            progress.epoch_end(loop.scalars(results), data.samples)
+            progress.epoch_end(scalars(results), data.samples)
         finally:
             progress.close()
         return results
@@ -114,6 +114,10 @@ class Trainer:
         """Returns the names of losses and metrics, in order."""
         return self._step.test_totals.result_names() if self._step else ["loss"]
 
+    def metrics(self) -> list[Any]:
+        """Returns the metric objects, in the order of their results."""
+        return [metric for head in self._heads for metric in head.all_metrics()]
+
     # -- making ready ----------------------------------------------------------------------------------------------
 
     def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | None, steps: int | None, seed: int | None = None,
@@ -134,7 +138,7 @@ class Trainer:
                 class_weight: Mapping[int, float] | None) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """Returns checked tensors of inputs, labels and weights; builds the model on the way."""
         xs = checks.check_inputs([checks.as_tensor(a) for a in inputs.arrays_of(x, self.model.input_names, "x")],
-                                 self.model.input_shapes, what=what)
+                                 inputs.accepted_shapes(self.model), what=what)
         if what == "fit" and not _rescales(self.model):
             checks.check_pixels(xs, what=what)
         self._prepare_model(xs)
@@ -157,7 +161,7 @@ class Trainer:
         weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
         first, x = _peek(x, batch_size or 32)
         xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
-        checks.check_inputs(list(xs), self.model.input_shapes, what=what)
+        checks.check_inputs(list(xs), inputs.accepted_shapes(self.model), what=what)
         self._prepare_model(xs)
         return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], seed, weigh)
 

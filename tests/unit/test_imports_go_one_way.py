@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[2] / "convolt"
 MAY_IMPORT = {
     "layers": set(),
     "losses": set(),
-    "metrics": set(),
+    "metrics": {"losses"},
     "optimizers": {"schedules"},
     "schedules": set(),
-    "data": set(),
+    "data": {"losses"},
     "datasets": {"data"},
     "kernels": set(),
     "compiler": {"kernels", "layers"},
@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "training": {"data", "losses", "metrics", "optimizers", "schedules", "compiler"},
     "models": {"layers", "training", "formats"},
     "applications": {"layers", "models"},
-    "cli": {"models", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers"},
+    "cli": {"applications", "models", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers", "schedules"},
 }
 
 

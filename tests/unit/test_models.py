@@ -170,7 +170,7 @@ def test_what_cannot_be_traced_says_so() -> None:
 def test_wrap_runs_the_module_itself() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
     model = Model.wrap(module, input_shape=(8, 8, 3))
-    assert list(model.parameters())[0] is module[0].weight
+    assert list(model.parameters())[0] is next(module.parameters())
     assert model(np.zeros((2, 8, 8, 3), "float32")).shape == (2, 2)
 
 

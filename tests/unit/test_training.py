@@ -255,7 +255,7 @@ def test_one_cycle_by_name_knows_the_number_of_steps() -> None:
     (lambda m: m.fit(X, Y[:-1]), "69"),
     (lambda m: m.fit(X[:, :5], Y), "\\(None, 6\\)|6"),
     (lambda m: m.fit(X, Y + 7), "label"),
-    (lambda m: m.fit(X[:0], Y[:0]), "empty|no samples"),
+    (lambda m: m.fit(X[:0], Y[:0]), "no values"),
     (lambda m: m.fit(endless(), Y), "None: x brings the labels"),
     (lambda m: m.fit(endless(), validation_split=0.1, steps_per_epoch=2), "validation_data"),
     (lambda m: m.compile("adm"), "Did you mean 'adam'"),
