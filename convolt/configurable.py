@@ -1,4 +1,4 @@
-"""Objects that can be written to JSON and made again: layers, losses, optimizers, initializers, …
+"""Objects that can be written to JSON and made again: layers, losses, optimizers, initializers.
 
 One rule gives every class `get_config` and `from_config` without a line of its own: **the constructor keeps each
 argument in an attribute of the same name** (scikit-learn's rule for estimators). A `Registry` is the closed list

@@ -181,7 +181,8 @@ def _model_info(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         info = json.loads(metadata["convolt"])
         version = info["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ModelFileError(explain(str(path), f"a damaged header ({type(error).__name__}: {error})", "JSON with a format number")) from error
+        got = f"a damaged header ({type(error).__name__}: {error})"
+        raise ModelFileError(explain(str(path), got, "JSON with a format number")) from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelFileError(explain(str(path), f"format {version!r}", f"at most {FORMAT_VERSION}", "Update convolt to read it."))
     if not isinstance(info.get("model"), dict):
@@ -207,7 +208,8 @@ def _make(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any])
         raise
     except (ConvoltError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         fix = "Pass your own classes: load_model(path, custom_objects={'Name': Class})."
-        raise ModelFileError(explain(f"{path}: architecture", f"{type(error).__name__}: {error}", "layers that Convolt knows", fix)) from error
+        got = f"{type(error).__name__}: {error}"
+        raise ModelFileError(explain(f"{path}: architecture", got, "layers that Convolt knows", fix)) from error
     return model
 
 
@@ -231,7 +233,8 @@ def _fill(model: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
                                      f"exactly the {len(own)} weights of {model.name!r}", hint))
     for name, value in tensors.items():
         if value.shape != own[name].shape or value.dtype != own[name].dtype:
-            raise ModelFileError(explain(f"{path}: {name}", f"{tuple(value.shape)} {value.dtype}", f"{tuple(own[name].shape)} {own[name].dtype}"))
+            expected = f"{tuple(own[name].shape)} {own[name].dtype}"
+            raise ModelFileError(explain(f"{path}: {name}", f"{tuple(value.shape)} {value.dtype}", expected))
         if value.is_floating_point() and not value.isfinite().all():
             raise ModelFileError(explain(f"{path}: {name}", "values that are NaN or infinite", "finite weights"))
     model.load_state_dict(dict(tensors), strict=not shared)

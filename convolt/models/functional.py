@@ -38,7 +38,8 @@ class Functional(Model):
         for what, found in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not found:
                 got = inputs if what == "inputs" else outputs
-                raise ArgumentTypeError(explain(f"Model({what})", type(got).__name__, "symbolic tensors", "Start with convolt.Input(shape)."))
+                raise ArgumentTypeError(explain(f"Model({what})", type(got).__name__, "symbolic tensors",
+                                                "Start with convolt.Input(shape)."))
         self._calls = calls_before(outputs, self.inputs)
         names = {id(layer): self._adopt(layer) for layer in dict.fromkeys(call.layer for call in self._calls)}
         self._graph = build_graph(self.inputs, outputs, self._calls, names)

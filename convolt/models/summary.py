@@ -73,7 +73,8 @@ class Summary:
         console = Console(file=out, width=width or 120, color_system=None)
         console.print(table)
         total = self.trainable + self.frozen
-        console.print(f"Parameters: {total:,} ({bytes_text(4 * total)} in float32), trainable {self.trainable:,}, frozen {self.frozen:,}", highlight=False)
+        console.print(f"Parameters: {total:,} ({bytes_text(4 * total)} in float32), trainable {self.trainable:,}, "
+                      f"frozen {self.frozen:,}", highlight=False)
         console.print(f"FLOPs of one forward pass of one sample: {human(self.flops)} (convolutions and matrix products)", highlight=False)
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 

@@ -51,7 +51,8 @@ def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
     if isinstance(value, Mapping) and not _is_config(value):
         for key in value:
             if key not in names:
-                raise ArgumentError(explain(f"compile({what})", f"the output name {key!r}", "a name of an output", did_you_mean(key, names)))
+                raise ArgumentError(explain(f"compile({what})", f"the output name {key!r}", "a name of an output",
+                                            did_you_mean(key, names)))
         return [value.get(name) for name in names]
     if isinstance(value, (list, tuple)):
         if len(value) != len(names):

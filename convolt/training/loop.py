@@ -90,7 +90,8 @@ def train_epoch(model: Any, step: Step, data: Resident | Streamed, epoch: int, c
     return seen
 
 
-def evaluate(model: Any, step: Step, data: Resident | Streamed, callbacks: CallbackList, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate(model: Any, step: Step, data: Resident | Streamed, callbacks: CallbackList,
+             progress: Progress | None = None) -> dict[str, Any]:
     """Returns the loss and the metrics over all of `data`; the model is left in the mode that it had."""
     hooks = callbacks.listens("on_test_batch_begin", "on_test_batch_end")
     was_training = model.training

@@ -59,7 +59,8 @@ def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: tor
     return inputs.from_arrays((xs, [], []), batch_size, device, None)
 
 
-def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackList, progress: Progress) -> tuple[Any, list[list[np.ndarray]]]:
+def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackList,
+         progress: Progress) -> tuple[Any, list[list[np.ndarray]]]:
     """Runs the batches; returns (an example of the model's output, NumPy parts of each output)."""
     waiting: list[list[Tensor]] = []
     done: list[list[np.ndarray]] = []

@@ -163,14 +163,14 @@ def test_what_cannot_be_traced_says_so() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(errors.StateError, match="torch.fx cannot follow"):
+    with pytest.raises(errors.StateError, match=r"torch\.fx cannot follow"):
         _ = Branch().graph
 
 
 def test_wrap_runs_the_module_itself() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
     model = Model.wrap(module, input_shape=(8, 8, 3))
-    assert list(model.parameters())[0] is next(module.parameters())
+    assert next(iter(model.parameters())) is next(module.parameters())
     assert model(np.zeros((2, 8, 8, 3), "float32")).shape == (2, 2)
 
 

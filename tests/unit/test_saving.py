@@ -104,7 +104,8 @@ def test_a_wrapped_module_says_what_can_be_saved(tmp_path: Path) -> None:
         Model.wrap(torch.nn.Linear(2, 2)).save(tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize(("path", "message"), [("m.h5x", "safetensors"), ("no/m.safetensors", "does not exist"), ("here.safetensors", "overwrite=True")])
+@pytest.mark.parametrize(("path", "message"), [("m.h5x", "safetensors"), ("no/m.safetensors", "does not exist"),
+                                               ("here.safetensors", "overwrite=True")])
 def test_a_target_that_cannot_be_written(path: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "here.safetensors").write_bytes(b"mine")
     with pytest.raises(errors.ModelFileError, match=message):
@@ -130,7 +131,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def rewrite(path: Path, change: object) -> Path:
     """Writes the file again with a changed header entry."""
     with safe_open(path, "pt") as file:
-        tensors, info = {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["convolt"])
+        tensors, info = {k: file.get_tensor(k) for k in list(file.keys())}, json.loads(file.metadata()["convolt"])
     changed = change(tensors, info)
     save_file(changed if isinstance(changed, dict) and "kind.weight" in changed else tensors, path, {"convolt": json.dumps(info)})
     return path

@@ -18,7 +18,8 @@ Y = (X[:, 0] > 0).astype("int64") + (X[:, 1] > 0)
 def net(seed: int = 0, **compile_options: object) -> Sequential:
     convolt.utils.set_random_seed(seed)
     model = Sequential([layers.Input((6,)), layers.Dense(16, activation="relu"), layers.Dense(3, activation="softmax")])
-    model.compile(**{"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], "device": "cpu"} | compile_options)
+    usual = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], "device": "cpu"}
+    model.compile(**usual | compile_options)
     return model
 
 
@@ -152,7 +153,8 @@ def test_softmax_model_trains_on_its_logits() -> None:
 
 
 def test_regularizers_enter_the_loss() -> None:
-    plain, penalized = (Sequential([layers.Input((6,)), layers.Dense(1, kernel_initializer="ones", kernel_regularizer=r)]) for r in (None, "l2"))
+    plain, penalized = (Sequential([layers.Input((6,)), layers.Dense(1, kernel_initializer="ones", kernel_regularizer=regularizer)])
+                        for regularizer in (None, "l2"))
     results = []
     for model in (plain, penalized):
         model.compile("sgd", "mse", device="cpu")
@@ -192,7 +194,8 @@ def test_ctrl_c_returns_the_history_so_far() -> None:
 class NoSync(TorchDispatchMode):
     """Raises where a step would make the host wait for a device, or where a shape would depend on data."""
 
-    FORBIDDEN = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero"}
+    FORBIDDEN = frozenset({"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select",
+                           "aten::equal", "aten::is_nonzero"})
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func._schema.name not in self.FORBIDDEN, f"{func._schema.name} waits for the device"
