@@ -100,6 +100,8 @@ def test_spatial_dropout_drops_channels(layer, shape):
     y = layer.train()(ones(*shape)).flatten(2)
     assert torch.equal(y, y[:, :, :1].expand_as(y))
     assert set(y.unique().tolist()) == {0.0, 2.0}
+    assert (y[:, :1, 0] != y[:, :, 0]).any(), "channels of one sample have each their own fate"
+    assert (y[:1, :, 0] != y[:, :, 0]).any(), "and so have samples"
 
 
 def test_gaussian_noise():
