@@ -30,16 +30,26 @@ if TYPE_CHECKING:
         schedules,
         utils,
     )
+    from convolt.initializers import Initializer
     from convolt.layers import Input, Layer
+    from convolt.losses import Loss
+    from convolt.metrics import Metric
     from convolt.models import Functional, Model, Sequential, load_model
+    from convolt.optimizers import Optimizer
+    from convolt.regularizers import Regularizer
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Functional",
+    "Initializer",
     "Input",
     "Layer",
+    "Loss",
+    "Metric",
     "Model",
+    "Optimizer",
+    "Regularizer",
     "Sequential",
     "activations",
     "applications",
@@ -58,7 +68,9 @@ __all__ = [
     "utils",
 ]
 
-_HOMES = {"Functional": "models", "Input": "layers", "Layer": "layers", "Model": "models", "Sequential": "models", "load_model": "models"}
+_HOMES = {"Functional": "models", "Initializer": "initializers", "Input": "layers", "Layer": "layers", "Loss": "losses",
+          "Metric": "metrics", "Model": "models", "Optimizer": "optimizers", "Regularizer": "regularizers",
+          "Sequential": "models", "load_model": "models"}
 """Where the names live that are no modules."""
 
 
@@ -67,10 +79,9 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name not in __all__:
-        from convolt.errors import MissingFeatureError, did_you_mean, explain
+        from convolt.missing import missing_name
 
-        raise MissingFeatureError(explain(f"convolt.{name}", "a name that Convolt does not have", "a public name",
-                                          did_you_mean(name, __all__)))
+        raise missing_name("convolt", name, __all__)
     home = importlib.import_module(f"convolt.{_HOMES.get(name, name)}")
     value = getattr(home, name) if name in _HOMES else home
     globals()[name] = value

@@ -16,6 +16,7 @@ from torch import Tensor
 from convolt.configurable import Registry
 from convolt.errors import ArgumentTypeError, ShapeError, explain
 from convolt.layout import channel_axis, inside_axis, outside_shape
+from convolt.missing import explain_missing_names
 
 Activation = Callable[..., Tensor]
 registry: Registry[Activation] = Registry("activation")
@@ -285,3 +286,6 @@ def serialize(activation: Activation) -> str:
 # Keras's second names.
 swish = silu
 hard_swish = hard_silu
+
+
+explain_missing_names(__name__)

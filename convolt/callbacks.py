@@ -1,5 +1,6 @@
 """Callbacks: hooks into `fit`, `evaluate` and `predict`, with Keras's names and meanings."""
 
+from convolt.missing import explain_missing_names
 from convolt.training.callbacks import (
     Callback,
     CallbackList,
@@ -29,3 +30,5 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
 ]
+
+explain_missing_names(__name__)

@@ -44,7 +44,11 @@ class StateError(ConvoltError, RuntimeError):
 
 
 class MissingFeatureError(ConvoltError, AttributeError):
-    """A name that Keras has and Convolt does not (yet) have."""
+    """Something that Keras has and Convolt does not (yet) have, or a misspelt name."""
+
+
+class MissingImportError(ConvoltError, ImportError):
+    """The same in `from convolt.… import name` (see `convolt.missing`)."""
 
 
 class MissingPackageError(ConvoltError, ImportError):

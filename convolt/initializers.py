@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from convolt.configurable import Configurable, Registry, to_json
 from convolt.errors import ArgumentError, ShapeError, did_you_mean, explain
+from convolt.missing import explain_missing_names
 
 registry: Registry[type[Initializer]] = Registry("initializer")
 
@@ -354,3 +355,6 @@ zeros, ones, constant, identity = Zeros, Ones, Constant, Identity
 random_normal, random_uniform, truncated_normal, variance_scaling = RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling
 glorot_uniform, glorot_normal, he_uniform, he_normal = GlorotUniform, GlorotNormal, HeUniform, HeNormal
 lecun_uniform, lecun_normal, orthogonal = LecunUniform, LecunNormal, Orthogonal
+
+
+explain_missing_names(__name__)

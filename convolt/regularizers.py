@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convolt.configurable import Configurable, Registry, to_json
 from convolt.errors import ArgumentError, ShapeError, explain
+from convolt.missing import explain_missing_names
 
 registry: Registry[type[Regularizer]] = Registry("regularizer")
 
@@ -130,3 +131,6 @@ serialize = to_json
 
 # Keras's other spelling of each class, as in `regularizers.l2(1e-4)`.
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
+
+
+explain_missing_names(__name__)

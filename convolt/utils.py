@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convolt.data.image_batches import image_dataset_from_directory
 from convolt.errors import ArgumentError, explain
+from convolt.missing import explain_missing_names
 
 __all__ = ["image_dataset_from_directory", "normalize", "set_random_seed", "to_categorical"]
 
@@ -98,3 +99,6 @@ def set_random_seed(seed: int) -> None:
     random.seed(int(seed))
     np.random.seed(int(seed))
     torch.manual_seed(int(seed))
+
+
+explain_missing_names(__name__)

@@ -66,6 +66,7 @@ from convolt.layers.regularization import Dropout, GaussianNoise, SpatialDropout
 from convolt.layers.reshaping import Flatten, Permute, Reshape
 from convolt.layers.spatial import Cropping2D, UpSampling2D, ZeroPadding2D
 from convolt.layers.symbolic import Input
+from convolt.missing import explain_missing_names
 
 __all__ = [
     "ELU",
@@ -149,3 +150,5 @@ __all__ = [
     "registry",
     "subtract",
 ]
+
+explain_missing_names(__name__)

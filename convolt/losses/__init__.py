@@ -4,9 +4,6 @@ Each is a class, `MeanSquaredError()`, and a function that returns one loss per 
 Tensors have their class axis at index 1; NumPy arrays are channels-last (see `convolt.layout`).
 """
 
-from typing import Any
-
-from convolt.errors import MissingFeatureError, did_you_mean, explain
 from convolt.losses.base import FunctionLoss, Loss, class_weights_to_sample_weights, get, registry
 from convolt.losses.crossentropy import (
     BinaryCrossentropy,
@@ -54,16 +51,7 @@ from convolt.losses.margins import (
     tversky,
 )
 from convolt.losses.shapes import targets_to_inside
-
-_MISSING = ("CTC", "ctc", "Circle", "circle", "CategoricalGeneralizedCrossEntropy", "categorical_generalized_cross_entropy")
-
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    fix = "Write it as a subclass of convolt.losses.Loss." if name in _MISSING else did_you_mean(name, __all__)
-    raise MissingFeatureError(explain("convolt.losses", f"the name {name!r}", "a loss that Convolt has", fix))
-
+from convolt.missing import explain_missing_names
 
 __all__ = [
     "BinaryCrossentropy", "BinaryFocalCrossentropy", "CategoricalCrossentropy", "CategoricalFocalCrossentropy",
@@ -75,3 +63,5 @@ __all__ = [
     "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "poisson", "registry",
     "sparse_categorical_crossentropy", "squared_hinge", "targets_to_inside", "tversky",
 ]
+
+explain_missing_names(__name__)

@@ -5,9 +5,24 @@ for several classes with whole-number or one-hot labels (averaged over classes),
 `Precision`, `Recall`, `F1Score` and `AUC` do what Keras's do. Any loss is a metric by its name.
 """
 
-from typing import Any
-
-from convolt.errors import MissingFeatureError, did_you_mean, explain
+from convolt.losses import (
+    binary_crossentropy,
+    binary_focal_crossentropy,
+    categorical_crossentropy,
+    categorical_focal_crossentropy,
+    categorical_hinge,
+    hinge,
+    huber,
+    kl_divergence,
+    log_cosh,
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    mean_squared_error,
+    mean_squared_logarithmic_error,
+    poisson,
+    sparse_categorical_crossentropy,
+    squared_hinge,
+)
 from convolt.metrics.accuracy import (
     Accuracy,
     AutoAccuracy,
@@ -68,26 +83,22 @@ from convolt.metrics.thresholds import (
     TrueNegatives,
     TruePositives,
 )
-
-_MISSING = ("BinaryIoU", "ConcordanceCorrelation", "OneHotIoU", "OneHotMeanIoU", "PearsonCorrelation", "PrecisionAtRecall",
-            "RecallAtPrecision", "SensitivityAtSpecificity", "SpecificityAtSensitivity")
-
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    fix = "Write it as a subclass of convolt.metrics.Metric." if name in _MISSING else did_you_mean(name, __all__)
-    raise MissingFeatureError(explain("convolt.metrics", f"the name {name!r}", "a metric that Convolt has", fix))
-
+from convolt.missing import explain_missing_names
 
 __all__ = [
     "AUC", "Accuracy", "AutoAccuracy", "BinaryAccuracy", "BinaryCrossentropy", "CategoricalAccuracy",
     "CategoricalCrossentropy", "CategoricalHinge", "ConfusionMatrix", "CosineSimilarity", "Crossentropy", "F1Score",
-    "FBetaScore", "FalseNegatives", "FalsePositives", "Hinge", "IoU", "KLDivergence", "LogCoshError", "MacroAUC", "MacroF1",
-    "MacroPrecision", "MacroRecall", "Mean", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanIoU",
+    "FBetaScore", "FalseNegatives", "FalsePositives", "Hinge", "IoU", "KLDivergence", "LogCoshError", "MacroAUC",
+    "MacroF1", "MacroPrecision", "MacroRecall", "Mean", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanIoU",
     "MeanMetricWrapper", "MeanSquaredError", "MeanSquaredLogarithmicError", "Metric", "Poisson", "Precision", "R2Score",
     "Recall", "RootMeanSquaredError", "SparseCategoricalAccuracy", "SparseCategoricalCrossentropy",
     "SparseTopKCategoricalAccuracy", "SquaredHinge", "Sum", "TopKCategoricalAccuracy", "TrueNegatives", "TruePositives",
-    "binary_accuracy", "categorical_accuracy", "get", "get_all", "logits_of_loss", "registry", "sparse_categorical_accuracy",
-    "sparse_top_k_categorical_accuracy", "top_k_categorical_accuracy",
+    "binary_accuracy", "binary_crossentropy", "binary_focal_crossentropy", "categorical_accuracy",
+    "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge", "get", "get_all", "hinge",
+    "huber", "kl_divergence", "log_cosh", "logits_of_loss", "mean_absolute_error", "mean_absolute_percentage_error",
+    "mean_squared_error", "mean_squared_logarithmic_error", "poisson", "registry", "sparse_categorical_accuracy",
+    "sparse_categorical_crossentropy", "sparse_top_k_categorical_accuracy", "squared_hinge",
+    "top_k_categorical_accuracy",
 ]
+
+explain_missing_names(__name__)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from convolt.errors import ArgumentError, did_you_mean, explain
+from convolt.missing import explain_missing_names
 from convolt.schedules.base import FunctionSchedule, LearningRateSchedule, check_number, check_rate, registry
 from convolt.schedules.cycles import OneCycle, WarmupCosine
 from convolt.schedules.decays import (
@@ -99,3 +100,5 @@ __all__ = [
     "registry",
     "serialize",
 ]
+
+explain_missing_names(__name__)
