@@ -60,7 +60,7 @@ def from_float(f: Any, like: Any) -> Any:
     """Float32 → bits of the kind of `like`; bfloat16 is rounded to nearest, ties to even."""
 
 
-@overload(ordered)
+@overload(ordered, strict=False)  # annotations differ
 def _ordered(v: Any) -> Callable[..., Any]:
     if v == types.int16:
         def ordered16(v: Any) -> Any:
@@ -80,21 +80,21 @@ def unordered(v: Any) -> Any:
     """The inverse of `ordered` (NaN stays NaN)."""
 
 
-@overload(unordered)
+@overload(unordered, strict=False)  # annotations differ
 def _unordered(v: Any) -> Callable[..., Any]:
     if v == types.int16:
         return lambda v: np.int16(v ^ np.int16(np.int16(v >> 15) & np.int16(0x7FFF)))
     return lambda v: np.int32(v ^ np.int32(np.int32(v >> 31) & np.int32(0x7FFFFFFF)))
 
 
-@overload(to_float)
+@overload(to_float, strict=False)  # annotations differ
 def _to_float(v: Any) -> Callable[..., Any]:
     if v == types.int16:
         return lambda v: np.int32(np.int32(v) << 16).view(np.float32)
     return lambda v: np.int32(v).view(np.float32)
 
 
-@overload(from_float)
+@overload(from_float, strict=False)  # annotations differ
 def _from_float(f: Any, like: Any) -> Callable[..., Any]:
     if like == types.int16:
         def from_float16(f: Any, like: Any) -> Any:

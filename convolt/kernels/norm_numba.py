@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled, from_float, to_float
@@ -20,18 +21,29 @@ from convolt.kernels.reference import follow
 from convolt.kernels.threads import over_rows
 
 NO_FLOOR = float("-inf")
+RUN = 8
+"""Rows that are summed in float32 before the sum is added in float64."""
+
+
+@register_jitable
+def _flush(narrow: Any, wide: Any) -> None:
+    """Adds short float32 sums to float64 ones and starts them anew."""
+    for i in range(narrow.size):
+        wide[i] += narrow[i]
+        narrow[i] = np.float32(0)
 
 
 @Compiled
 def _statistics(x: Any, means: Any, sums: Any, squares: Any, sizes: Any, first: Any, last: Any) -> None:
     rows, channels, block_rows = sizes
+    mean, total, square = np.empty(channels, np.float32), np.zeros(channels, np.float32), np.zeros(channels, np.float32)
     for block in range(first, last):
         start, stop = block * block_rows, min(rows, (block + 1) * block_rows)
-        mean, square = means[block * channels : (block + 1) * channels], squares[block * channels : (block + 1) * channels]
-        total = sums[block * channels : (block + 1) * channels]
+        here = slice(block * channels, (block + 1) * channels)
+        wide_total, wide_square = sums[here], squares[here]
         mean[:] = np.float32(0)
-        total[:] = np.float32(0)
-        square[:] = np.float32(0)
+        wide_total[:] = 0.0
+        wide_square[:] = 0.0
         for row in range(start, stop):
             a = x[row * channels : (row + 1) * channels]
             for i in range(channels):
@@ -44,6 +56,10 @@ def _statistics(x: Any, means: Any, sums: Any, squares: Any, sizes: Any, first: 
                 d = to_float(a[i]) - mean[i]
                 total[i] += d
                 square[i] += d * d
+            if row % RUN == RUN - 1 or row == stop - 1:
+                _flush(total, wide_total)
+                _flush(square, wide_square)
+        means[here] = mean
 
 
 @Compiled
@@ -69,10 +85,8 @@ def _reduce(grad: Any, x: Any, out: Any, masked: Any, mean: Any, rstd: Any, scal
     rows, channels, block_rows = sizes
     from_out = out.size > 0
     zero = grad.dtype.type(0)
-    total, product = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    total, product = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
     for block in range(first, last):
-        total[:] = np.float32(0)
-        product[:] = np.float32(0)
         wide_total, wide_product = sums[block * channels : (block + 1) * channels], products[block * channels : (block + 1) * channels]
         wide_total[:] = 0.0
         wide_product[:] = 0.0
@@ -96,12 +110,9 @@ def _reduce(grad: Any, x: Any, out: Any, masked: Any, mean: Any, rstd: Any, scal
                     v = np.float32(0) if centred * scale[i] + shift[i] <= floor else v
                     total[i] += v
                     product[i] += v * (centred * rstd[i])
-            if row % 8 == 7 or row == stop - 1:  # short float32 sums, joined in float64
-                for i in range(channels):
-                    wide_total[i] += total[i]
-                    wide_product[i] += product[i]
-                    total[i] = np.float32(0)
-                    product[i] = np.float32(0)
+            if row % RUN == RUN - 1 or row == stop - 1:
+                _flush(total, wide_total)
+                _flush(product, wide_product)
 
 
 @Compiled
@@ -139,12 +150,12 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
     """See `reference.norm_forward`; x and residual have channels-last memory and the same type."""
     count, sizes = _blocks(x)
     rows, channels, block_rows = sizes
-    partial = torch.empty(3, count, channels)
+    partial = torch.empty(3, count, channels, dtype=torch.float64)
     flat = [p.view(-1).numpy() for p in partial]
     over_rows(lambda first, last: _statistics(bits(x), *flat, sizes, first, last), count, x.nbytes)
     lengths = torch.full((count, 1), float(block_rows), dtype=torch.float64)
     lengths[-1] = rows - (count - 1) * block_rows
-    means, sums, squares = partial.double()
+    means, sums, squares = partial
     shift = means[0]  # any value near the mean: what follows are small differences
     mean64 = shift + ((means - shift) * lengths + sums).sum(0) / rows
     var = (squares - sums**2 / lengths + (means + sums / lengths - mean64) ** 2 * lengths).sum(0) / rows

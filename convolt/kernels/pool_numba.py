@@ -10,13 +10,47 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled, from_float, ordered, to_float, unordered
 from convolt.kernels.memory import bits, empty_channels_last, flat
 from convolt.kernels.threads import over_rows
 
-DEAD = 255
+
+@register_jitable
+def _best_of_2_by_2(x: Any, start: Any, best: Any, where: Any, line: Any, channels: Any, out_width: Any) -> None:
+    """Fills a line of outputs: the largest of each window, as an ordered integer, and its place."""
+    top, bottom = x[start : start + line], x[start + line : start + 2 * line]
+    for column in range(out_width):
+        left, right, o = 2 * column * channels, (2 * column + 1) * channels, column * channels
+        a, b = top[left : left + channels], top[right : right + channels]
+        c, d = bottom[left : left + channels], bottom[right : right + channels]
+        m, w = best[o : o + channels], where[o : o + channels]
+        for i in range(channels):
+            ab, cd = ordered(a[i]), ordered(c[i])
+            va, vb = ordered(b[i]), ordered(d[i])
+            wab = np.uint8(1) if va > ab else np.uint8(0)
+            wcd = np.uint8(3) if vb > cd else np.uint8(2)
+            ab, cd = max(ab, va), max(cd, vb)
+            w[i] = wcd if cd > ab else wab
+            m[i] = max(ab, cd)
+
+
+@register_jitable
+def _best_of_any(x: Any, start: Any, best: Any, where: Any, line: Any, channels: Any, out_width: Any, ph: Any, pw: Any) -> None:
+    """The same for windows of any size."""
+    for column in range(out_width):
+        o = column * channels
+        m, w = best[o : o + channels], where[o : o + channels]
+        for place in range(ph * pw):
+            s = start + (place // pw) * line + (column * pw + place % pw) * channels
+            a = x[s : s + channels]
+            for i in range(channels):
+                v = ordered(a[i])
+                better = place == 0 or v > m[i]
+                w[i] = np.uint8(place) if better else w[i]
+                m[i] = v if better else m[i]
 
 
 @Compiled
@@ -32,32 +66,9 @@ def _forward(x: Any, bias: Any, out: Any, code: Any, keep: Any, sizes: Any, firs
         start = (image * height + out_row * ph) * line
         where = code[row * out_line : (row + 1) * out_line] if keep else scratch
         if ph == 2 and pw == 2:
-            top, bottom = x[start : start + line], x[start + line : start + 2 * line]
-            for column in range(out_width):
-                left, right, o = 2 * column * channels, (2 * column + 1) * channels, column * channels
-                a, b = top[left : left + channels], top[right : right + channels]
-                c, d = bottom[left : left + channels], bottom[right : right + channels]
-                m, w = best[o : o + channels], where[o : o + channels]
-                for i in range(channels):
-                    ab, cd = ordered(a[i]), ordered(c[i])
-                    va, vb = ordered(b[i]), ordered(d[i])
-                    wab = np.uint8(1) if va > ab else np.uint8(0)
-                    wcd = np.uint8(3) if vb > cd else np.uint8(2)
-                    ab, cd = max(ab, va), max(cd, vb)
-                    w[i] = wcd if cd > ab else wab
-                    m[i] = max(ab, cd)
+            _best_of_2_by_2(x, start, best, where, line, channels, out_width)
         else:
-            for column in range(out_width):
-                o = column * channels
-                m, w = best[o : o + channels], where[o : o + channels]
-                for place in range(ph * pw):
-                    s = start + (place // pw) * line + (column * pw + place % pw) * channels
-                    a = x[s : s + channels]
-                    for i in range(channels):
-                        v = ordered(a[i])
-                        better = place == 0 or v > m[i]
-                        w[i] = np.uint8(place) if better else w[i]
-                        m[i] = v if better else m[i]
+            _best_of_any(x, start, best, where, line, channels, out_width, ph, pw)
         y = out[row * out_line : (row + 1) * out_line]
         for i in range(out_line):
             v = to_float(unordered(best[i])) + bias[i]

@@ -193,6 +193,19 @@ def gather_fill(images: Tensor, index: Tensor, scale: Tensor, shift: Tensor, fli
                             border="reflect" if reflect else "constant", dtype=out.dtype, out=out)
 
 
+def adam_update(params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor], lr: Tensor, *,
+                betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-7, decay: Tensor | None = None,
+                shadows: list[Tensor] | None = None) -> None:
+    """See `kernels.adam_update`."""
+    update_adam(params, grads, exp_avgs, exp_avg_sqs, lr, decay, betas, eps, shadows or [])
+
+
+def sgd_update(params: list[Tensor], grads: list[Tensor], velocities: list[Tensor], lr: Tensor, *, momentum: float = 0.0,
+               nesterov: bool = False, decay: Tensor | None = None, shadows: list[Tensor] | None = None) -> None:
+    """See `kernels.sgd_update`."""
+    update_sgd(params, grads, velocities, lr, decay, momentum, nesterov, shadows or [])
+
+
 def update_adam(params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor], lr: Tensor,
                 decay: Tensor | None, betas: tuple[float, float], eps: float, shadows: list[Tensor]) -> None:
     """The pass of `kernels.adam_update`."""

@@ -1,0 +1,171 @@
+"""What the sweep runs for each row of the table of kernels. A row without a case fails the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Op = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One use of one op.
+
+    `make(dtype)` returns the inputs; `call(op, inputs, dtype)` returns the results, of which the first is differentiated
+    if `gradients` is set. Inputs and dtype are float64 for the true result.
+    """
+
+    kernel: str
+    name: str
+    make: Callable[[torch.dtype], list[Tensor]]
+    call: Callable[[Op, list[Tensor], torch.dtype], list[Tensor]]
+    gradients: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.kernel}-{self.name}"
+
+
+def random(*shape: int, scale: float = 1.0, offset: float = 0.0) -> Tensor:
+    return torch.randn(shape) * scale + offset
+
+
+POOL_SHAPES = {
+    "even": ((2, 8, 6, 6), (2, 2)),
+    "odd": ((3, 5, 7, 9), (2, 2)),
+    "one_channel": ((2, 1, 6, 5), (2, 2)),
+    "many_channels": ((2, 33, 4, 5), (2, 2)),
+    "one_window": ((2, 3, 2, 3), (2, 2)),
+    "flat": ((1, 3, 1, 9), (1, 2)),
+    "tall_windows": ((2, 4, 11, 7), (3, 2)),
+    "no_windows": ((2, 6, 3, 3), (1, 1)),
+    "threads": ((4, 32, 40, 40), (2, 2)),
+}
+
+
+def pool_cases() -> list[Case]:
+    found = []
+    for name, (shape, pool) in POOL_SHAPES.items():
+        for scale in (1.0, 1e4) if name == "odd" else (1.0,):
+            label = name if scale == 1.0 else "large_values"
+            found.append(Case("relu_max_pool", label, lambda dtype, s=shape, k=scale: [random(*s, scale=k).to(dtype)],
+                              lambda op, x, dtype, p=pool: [op(*x, p)]))
+            found.append(Case("bias_relu_max_pool", label,
+                              lambda dtype, s=shape, k=scale: [random(*s, scale=k).to(dtype), random(s[1], scale=k)],
+                              lambda op, x, dtype, p=pool: [op(*x, p)]))
+    return found
+
+
+NORM_SHAPES = {
+    "small": (4, 5, 7, 9), "one_channel": (3, 1, 5, 5), "even": (2, 16, 8, 8), "odd_channels": (3, 33, 4, 5), "places_1": (9, 12, 1, 1),
+    "features": (8, 3), "sequence": (4, 6, 11), "volume": (2, 4, 3, 4, 5), "threads": (8, 64, 20, 20),
+}
+
+
+def _norm(op: Op, x: list[Tensor], affine: bool = True, **settings: Any) -> list[Tensor]:
+    """The last four inputs are weight, bias and the running statistics."""
+    mean, var = x[-2].detach().clone(), x[-1].detach().clone().abs() + 0.5
+    weight, bias = (x[-4], x[-3]) if affine else (None, None)
+    out = op(*x[:-4], weight, bias, mean, var, **settings)
+    return [out, mean, var]
+
+
+def norm_cases() -> list[Case]:
+    found = []
+    for kernel in ("bn", "bn_relu", "bn_add_relu"):
+        def add(name: str, shape: tuple[int, ...], scale: float = 1.0, offset: float = 0.0, gradients: bool = True, kernel: str = kernel,
+                **settings: Any) -> None:
+            def make(dtype: torch.dtype) -> list[Tensor]:
+                large = [random(*shape, scale=scale, offset=offset).to(dtype)]
+                large += [random(*shape).to(dtype)] if kernel == "bn_add_relu" else []
+                return [*large, *(random(shape[1]) + 1.0 for _ in range(4))]
+
+            found.append(Case(kernel, name, make, lambda op, x, dtype: _norm(op, x, **settings), gradients))
+
+        for name, shape in NORM_SHAPES.items():
+            add(name, shape, training=True, momentum=0.1)
+        add("unbiased", (4, 5, 3, 2), training=True, momentum=0.3, unbiased=True, eps=1e-5)
+        add("no_affine", (4, 5, 3, 2), training=True, affine=False)
+        add("large_mean", (4, 9, 6, 5), offset=300.0, training=True)
+        add("large_values", (4, 9, 6, 5), scale=1e4, training=True)
+        add("inference", (3, 7, 5, 4), gradients=False, training=False)
+        add("inference_no_affine", (3, 1, 5, 4), gradients=False, training=False, affine=False)
+        add("frozen", (3, 7, 5, 4), training=False)
+    return found
+
+
+def crossentropy_cases() -> list[Case]:
+    found = []
+    for name, count, classes, scale, smoothing, dense in (
+            ("ten", 7, 10, 1.0, 0.0, False), ("smoothed", 5, 33, 1.0, 0.1, False), ("two", 1, 2, 1.0, 0.0, False),
+            ("large", 6, 17, 300.0, 0.0, False), ("dense", 4, 12, 2.0, 0.0, True), ("dense_smoothed", 4, 12, 2.0, 0.2, True)):
+        labels = torch.randint(0, classes, (count,), generator=torch.Generator().manual_seed(1))
+        if dense:
+            labels = torch.softmax(torch.randn(count, classes, generator=torch.Generator().manual_seed(1)), 1)
+        found.append(Case("softmax_crossentropy", name, lambda dtype, s=(count, classes), k=scale: [random(*s, scale=k).to(dtype)],
+                          lambda op, x, dtype, t=labels, e=smoothing: [op(*x, t.to(x[0].device), e)]))
+    return found
+
+
+def gather_cases() -> list[Case]:
+    found = []
+    flip, offset = torch.tensor([1, 0, 1, 1, 0]).bool(), torch.tensor([[0, 0], [-3, 2], [4, -4], [1, 1], [-9, 11]])
+    for name, channels, settings in (
+            ("plain", 3, {}), ("one_channel", 1, {}), ("flip", 3, {"flip": flip}), ("crop", 3, {"offset": offset, "size": (5, 4)}),
+            ("pad", 4, {"offset": offset, "flip": flip, "size": (11, 12)}), ("reflect", 3, {"offset": offset, "border": "reflect"}),
+            ("reflect_flip", 1, {"offset": offset, "flip": flip, "border": "reflect", "size": (9, 13)})):
+        images = torch.randint(0, 256, (10, 7, 9, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        index = torch.tensor([9, 0, 3, 3, 7])
+
+        def call(op: Op, x: list[Tensor], dtype: torch.dtype, images: Tensor = images, index: Tensor = index,
+                 settings: dict[str, Any] = settings) -> list[Tensor]:
+            device = x[0].device
+            placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in settings.items()}
+            return [op(images.to(device), index.to(device), *x, dtype=dtype, **placed)]
+
+        found.append(Case("gather_normalize", name, lambda dtype, c=channels: [torch.rand(c) / 64, random(c)], call, gradients=False))
+    return found
+
+
+def _updated(op: Op, tensors: list[Tensor], states: int, shadows: bool, decay: bool, **settings: Any) -> list[Tensor]:
+    """Three steps from the same gradients; inputs are parameters, then gradients."""
+    half = len(tensors) // 2
+    params = [t.detach().clone() for t in tensors[:half]]
+    params[1] = params[1].contiguous(memory_format=torch.channels_last)
+    slots = [[torch.zeros_like(p) for p in params] for _ in range(states)]
+    number = {"device": params[0].device, "dtype": params[0].dtype}
+    copies = [p.to(torch.bfloat16) for p in params] if shadows else []
+    for step in range(1, 4):
+        decayed = torch.tensor(0.01, **number) if decay else None
+        grads = [g.detach() * step for g in tensors[half:]]
+        op(params, grads, *(slots or [[]]), torch.tensor(0.01 * step, **number), decay=decayed, shadows=copies, **settings)
+    return [*params, *(t for slot in slots for t in slot), *(c.to(torch.float32) for c in copies)]
+
+
+def update_cases() -> list[Case]:
+    shapes = [(3,), (5, 4, 3, 3), (40, 30), (1030,)]
+
+    def make(dtype: torch.dtype) -> list[Tensor]:
+        return [*(random(*s) for s in shapes), *(random(*s).to(dtype) for s in shapes)]
+
+    found = []
+    for kernel, name, states, settings in (
+            ("sgd_update", "plain", 0, {}), ("sgd_update", "momentum", 1, {"momentum": 0.9}),
+            ("sgd_update", "nesterov", 1, {"momentum": 0.9, "nesterov": True}), ("adam_update", "plain", 2, {"betas": (0.9, 0.99)})):
+        for extra in (False, True):
+            found.append(Case(kernel, f"{name}_decay_shadows" if extra else name, make,
+                              lambda op, x, dtype, s=states, e=extra, k=settings: _updated(op, x, s, e, e, **k), gradients=False))
+    return found
+
+
+def newton_schulz_cases() -> list[Case]:
+    shapes = [(8, 4), (4, 8), (8, 4), (6, 2, 3, 3)]
+    return [Case("newton_schulz", "mixed_shapes", lambda dtype: [random(*s).to(dtype) for s in shapes], lambda op, x, dtype: op(x),
+                 gradients=False)]
+
+
+CASES = [*pool_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *update_cases(), *newton_schulz_cases()]

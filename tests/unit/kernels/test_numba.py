@@ -1,0 +1,144 @@
+"""Numba's kernels on the CPU: the sweep, and what only they have, a cache, threads and bits."""
+
+import threading
+import warnings
+
+import pytest
+import torch
+
+from convolt import kernels
+from convolt.kernels import reference
+from tests.unit.kernels import sweep
+from tests.unit.kernels.cases import CASES, Case
+
+NUMBA = [c for c in CASES if "numba" in kernels.KERNELS[c.kernel].versions]
+
+
+@pytest.mark.parametrize(("case", "dtype"), sweep.pairs("numba"), ids=sweep.label)
+def test_errors_against_float64(case: Case, dtype: torch.dtype) -> None:
+    if case.name != "frozen":  # which the reference runs
+        assert "numba" not in kernels.KERNELS[case.kernel].versions or kernels.why_not(
+            case.kernel, torch.empty(0, dtype=torch.uint8 if case.kernel.startswith("gather") else dtype), "numba") == ""
+    sweep.check(case, dtype, "numba", "cpu")
+
+
+@pytest.mark.parametrize("case", [c for c in NUMBA if c.name in ("threads", "odd", "small", "pad")], ids=str)
+def test_repeats_and_thread_counts_are_bit_equal(case: Case) -> None:
+    before = torch.get_num_threads()
+    try:
+        for dtype in sweep.SLACK:
+            sweep.check_repeats(case, dtype, "numba", "cpu")
+            inputs = sweep.inputs_of(case, dtype, "cpu")
+            found = []
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                found.append(sweep.results(case, sweep.kernel_op(case, "numba"), inputs, dtype))
+            assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", sweep.SLACK, ids=sweep.label)
+@pytest.mark.parametrize("case", [c for c in NUMBA if c.name in ("odd", "tall_windows", "small", "inference", "features")], ids=str)
+def test_nan_comes_out(case: Case, dtype: torch.dtype) -> None:
+    sweep.check_nan(case, dtype, "numba", "cpu")
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 6, 6), (2, 3, 2, 2), (2, 8, 6, 4)])
+def test_outputs_and_gradients_have_channels_last_strides(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape).requires_grad_()
+    for op in (kernels.relu_max_pool, lambda t: kernels.bn_relu(t, None, None, torch.zeros(shape[1]), torch.ones(shape[1]), training=True)):
+        out = op(x)
+        _, c, h, w = out.shape
+        assert out.stride() == (h * w * c, 1, w * c, c)
+        grad = torch.autograd.grad(out, x, torch.randn_like(out))[0]
+        assert grad.stride() == (shape[2] * shape[3] * c, 1, shape[3] * c, c)
+
+
+def test_gradients_of_any_layout_are_taken() -> None:
+    x = torch.randn(3, 4, 6, 6)
+    for op, plain in ((kernels.relu_max_pool, reference.relu_max_pool),):
+        for change in (lambda y: y.sum(), lambda y: y.transpose(2, 3).contiguous().pow(2).sum(), lambda y: y[:, ::2, 1:].sum()):
+            a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+            change(op(a)).backward()
+            change(plain(b)).backward()
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_inference_keeps_nothing_and_is_the_same() -> None:
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    trained = kernels.relu_max_pool(x)
+    with torch.no_grad():
+        plain = kernels.relu_max_pool(x)
+    assert plain.grad_fn is None and trained.grad_fn is not None and torch.equal(plain, trained)
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_only_wanted_gradients(needs: tuple[bool, bool]) -> None:
+    x, bias = torch.randn(2, 8, 6, 6, requires_grad=needs[0]), torch.randn(8, requires_grad=needs[1])
+    kernels.bias_relu_max_pool(x, bias).sum().backward()
+    assert (x.grad is not None, bias.grad is not None) == needs
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    x = torch.randn(4, 16, 8, 8).to(torch.bfloat16)
+    scale, shift = torch.rand(16), torch.randn(16)
+    from convolt.kernels import norm_numba
+
+    got = norm_numba.inference(x.contiguous(memory_format=torch.channels_last), None, scale, shift, False)
+    exact = (x.float() * scale[:, None, None] + shift[:, None, None]).to(torch.bfloat16)
+    # Numba's compiler may fuse the product and the sum, which moves a result across a tie once in a while.
+    assert float((got != exact).float().mean()) < 0.01
+
+
+def test_out_is_filled() -> None:
+    images = torch.randint(0, 256, (6, 5, 4, 3), dtype=torch.uint8)
+    out = torch.empty(2, 5, 4, 3).permute(0, 3, 1, 2)
+    made = kernels.gather_normalize(images, torch.tensor([5, 1]), torch.full((1,), 2.0), torch.zeros(3), out=out)
+    assert made.data_ptr() == out.data_ptr()
+    torch.testing.assert_close(out, images[[5, 1]].permute(0, 3, 1, 2) * 2.0)
+
+
+def test_many_python_threads_may_call() -> None:
+    x = torch.randn(4, 32, 40, 40)
+    expected = reference.relu_max_pool(x)
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        if not all(torch.equal(kernels.relu_max_pool(x), expected) for _ in range(5)):
+            wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no locator available"), OSError("disk full")])
+def test_a_kernel_is_compiled_without_a_cache_where_there_is_none(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convolt.kernels.bits_numba import Compiled
+
+    tried = []
+    plain_jit = Compiled._jit
+
+    def jit(self: Compiled, cache: bool) -> object:
+        tried.append(cache)
+        if cache and isinstance(failure, RuntimeError):
+            raise failure
+        if cache:
+            def fails(*arguments: object) -> object:
+                raise failure
+            return fails
+        return plain_jit(self, cache=False)
+
+    monkeypatch.setattr(Compiled, "_jit", jit)
+
+    def double(x: int) -> int:
+        return 2 * x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Compiled(double)(21) == 42
+    assert tried == [True, False]
