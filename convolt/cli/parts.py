@@ -1,0 +1,115 @@
+"""DATA as the verbs use it: a training part, a part to validate on, a part to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convolt.cli.options import ColorMode
+from convolt.data.sources import Source, open_source
+from convolt.data.split import fixed_permutation, stratified_split
+from convolt.errors import DataError, explain
+
+DEFAULT_SHARE = 0.1
+"""Held out of the training part where DATA has no test part."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples and labels, and what they are called in sentences."""
+
+    x: np.ndarray
+    y: np.ndarray
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training needs.
+
+    Attributes:
+        train: learned from.
+        validation: looked at after each epoch; None with `--validation-split 0` and no test part.
+        test: what the result is measured on; the validation part where there is no other, else the training part.
+    """
+
+    train: Part
+    validation: Part | None
+    test: Part
+
+
+def is_classification(source: Source) -> bool:
+    """Whether labels are classes: numbers with names, or one-hot rows."""
+    return bool(source.class_names) and (source.y_train.ndim == 1 or _is_one_hot(source.y_train))
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    return y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+
+
+def class_numbers(y: np.ndarray) -> np.ndarray:
+    """Returns class numbers (N,) from class numbers or one-hot rows."""
+    return y.argmax(axis=1) if y.ndim == 2 else y
+
+
+def describe_shape(shape: tuple[int, ...]) -> str:
+    """Returns the shape of a sample as words: "28×28×1"."""
+    return "×".join(str(n) for n in shape)
+
+
+def load(
+    data: str, image_size: tuple[int, int] | None, color_mode: ColorMode, input_shape: tuple[int | None, ...] | None = None
+) -> Source:
+    """Loads DATA.
+
+    Args:
+        data: what the user wrote.
+        image_size, color_mode: for the pictures of a folder; where they are left open, they follow from `input_shape`.
+        input_shape: (height, width, channels) of the model, where there is one already.
+    """
+    if input_shape is not None and len(input_shape) == 3:
+        height, width, channels = input_shape
+        if image_size is None and height is not None and width is not None:
+            image_size = (height, width)
+        if color_mode is ColorMode.AUTO:
+            color_mode = {1: ColorMode.GRAYSCALE, 4: ColorMode.RGBA}.get(channels or 3, ColorMode.RGB)
+    return open_source(data, image_size=image_size, color_mode="rgb" if color_mode is ColorMode.AUTO else color_mode.value)
+
+
+def split(source: Source, share: float | None) -> Parts:
+    """Decides what is trained on, validated on and tested on.
+
+    Args:
+        source: DATA.
+        share: of the training part that is held out for validation; None: DATA's validation or test part, and if it has
+            neither, a tenth of the training part.
+
+    Raises:
+        DataError: there are too few samples to hold some out.
+    """
+    train = Part(source.x_train, source.y_train, "the training set")
+    test = None if source.x_test is None or source.y_test is None else Part(source.x_test, source.y_test, "the test set")
+    validation = None if source.x_val is None or source.y_val is None else Part(source.x_val, source.y_val, "the validation set")
+    if share is None and validation is None and test is None:
+        share = DEFAULT_SHARE
+    if share:
+        train, validation = _hold_out(source, share)
+    validation = validation or test
+    return Parts(train, validation, test or validation or train)
+
+
+def _hold_out(source: Source, share: float) -> tuple[Part, Part]:
+    x, y = source.x_train, source.y_train
+    if is_classification(source):
+        first, second = stratified_split(class_numbers(y), share)
+    else:
+        cut = len(x) - max(1, round(len(x) * share))
+        if cut < 1:
+            raise DataError(explain("--validation-split", f"{share} of {len(x)} samples", "at least one sample on either side"))
+        order = fixed_permutation(len(x))
+        first, second = np.sort(order[:cut]), np.sort(order[cut:])
+    return Part(x[first], y[first], "the training set"), Part(x[second], y[second], f"{share:.0%} held out of the training set")

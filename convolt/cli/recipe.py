@@ -1,0 +1,119 @@
+"""What `auto` means: the loss and the metrics that fit a model's outputs and DATA's labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convolt import losses
+from convolt.cli.parts import is_classification
+from convolt.configurable import snake_case
+from convolt.data.sources import Source
+from convolt.errors import ArgumentError, ShapeError, explain
+from convolt.models import Model
+
+PROBE = 8
+"""Samples that are run through a new model to see what its outputs are."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Loss and metrics of a training.
+
+    Attributes:
+        loss: name or object, for `compile`.
+        loss_text: what it is, and why if it was chosen.
+        metrics: names, for `compile`.
+        classes: number of classes; 0 if the labels are no classes.
+    """
+
+    loss: Any
+    loss_text: str
+    metrics: list[str]
+    classes: int
+
+
+def outputs_of(model: Model, x: np.ndarray) -> np.ndarray:
+    """Returns the model's outputs for the first few samples.
+
+    Raises:
+        ShapeError: the model has several outputs, or not one row for each sample.
+    """
+    outputs = model.predict(x[:PROBE], verbose=0)
+    if not isinstance(outputs, np.ndarray) or outputs.ndim < 2:
+        shown = f"{len(outputs)} outputs" if not isinstance(outputs, np.ndarray) else f"outputs of shape {outputs.shape}"
+        raise ShapeError(
+            explain(f"model {model.name!r}", shown, "one output (N, classes)", "Train it from Python: model.fit takes several.")
+        )
+    return outputs
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Whether rows are probabilities of classes: none negative, each row's sum one (one unit: all from 0 to 1)."""
+    if outputs.min() < 0 or outputs.max() > 1 + 1e-3:
+        return False
+    return outputs.shape[-1] == 1 or bool(np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Returns probabilities (N, classes) from a model's outputs: softmax of logits; one unit is that of the second class."""
+    values = outputs.astype(np.float64)
+    if not are_probabilities(outputs):
+        if values.shape[-1] == 1:
+            values = 1 / (1 + np.exp(-np.clip(values, -60, 60)))
+        else:
+            values = np.exp(values - values.max(axis=-1, keepdims=True))
+            values /= values.sum(axis=-1, keepdims=True)
+    return np.concatenate([1 - values, values], axis=-1) if values.shape[-1] == 1 else values
+
+
+def choose(model: Model, source: Source, loss: str, metrics: list[str]) -> Recipe:
+    """Returns the loss and the metrics for a model and DATA.
+
+    Args:
+        model: built.
+        source: DATA.
+        loss: "auto" or a loss's name.
+        metrics: names; empty: accuracy for classes, the mean absolute error for numbers.
+
+    Raises:
+        ShapeError: the model's outputs do not fit the number of classes.
+        ArgumentError: an unknown loss.
+    """
+    outputs = outputs_of(model, source.x_train)
+    classes = len(source.class_names) if is_classification(source) else 0
+    if classes:
+        _check_classes(model, outputs.shape, classes, source)
+    chosen = metrics or (["accuracy"] if classes else ["mae"])
+    if loss != "auto":
+        losses.get(loss)
+        return Recipe(loss, loss, chosen, classes)
+    if not classes:
+        return Recipe("mse", "mean squared error (the labels are no classes)", chosen, 0)
+    logits = not are_probabilities(outputs)
+    if outputs.shape[-1] == 1:
+        made: losses.Loss = losses.BinaryCrossentropy(from_logits=logits)
+    elif source.y_train.ndim == 2:
+        made = losses.CategoricalCrossentropy(from_logits=logits)
+    else:
+        made = losses.SparseCategoricalCrossentropy(from_logits=logits)
+    text = snake_case(type(made).__name__).replace("_", " ")
+    return Recipe(made, f"{text}{' of logits' if logits else ''}", chosen, classes)
+
+
+def _check_classes(model: Model, shape: tuple[int, ...], classes: int, source: Source) -> None:
+    units = shape[-1]
+    if len(shape) != 2 or not (units == classes or (units == 1 and classes == 2)):
+        raise ShapeError(
+            explain(
+                f"model {model.name!r}",
+                f"outputs of shape {(None, *shape[1:])}",
+                f"(None, {classes}), as {source.name} has {classes} classes",
+            )
+        )
+    if units == 1 and source.y_train.ndim == 2:
+        raise ArgumentError(
+            explain(f"model {model.name!r}", "one output unit and one-hot labels", "two units, or labels 0 and 1")
+        )

@@ -1,0 +1,304 @@
+"""What `convolt train` does: data, model, plan, fit, results; everything it learns goes into a run folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from convolt import __version__, devices, layers, optimizers, schedules
+from convolt.callbacks import TerminateOnNaN
+from convolt.cli import model_spec, parts, recipe, results, say
+from convolt.cli.interrupt import Interrupts
+from convolt.cli.options import parse_size
+from convolt.cli.train import TrainOptions
+from convolt.configurable import to_json
+from convolt.data.batches import epoch_order
+from convolt.data.sources import Source
+from convolt.errors import ArgumentError, ConvoltError, did_you_mean, explain
+from convolt.formats.safetensors import describe
+from convolt.layers.base import Layer
+from convolt.models import Model
+from convolt.models.summary import human, summarize
+from convolt.training import plots
+from convolt.training.run import RunFolder
+from convolt.utils import set_random_seed
+
+
+class Training:
+    """One call of `convolt train`, step by step.
+
+    Args:
+        options: what the user asked for.
+    """
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.options = options
+        optimizer = make_optimizer(options)  # misspelt names are told before data are read
+        device = devices.resolve(options.device)
+        set_random_seed(options.seed)
+        self.source = parts.load(options.data, parse_size(options.image_size), options.color_mode, _saved_shape(options))
+        self.parts = parts.split(self.source, options.validation_split)
+        self.model = self._make_model()
+        self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics))
+        self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device)
+        self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
+        self.saves_whole = _can_be_described(self.model)
+        self.folder = RunFolder.create(
+            options.runs, options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"
+        )
+        self.summary = summarize(self.model)
+        self.started = time.time()
+
+    def _make_model(self) -> Model:
+        shape = tuple(int(n) for n in self.source.x_train.shape[1:])
+        y = self.source.y_train
+        count = len(self.source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
+        return model_spec.make_model(self.options.model, shape, count, self.options.code)
+
+    def run(self) -> int:
+        """Trains, measures, writes, prints; returns the exit code."""
+        self.show_plan()
+        self.write_start()
+        with Interrupts() as interrupts:
+            try:
+                self.fit()
+            except KeyboardInterrupt:
+                say.line("Stopped before the first epoch could begin.")
+            except ConvoltError:
+                self.write_config("failed", time.time() - self.started, None)
+                raise
+            seconds = time.time() - self.started
+            model_file = self.save()
+            if interrupts.received is not None:
+                self.write_config("stopped", seconds, None)
+                say.line(f"Stopped. What there is lies in {self.folder.path}: {', '.join(self.files())}", "yellow")
+                return interrupts.exit_code
+            result = results.measure(self.model, self.parts.test, self.options.batch_size, classes=self.recipe.classes)
+            self.write_config("finished", seconds, result.numbers)
+            results.draw(self.folder, result, self.source.class_names)
+            self.show_result(result, seconds, model_file)
+        return 0
+
+    def fit(self) -> None:
+        """Calls `fit` with what was asked for."""
+        validation = self.parts.validation
+        self.model.fit(
+            self.parts.train.x,
+            self.parts.train.y,
+            batch_size=self.options.batch_size,
+            epochs=self.options.epochs,
+            validation_data=None if validation is None else (validation.x, validation.y),
+            callbacks=[self.folder.history, TerminateOnNaN(raise_error=True)],
+            verbose=self.options.verbose.for_fit,
+            seed=self.options.seed,
+        )
+
+    # -- what is printed -------------------------------------------------------------------------------------------
+
+    def show_plan(self) -> None:
+        """Prints what will be done, and how."""
+        say.heading(f"Training {self.options.model} on {self.options.data}")
+        say.rows(self.plan_rows())
+        say.line()
+
+    def plan_rows(self) -> list[tuple[str, str]]:
+        """Returns the plan as labels and sentences."""
+        train, options = self.parts.train, self.options
+        steps = -(-len(train) // options.batch_size)
+        summary = self.summary
+        shape = parts.describe_shape(train.x.shape[1:])
+        classes = f", {say.plural(self.recipe.classes, 'class')}" if self.recipe.classes else ""
+        held_out = "" if self.parts.test is train else f", {len(self.parts.test):,} to test"
+        model = f"{summary.trainable + summary.frozen:,} parameters, {human(summary.flops)}FLOPs per sample"
+        return [
+            ("data", f"{len(train):,} samples of {shape} {train.x.dtype} to train{held_out}{classes}"),
+            ("validation", self._validation_text()),
+            ("model", model),
+            (
+                "training",
+                f"{say.plural(options.epochs, 'epoch')} of {say.plural(steps, 'step')}, batch {options.batch_size}, "
+                f"{self._optimizer_text()}",
+            ),
+            ("loss", self.recipe.loss_text),
+            ("device", f"{devices.describe(self.device)}, {self.precision}"),
+            ("seed", str(options.seed)),
+            ("run folder", f"{self.folder.path}"),
+            *([] if self.saves_whole else [("saved", "weights alone: the architecture is PyTorch code, not Convolt layers")]),
+        ]
+
+    def _validation_text(self) -> str:
+        validation = self.parts.validation
+        if validation is None:
+            return "none: results are on the training set itself"
+        advice = "; --validation-split 0.1 keeps it unseen until the end" if validation.name == "the test set" else ""
+        return f"{validation.name} ({len(validation):,} samples), after each epoch{advice}"
+
+    def _optimizer_text(self) -> str:
+        optimizer, schedule = self.model.optimizer, self.options.schedule
+        rate = self.options.learning_rate or type(optimizer)().lr
+        return f"{self.options.optimizer}, learning rate {rate:g}{'' if schedule == 'constant' else f' at most ({schedule})'}"
+
+    def show_result(self, result: results.Result, seconds: float, model_file: Path) -> None:
+        """Prints how good the model is, where everything lies, and what can be done next."""
+        say.line()
+        say.heading(f"Result: {results.sentence(result)}")
+        mistakes = results.confusions(result, self.source.class_names) if self.recipe.classes else ""
+        say.rows(
+            [
+                ("trained in", say.duration(seconds)),
+                *([("mistakes", f"most often {mistakes}")] if mistakes else []),
+                ("files", f"{self.folder.path}: {', '.join(self.files())}"),
+            ]
+        )
+        if self.saves_whole:
+            say.commands(self._next(str(model_file)))
+
+    def _next(self, file: str) -> list[list[str]]:
+        own = [
+            layer for layer in self.model.modules() if isinstance(layer, Layer) and type(layer).__name__ not in layers.registry
+        ]
+        code = self.options.code or (
+            self.options.model.partition(".py")[0] + ".py" if model_spec.is_code(self.options.model) else None
+        )
+        extra = ["--code", code] if own and code else []
+        return [
+            ["convolt", "evaluate", file, "--data", self.options.data, *extra],
+            ["convolt", "predict", file, "PICTURE", *extra],
+            ["convolt", "summary", file, *extra],
+        ]
+
+    # -- what is written -------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is trained."""
+        return self.model.trainer.device
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in; `auto` is float32."""
+        return "float32" if self.options.precision.value == "auto" else self.options.precision.value
+
+    def write_start(self) -> None:
+        """Writes what is known before the first step."""
+        self.folder.write_command(self.options.as_command())
+        self.write_config("running", None, None)
+        train = self.parts.train
+        if train.x.ndim == 4:
+            first = epoch_order(len(train), self.options.seed, 0)[: min(self.options.batch_size, plots.MAX_IMAGES)].numpy()
+            labels = parts.class_numbers(train.y[first]) if self.recipe.classes else None
+            self.folder.write_first_batch(train.x[first], labels, self.source.class_names or None)
+
+    def write_config(self, status: str, seconds: float | None, result: dict[str, float] | None) -> None:
+        """Writes `config.json`: options, and what became of each `auto`."""
+        config = {
+            "status": status,
+            "options": self.options.as_json(),
+            "command": self.options.as_command(),
+            "seed": self.options.seed,
+            "plan": {
+                "device": str(self.device),
+                "device_name": devices.describe(self.device).name,
+                "precision": self.precision,
+                "threads": torch.get_num_threads(),
+            },
+            "data": self._data_config(),
+            "model": {
+                "class": type(self.model).__name__,
+                "parameters": self.model.count_params(),
+                "flops_per_sample": self.summary.flops,
+            },
+            "optimizer": optimizers.serialize(self.model.optimizer),
+            "loss": to_json(self.recipe.loss),
+            "metrics": self.recipe.metrics,
+            "versions": versions(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "seconds": seconds,
+            "result": result,
+        }
+        self.folder.write_config(config)
+
+    def _data_config(self) -> dict[str, Any]:
+        train, validation, test = self.parts.train, self.parts.validation, self.parts.test
+        return {
+            "name": self.source.name,
+            "shape": list(train.x.shape[1:]),
+            "dtype": str(train.x.dtype),
+            "class_names": list(self.source.class_names),
+            "train": len(train),
+            "validation": None if validation is None else len(validation),
+            "validation_is": None if validation is None else validation.name,
+            "test": len(test),
+            "test_is": test.name,
+        }
+
+    def save(self) -> Path:
+        """Writes the model; for a wrapped PyTorch module its weights."""
+        if self.saves_whole:
+            self.model.save(self.folder.model)
+            return self.folder.model
+        path = self.folder.path / "weights.safetensors"
+        self.model.save_weights(path)
+        return path
+
+    def files(self) -> list[str]:
+        """Returns the names of the files in the run folder, the model first."""
+        names = sorted(path.name for path in self.folder.path.iterdir() if path.is_file())
+        return sorted(names, key=lambda name: not name.endswith(".safetensors"))
+
+
+def versions() -> dict[str, str]:
+    """Returns what the figures of a run may depend on."""
+    return {
+        "convolt": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def make_optimizer(options: TrainOptions) -> optimizers.Optimizer:
+    """Returns the optimizer that was asked for, with its learning rate and schedule.
+
+    Raises:
+        ArgumentError: an unknown name; the nearest is named.
+    """
+    kind = optimizers.registry.find(options.optimizer)
+    if options.schedule not in schedules.by_word:
+        raise ArgumentError(
+            explain("--schedule", repr(options.schedule), "a schedule", did_you_mean(options.schedule, schedules.by_word))
+        )
+    rate = kind().lr if options.learning_rate is None else options.learning_rate
+    return kind(learning_rate=rate if options.schedule == "constant" else schedules.by_word[options.schedule](rate))
+
+
+def _saved_shape(options: TrainOptions) -> tuple[int | None, ...] | None:
+    """Returns the shape of a saved model's samples, which pictures of a folder are resized to."""
+    if not model_spec.is_saved(options.model):
+        return None
+    shapes = model_spec.open_saved(options.model, options.code, "cpu").input_shapes
+    return tuple(shapes[0][1:]) if shapes else None
+
+
+def _folder_name(source: Source) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name)[:60] or "data"
+
+
+def _can_be_described(model: Model) -> bool:
+    try:
+        json.dumps(describe(model))
+    except ConvoltError:
+        return False
+    return True
+
+
+def run(options: TrainOptions) -> int:
+    """Runs `convolt train` and returns its exit code."""
+    return Training(options).run()
