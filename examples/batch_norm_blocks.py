@@ -25,18 +25,19 @@ def build(input_shape: tuple[int, ...]) -> convolt.Model:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=None, help="train on the first so many pictures")
+    parser.add_argument("--samples", type=int, default=None, help="train, and test, on the first so many pictures")
     parser.add_argument("--plot", default="history.png")
     options = parser.parse_args()
 
     convolt.utils.set_random_seed(0)
     (x_train, y_train), (x_test, y_test) = datasets.mnist.load_data()
+    n = options.samples
+    x_train, y_train, x_test, y_test = x_train[:n, ..., None], y_train[:n], x_test[:n, ..., None], y_test[:n]
     model = build((28, 28, 1))
     model.compile(convolt.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", ["accuracy"])
-    history = model.fit(x_train[: options.samples, ..., None], y_train[: options.samples], batch_size=128, epochs=options.epochs,
-                        validation_split=0.1)
+    history = model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, validation_split=0.1)
     plot_history(history.history, options.plot)
-    _, accuracy = model.evaluate(x_test[..., None], y_test)
+    _, accuracy = model.evaluate(x_test, y_test)
     print(f"test accuracy: {accuracy:.4f}; history drawn to {options.plot}")
 
 

@@ -40,16 +40,17 @@ def functional(input_shape: tuple[int, ...]) -> convolt.Model:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=None, help="train on the first so many pictures")
+    parser.add_argument("--samples", type=int, default=None, help="train, and test, on the first so many pictures")
     options = parser.parse_args()
 
     (x_train, y_train), (x_test, y_test) = datasets.mnist.load_data()
-    x_train, x_test = x_train[..., None], x_test[..., None]
+    n = options.samples
+    x_train, y_train, x_test, y_test = x_train[:n, ..., None], y_train[:n], x_test[:n, ..., None], y_test[:n]
     for make in (sequential, functional):
         convolt.utils.set_random_seed(0)
         model = make((28, 28, 1))
         model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
-        model.fit(x_train[: options.samples], y_train[: options.samples], batch_size=64, epochs=options.epochs)
+        model.fit(x_train, y_train, batch_size=64, epochs=options.epochs)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cnn.safetensors"
             model.save(path)

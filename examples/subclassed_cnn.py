@@ -35,17 +35,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=["mnist", "cifar10"], default="mnist")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=None, help="train on the first so many pictures")
+    parser.add_argument("--samples", type=int, default=None, help="train, and test, on the first so many pictures")
     options = parser.parse_args()
 
     convolt.utils.set_random_seed(0)
     (x_train, y_train), (x_test, y_test) = getattr(datasets, options.data).load_data()
-    if x_train.ndim == 3:
+    if x_train.ndim == 3:  # grey pictures: (N, 28, 28) → (N, 28, 28, 1)
         x_train, x_test = x_train[..., None], x_test[..., None]
+    n = options.samples
+    x_train, y_train, x_test, y_test = x_train[:n], y_train[:n], x_test[:n], y_test[:n]
 
     model = CNN()
     model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
-    model.fit(x_train[: options.samples], y_train[: options.samples], batch_size=64, epochs=options.epochs)
+    model.fit(x_train, y_train, batch_size=64, epochs=options.epochs)
     model.summary()
     _, accuracy = model.evaluate(x_test, y_test)
     print("first ten predictions:", model.predict(x_test[:10], verbose=0).argmax(1), "labels:", y_test[:10].ravel())

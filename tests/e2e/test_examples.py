@@ -1,0 +1,113 @@
+"""The programs in `examples/` on real pictures: few of them in the quick tests, all of them in the slow ones."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from convolt.data import files
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PER_CLASS = {"train": 30, "test": 10}
+
+
+def run(folder: Path, example: str, *arguments: str, data: Path | None = None) -> str:
+    """Runs an example in `folder` and returns what it printed."""
+    environment = os.environ | ({"CONVOLT_DATA": str(data), "CONVOLT_CACHE": str(folder / "cache")} if data else {})
+    done = subprocess.run([sys.executable, "-W", "error", str(EXAMPLES / example), *arguments], cwd=folder, env=environment,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def accuracies(output: str) -> list[float]:
+    """Returns the accuracies that the line "test accuracy …" of an example gives."""
+    return [float(number) for number in re.findall(r"test accuracy:? (\d\.\d{4})", output)]
+
+
+def needs(*names: str) -> Path:
+    """Returns the first of these files that is in `CONVOLT_DATA`; skips the test if there is none."""
+    folder = files.data_folder()
+    found = next((folder / name for name in names if folder is not None and (folder / name).exists()), None)
+    if found is None:
+        pytest.skip(f"CONVOLT_DATA holds none of {', '.join(names)}")
+    return found
+
+
+@pytest.fixture
+def few_pictures(tmp_path: Path) -> Path:
+    """A data folder with the first pictures of each class of CIFAR-10."""
+    target = tmp_path / "data"
+    with tarfile.open(needs("cifar10-jpeg.tar.xz"), "r|xz") as archive:
+        for member in archive:
+            part, _, name = member.name.partition("/")
+            if member.isfile() and int(Path(name).stem) < PER_CLASS[part]:
+                path = target / "cifar10" / part / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.extractfile(member).read())
+    return target
+
+
+def test_subclassed_cnn_on_mnist(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "subclassed_cnn.py", "--data", "mnist", "--epochs", "2", "--samples", "1500")
+    assert "Epoch 2/2" in output
+    assert "(None, 26, 26, 32)" in output and "Parameters: 121,930" in output
+    assert "labels: [7 2 1 0 4 1 4 9 5 9]" in output
+    assert accuracies(output)[0] >= 0.7
+
+
+def test_subclassed_cnn_on_cifar10(tmp_path: Path, few_pictures: Path) -> None:
+    output = run(tmp_path, "subclassed_cnn.py", "--data", "cifar10", "--epochs", "8", data=few_pictures)
+    assert "(None, 30, 30, 32)" in output and "Parameters: 167,562" in output
+    first, last = (float(x) for x in re.findall(r"Epoch [18]/8 .*?  loss (\S+)", output))
+    assert last < first - 0.1, "300 pictures are learned in part"
+    assert 0.1 <= accuracies(output)[0] <= 1
+
+
+def test_save_and_reload(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "save_and_reload.py", "--epochs", "2", "--samples", "800")
+    sequential, functional = accuracies(output)
+    assert sequential >= 0.5
+    assert sequential == functional, "both are the same network with the same seed"
+    assert output.count("predictions after reloading equal") == 2
+
+
+def test_batch_norm_blocks(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "batch_norm_blocks.py", "--epochs", "2", "--samples", "320", "--plot", "curves.png")
+    assert re.search(r"Epoch 2/2 .* accuracy \S+  val_loss \S+  val_accuracy ", output)
+    assert len(accuracies(output)) == 1
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 200
+        assert len(picture.convert("RGB").getcolors(2**20)) > 10, "something is drawn"
+
+
+@pytest.mark.slow
+def test_subclassed_cnn_on_all_of_mnist(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    assert accuracies(run(tmp_path, "subclassed_cnn.py", "--data", "mnist", "--epochs", "3"))[0] >= 0.98
+
+
+@pytest.mark.slow
+def test_subclassed_cnn_on_all_of_cifar10(tmp_path: Path) -> None:
+    needs("cifar10-jpeg.tar.xz", "cifar-10-binary.tar.gz", "cifar10")
+    assert accuracies(run(tmp_path, "subclassed_cnn.py", "--data", "cifar10", "--epochs", "5"))[0] >= 0.60
+
+
+@pytest.mark.slow
+def test_save_and_reload_on_all_of_mnist(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    assert min(accuracies(run(tmp_path, "save_and_reload.py", "--epochs", "3"))) >= 0.98
+
+
+@pytest.mark.slow
+def test_batch_norm_blocks_on_all_of_mnist(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    assert accuracies(run(tmp_path, "batch_norm_blocks.py", "--epochs", "3"))[0] >= 0.98
