@@ -127,11 +127,12 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     """Writes beside the target, flushes to the disk and renames, so that the target is always whole."""
     from safetensors.torch import save
 
-    data = save(dict(tensors), metadata)
+    header, values = _in_fixed_order(save(dict(tensors), metadata))
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.write(header)
+            file.write(values)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -144,6 +145,19 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _in_fixed_order(data: bytes) -> tuple[bytes, memoryview]:
+    """Returns (header, values) of a safetensors file with its metadata sorted, so that equal models give equal files.
+
+    The library keeps metadata in a hash map, whose order changes from one run to the next.
+    """
+    size = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + size])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, memoryview(data)[8 + size :]
 
 
 def _umask() -> int:

@@ -33,7 +33,7 @@ def make_heads(output_names: Sequence[str], loss: Any, loss_weights: Any, metric
     per_weight = _spread("loss_weights", loss_weights, output_names)
     per_metric = _spread_lists("metrics", metric_spec, output_names)
     per_weighted = _spread_lists("weighted_metrics", weighted_spec, output_names)
-    if count > 1 and loss is not None and (_is_config(loss) or not isinstance(loss, (list, tuple, Mapping))):
+    if count > 1 and loss is not None and (is_config(loss) or not isinstance(loss, (list, tuple, Mapping))):
         per_loss = [loss] * count  # one loss for all outputs, as in Keras
     heads = []
     for i, name in enumerate(output_names):
@@ -48,7 +48,7 @@ def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
     """Returns one entry for each output from a single value (a configuration is one), a list or a mapping by output name."""
     if value is None:
         return [None] * len(names)
-    if isinstance(value, Mapping) and not _is_config(value):
+    if isinstance(value, Mapping) and not is_config(value):
         for key in value:
             if key not in names:
                 raise ArgumentError(explain(f"compile({what})", f"the output name {key!r}", "a name of an output",
@@ -61,7 +61,7 @@ def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
     return [value, *[None] * (len(names) - 1)]
 
 
-def _is_config(value: Any) -> bool:
+def is_config(value: Any) -> bool:
     """Whether `value` is what a saved model holds of a loss or metric: `{"class_name", "config"}`."""
     return isinstance(value, Mapping) and set(value) == {"class_name", "config"}
 
@@ -70,7 +70,7 @@ def _spread_lists(what: str, value: Any, names: Sequence[str]) -> list[list[Any]
     """Like `_spread` for lists: with one output a flat list is its list; with several, each entry is a list or one item."""
     if value is None:
         return [[] for _ in names]
-    if not isinstance(value, (Mapping, list, tuple)) or _is_config(value):
+    if not isinstance(value, (Mapping, list, tuple)) or is_config(value):
         value = [value]
     if not isinstance(value, Mapping) and len(names) == 1 and not any(isinstance(v, (list, tuple)) for v in value):
         return [list(value)]

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from convolt import devices, losses, optimizers
 from convolt import metrics as metric_classes
+from convolt.compiler import Plan, check_fusions, make_plan
+from convolt.compiler.measure import Probe
 from convolt.data import checks
 from convolt.data.batches import Batch, Resident, Streamed
+from convolt.data.files import cache_folder
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 from convolt.training import inputs, loop
 from convolt.training.callbacks import History
-from convolt.training.heads import Head, make_heads
+from convolt.training.heads import Head, is_config, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.progress import Progress
 from convolt.training.step import Step, enter, flat_outputs
@@ -32,10 +35,12 @@ class Trainer:
         optimizer, loss, metrics, loss_weights, weighted_metrics: as in `Model.compile`.
         precision: "auto", "float32" or "bfloat16"; "auto" is float32.
         device: "auto" or a device's name.
+        fusions: "auto", "none", "all" or names of rewrites.
     """
 
     def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
-                 precision: str, device: Any) -> None:
+                 precision: str, device: Any, fusions: Any = "auto") -> None:
+        check_fusions(fusions)
         if precision != "auto" and precision not in PRECISIONS:
             raise ArgumentError(explain("compile(precision)", repr(precision), f"'auto' or one of {list(PRECISIONS)}",
                                         did_you_mean(str(precision), ["auto", *PRECISIONS])))
@@ -44,7 +49,9 @@ class Trainer:
         self.spec = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         self.precision = precision
         self.device = devices.resolve(device)
+        self.fusions = fusions
         self.history: History | None = None
+        self.plan: Plan | None = None
         self._heads: list[Head] = []
         self._step: Step | None = None
         self._bound: list[Tensor] = []
@@ -71,10 +78,14 @@ class Trainer:
             vx, vy, vw = inputs.unpack_validation(validation_data)
             validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or batch_size, validation_steps)
         step = self._prepare_training(data, epochs)
+        progress = Progress(epochs, data.steps, verbose, device=self.device)
+        if self.plan is None:
+            self.plan = self._plan(step, data, epochs - initial_epoch)
+            progress.note(self.plan.describe())
         self.history = History()
         callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
         loop.train(self.model, step, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
-                   Progress(epochs, data.steps, verbose, device=self.device), self._extra_logs)
+                   progress, self._extra_logs)
         self.optimizer.finalize_variable_values()
         return self.history
 
@@ -183,6 +194,7 @@ class Trainer:
             raise DataError(explain("x", f"{len(xs)} array(s)", f"{len(dtypes)}: {list(self.model.input_names)}"))
         sample = [enter(x[:1].to(self.device), dtype, self.model.data_format) for x, dtype in zip(xs, dtypes, strict=True)]
         self.model.build_for(sample)
+        self._example = sample
         outputs = self.model.run_once(sample)
         flat = flat_outputs(outputs)
         names = self.model.output_names or (list(outputs) if isinstance(outputs, dict) else
@@ -214,7 +226,19 @@ class Trainer:
             if [id(p) for _, p in named] != [id(p) for p in self._bound]:
                 self.optimizer.bind(named)
                 self._bound = [p for _, p in named]
+                self.plan, self._step.module = None, self.model
         return self._step
+
+    def _plan(self, step: Step, data: Resident | Streamed, epochs: int) -> Plan:
+        """Chooses the form in which the step runs; see `convolt.compiler`."""
+        known = isinstance(data, Resident)  # looking at a stream's first batch would take it away
+        batch = next(data.epoch()) if known else None
+        example = step.inputs(batch)[:] if batch else self._example
+        probe = Probe(self.model, lambda module, precision: step.compute(batch, module, precision)[0][0], self.device) if batch else None
+        plan, step.module = make_plan(
+            self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device, batch_size=batch.size if batch else 0,
+            steps=data.steps * epochs if data.steps else None, fusions=self.fusions, cache=cache_folder() / "plans")
+        return plan
 
     def _extra_logs(self) -> dict[str, float]:
         return {"learning_rate": float(self.optimizer.lr)}
@@ -248,9 +272,9 @@ def _rescales(model: Any) -> bool:
     return any(type(module).__name__ in ("Rescaling", "Normalization") for module in model.modules())
 
 
-def _check_names(spec: Any, get: Callable[[str], Any]) -> None:
+def _check_names(spec: Any, get: Callable[[Any], Any]) -> None:
     """Resolves the names in a specification whose outputs are not known yet, so that a misspelt one is told at once."""
-    if isinstance(spec, str):
+    if isinstance(spec, str) or is_config(spec):
         get(spec)
     elif isinstance(spec, (list, tuple, Mapping)):
         for entry in spec.values() if isinstance(spec, Mapping) else spec:
