@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class Layer(Configurable, nn.Module):
 
     name: str
     built: bool
+    is_leaf: ClassVar[bool] = True  # whether a graph of the model shows this layer as one node
 
     def __init__(self, *, name: str | None = None, trainable: bool = True, activity_regularizer: Any = None,
                  input_shape: Sequence[int | None] | None = None, **unknown: Any) -> None:

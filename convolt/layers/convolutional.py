@@ -151,10 +151,13 @@ class _Conv(BaseConv):
                         regularizer=self.kernel_regularizer, axes=(self.rank + 1, self.rank, *space))
         self._add_bias(self.filters)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Returns the convolution alone, without the activation."""
         x, padding = self._padded(x)
-        y = CONVOLVE[self.rank](x, self.weight, self.bias, self.strides, padding, self.dilation_rate, self.groups)
-        return self.activation(y)
+        return CONVOLVE[self.rank](x, self.weight, bias, self.strides, padding, self.dilation_rate, self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.convolve(x, self.bias))
 
 
 @registry.register("Convolution1D")

@@ -15,25 +15,6 @@ from convolt.layers.symbolic import Node, SymbolicTensor, map_structure
 from convolt.layout import inside_shape
 
 
-class LayerTracer(fx.Tracer):
-    """Traces a model to a graph whose leaves are layers and PyTorch's own modules; nested models are entered."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Layers are leaves; models, which are made of layers, are not."""
-        if isinstance(m, Layer):
-            return not any(isinstance(child, Layer) for child in m.children())
-        return super().is_leaf_module(m, module_qualified_name)
-
-
-def trace(model: nn.Module) -> fx.Graph:
-    """Returns the graph of a model's `forward`.
-
-    Raises:
-        Exception: what torch.fx raises when the code branches on values or leaves PyTorch.
-    """
-    return LayerTracer().trace(model)
-
-
 def calls_before(outputs: Any, inputs: Sequence[SymbolicTensor]) -> list[Node]:
     """Returns the recorded calls between `inputs` and `outputs`, each after those that it needs.
 
@@ -108,31 +89,31 @@ def _python_name(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """Returns, for each node, the values that nobody needs after it."""
-    seen: set[fx.Node] = set()
-    uses: dict[fx.Node, list[fx.Node]] = {}
+def last_uses(graph: fx.Graph) -> dict[str, list[str]]:
+    """Returns, for each node, the values that nobody needs after it; by name, which a copy of the graph keeps."""
+    seen: set[str] = set()
+    uses: dict[str, list[str]] = {}
     for node in reversed(graph.nodes):
-        uses[node] = [used for used in node.all_input_nodes if used not in seen]
-        seen.update(uses[node])
+        uses[node.name] = [used.name for used in node.all_input_nodes if used.name not in seen]
+        seen.update(uses[node.name])
     return uses
 
 
-def run_graph(graph: fx.Graph, modules: nn.Module, inputs: Sequence[Any], drop: dict[fx.Node, list[fx.Node]]) -> Any:
+def run_graph(graph: fx.Graph, modules: nn.Module, inputs: Sequence[Any], drop: dict[str, list[str]]) -> Any:
     """Runs a graph of module calls on `inputs`; `drop` (from `last_uses`) says when a value can be freed."""
-    values: dict[fx.Node, Any] = {}
+    values: dict[str, Any] = {}
     waiting = iter(inputs)
     for node in graph.nodes:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: values[used.name])
         if node.op == "placeholder":
-            values[node] = next(waiting)
+            values[node.name] = next(waiting)
         elif node.op == "call_module":
-            values[node] = modules.get_submodule(node.target)(*args, **kwargs)
+            values[node.name] = modules.get_submodule(node.target)(*args, **kwargs)
         elif node.op == "output":
             return args[0]
         else:
-            values[node] = node.target(*args, **kwargs)
-        for used in drop[node]:
+            values[node.name] = node.target(*args, **kwargs)
+        for used in drop[node.name]:
             del values[used]
     raise AssertionError("a graph without an output")
 

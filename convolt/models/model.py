@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from convolt.errors import ArgumentError, StateError, did_you_mean, explain
 from convolt.layers.base import Layer, leaves
 from convolt.layers.symbolic import SymbolicTensor
+from convolt.layers.tracing import trace
 from convolt.layout import Shape, outside_shape
-from convolt.models.graph import example_inputs, trace
+from convolt.models.graph import example_inputs
 
 if TYPE_CHECKING:
     from convolt.models.wrapped import Wrapped
@@ -39,6 +40,7 @@ class Model(Layer):
     ...         return self.dense(self.flatten(x))
     """
 
+    is_leaf = False
     stop_training: bool = False
     class_names: list[str] | None = None
     flexible_input: bool = True  # whether pictures of another size than the first may fit
@@ -181,8 +183,8 @@ class Model(Layer):
     # -- training --------------------------------------------------------------------------------------------------
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None,
-                weighted_metrics: Any = None, *, precision: str = "auto", device: Any = "auto", run_eagerly: bool = False,
-                steps_per_execution: int = 1, jit_compile: bool | str = "auto") -> None:
+                weighted_metrics: Any = None, *, precision: str = "auto", device: Any = "auto", fusions: Any = "auto",
+                run_eagerly: bool = False, steps_per_execution: int = 1, jit_compile: bool | str = "auto") -> None:
         """Fixes how the model is trained.
 
         Args:
@@ -193,6 +195,7 @@ class Model(Layer):
             weighted_metrics: metrics that take sample weights into account.
             precision: "float32", "bfloat16" (computation in bf16, weights in float32) or "auto".
             device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
+            fusions: which rewrites of the graph are used: "auto" measures, "none", "all", or names (see `convolt.compiler.fuse`).
             run_eagerly, steps_per_execution, jit_compile: accepted for Keras's sake; the way in which the step runs is
                 Convolt's own choice and none of them changes the result.
 
@@ -202,7 +205,7 @@ class Model(Layer):
         """
         from convolt.training.trainer import Trainer
 
-        self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device)
+        self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device, fusions=fusions)
 
     @property
     def trainer(self) -> Trainer:
@@ -216,6 +219,11 @@ class Model(Layer):
     def optimizer(self) -> Any:
         """The optimizer that `compile` was given; None before."""
         return self._trainer.optimizer if self._trainer else None
+
+    @property
+    def plan(self) -> Any:
+        """How the step runs: chosen when `fit` starts; None before."""
+        return self._trainer.plan if self._trainer else None
 
     @property
     def history(self) -> History | None:

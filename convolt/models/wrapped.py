@@ -20,6 +20,8 @@ class TorchLayer(Layer):
         module: any module; its parameters are the layer's.
     """
 
+    is_leaf = False
+
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:
         kwargs.setdefault("name", unique_name(snake_case(type(module).__name__)))
         super().__init__(**kwargs)

@@ -96,17 +96,15 @@ class Step:
         self._model = model
         self._heads = heads
         self._optimizer = optimizer
-        self._precision = precision
         self._device = device
+        self.precision = precision
+        self.module: Any = model  # what runs in the model's place, once a plan has chosen it
         self.train_totals = Totals(heads, device)
         self.test_totals = Totals(heads, device)
 
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward, update; adds to `train_totals`."""
-        with self.autocast():
-            outputs = self.forward(batch)
-            labels = self._labels(batch, outputs)
-            losses = self._losses(batch, labels, outputs, penalties=True)
+        losses, labels, outputs = self.compute(batch, self.module, self.precision)
         losses[0].backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -115,29 +113,27 @@ class Step:
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> None:
         """Forward and loss; adds to `test_totals`."""
-        with self.autocast():
-            outputs = self.forward(batch)
-            labels = self._labels(batch, outputs)
-            losses = self._losses(batch, labels, outputs, penalties=False)
+        losses, labels, outputs = self.compute(batch, self.module, self.precision)
         self.test_totals.add(losses, batch, labels, outputs)
 
-    def forward(self, batch: Batch) -> list[Tensor]:
-        """Returns the outputs for a batch, as inside tensors."""
-        dtypes = self._model.input_dtypes or [None] * len(batch.x)
-        return flat_outputs(self._model(*(enter(x, d, self._model.data_format) for x, d in zip(batch.x, dtypes, strict=True))))
+    def compute(self, batch: Batch, module: Any, precision: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Returns (losses, total first; labels; outputs) of `module`, which is the model or stands in for it."""
+        with autocast(self._device, precision):
+            outputs = flat_outputs(module(*self.inputs(batch)))
+            labels = self._labels(batch, outputs)
+            return self._losses(batch, labels, outputs), labels, outputs
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Returns the context in which the model computes: bf16 where asked for, with weights in float32."""
-        if self._precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._precision)
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        """Returns what the model's forward takes for a batch."""
+        dtypes = self._model.input_dtypes or [None] * len(batch.x)
+        return [enter(x, dtype, self._model.data_format) for x, dtype in zip(batch.x, dtypes, strict=True)]
 
     def _labels(self, batch: Batch, outputs: Sequence[Tensor]) -> list[Tensor]:
         if len(batch.y) != len(outputs):
             raise ShapeError(explain("labels", f"{len(batch.y)} array(s)", f"{len(outputs)}, one for each output of the model"))
         return [targets_to_inside(y, output.ndim) for y, output in zip(batch.y, outputs, strict=True)]
 
-    def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor], penalties: bool) -> list[Tensor]:
+    def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns the total loss, then (with several outputs) the loss of each."""
         parts: list[Tensor] = []
         terms: list[Tensor] = []
@@ -152,6 +148,13 @@ class Step:
         terms += self._model.penalties() if hasattr(self._model, "penalties") else []
         total = terms[0] if len(terms) == 1 else torch.stack([t.float() for t in terms]).sum()
         return [total, *parts] if len(self._heads) > 1 else [total]
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
+    """Returns the context in which a model computes: bf16 where asked for, with weights in float32."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=precision)
 
 
 def leave(output: Tensor) -> Tensor:

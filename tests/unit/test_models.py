@@ -1,5 +1,6 @@
 """Models: three ways to write one, their configuration, weights, summary and graph."""
 
+import copy
 import json
 
 import numpy as np
@@ -112,6 +113,18 @@ def test_nested_models_share_the_state() -> None:
     assert outer(np.zeros((1, 8, 8, 3), "float32")).shape == (1, 2)
     assert {node.target for node in outer.graph.nodes if node.op == "call_module"} == {"sequential", "dense"}
     assert any(name.startswith("sequential.conv2d") for name in outer.state_dict())
+
+
+@pytest.mark.parametrize("make", [classifier, two_in_two_out, Net])
+def test_a_copy_is_a_model_of_its_own(make: object) -> None:
+    model = make()
+    data = [np.ones((2, *shape[1:]), "float32") for shape in model.input_shapes] or [np.ones((2, 6, 6, 3), "float32")]
+    expected = model(*data)
+    again = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.data.zero_()
+    for a, b in zip(expected, again(*data), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_thousand_layers_deep() -> None:

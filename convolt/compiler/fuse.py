@@ -1,0 +1,231 @@
+"""The table of rewrites: which neighbours in a graph become one fused op, and when that is legal.
+
+A rewrite looks at one node and returns the fused module that replaces a chain ending there, or None. Fused modules
+share the parameters of the layers that they replace: saving, `summary` and resuming see the same model as before.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import fx, nn
+
+from convolt import activations
+from convolt.compiler.fused import ConvReluPool, Norm, ReluPool
+from convolt.layers import Activation, Add, BatchNormalization, Conv2D, Layer, MaxPooling2D, ReLU
+
+
+@dataclass(frozen=True)
+class Match:
+    """A chain that can be fused.
+
+    Attributes:
+        module: what replaces it.
+        inputs: nodes that the module is called on.
+        covers: the chain, whose last node gets replaced.
+    """
+
+    module: nn.Module
+    inputs: tuple[fx.Node, ...]
+    covers: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A row of the table: name, what it does, and the function that finds it at a node."""
+
+    name: str
+    what: str
+    match: Callable[[fx.GraphModule, fx.Node], Match | None]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The result: the rewritten module and how often each rewrite was used."""
+
+    module: fx.GraphModule
+    count: dict[str, int]
+
+
+# -- what nodes are ------------------------------------------------------------------------------------------------
+
+
+def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
+    """Returns the module that a node calls, if fusing it would hide nothing: hooks and activity penalties forbid it."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    module = graph.get_submodule(str(node.target))
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return None
+    return None if isinstance(module, Layer) and module.activity_regularizer is not None else module
+
+
+def feeds_only(node: Any, user: fx.Node) -> bool:
+    """Whether nobody but `user` needs the node's value."""
+    return isinstance(node, fx.Node) and len(node.users) == 1 and user in node.users
+
+
+def first_input(node: fx.Node) -> Any:
+    """Returns the node's first argument."""
+    return node.args[0] if node.args else None
+
+
+def is_relu(graph: fx.GraphModule, node: Any) -> bool:
+    """Whether a node is a plain ReLU: layer, PyTorch module, function or method."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_function":
+        return node.target in (torch.relu, F.relu)
+    if node.op == "call_method":
+        return node.target == "relu"
+    module = module_of(graph, node)
+    if isinstance(module, ReLU):
+        return module.max_value is None and module.negative_slope == 0 and module.threshold == 0
+    return isinstance(module, nn.ReLU) or (isinstance(module, Activation) and module.activation is activations.relu)
+
+
+def pool_of(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
+    """Returns the window of a max-pooling whose windows do not overlap and are not padded."""
+    module = module_of(graph, node)
+    if isinstance(module, MaxPooling2D):
+        return module.pool_size if module.strides == module.pool_size and module.padding == "valid" else None  # type: ignore[return-value]
+    if not isinstance(module, nn.MaxPool2d) or module.return_indices or module.ceil_mode or module.padding not in (0, (0, 0)):
+        return None
+    size, stride = (value if isinstance(value, tuple) else (value, value) for value in (module.kernel_size, module.stride))
+    return size if size == stride and module.dilation in (1, (1, 1)) else None
+
+
+def conv_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
+    """Returns the 2-D convolution that a node calls, if it is linear or ends in ReLU."""
+    module = module_of(graph, node)
+    if isinstance(module, Conv2D) and module.activation in (activations.linear, activations.relu):
+        return module
+    return module if type(module) is nn.Conv2d else None
+
+
+def ends_in_relu(conv: nn.Module) -> bool:
+    """Whether a convolution has ReLU inside."""
+    return isinstance(conv, Conv2D) and conv.activation is activations.relu
+
+
+def norm_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
+    """Returns the batch normalization over channels that a node calls."""
+    module = module_of(graph, node)
+    if isinstance(module, BatchNormalization):
+        rank = len(node.meta.get("shape", ()))
+        return module if module.axis in (-1, rank - 1) else None
+    tracked = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.track_running_stats and module.momentum is not None
+    return module if tracked else None
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+
+def _conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """Conv → [ReLU] → pool, and conv → pool → ReLU, which is the same: ReLU keeps order."""
+    chain = [node]
+    relu = is_relu(graph, node)
+    pool_node = first_input(node) if relu else node
+    if relu and not feeds_only(pool_node, node):
+        return None
+    chain = [pool_node, node] if relu else [node]
+    pool = pool_of(graph, pool_node) if isinstance(pool_node, fx.Node) else None
+    if pool is None:
+        return None
+    before = first_input(pool_node)
+    if not feeds_only(before, pool_node):
+        return None
+    if not relu and is_relu(graph, before):
+        chain.insert(0, before)
+        relu, inner = True, first_input(before)
+        if not feeds_only(inner, before):
+            return None
+        before = inner
+    conv = conv_of(graph, before)
+    if conv is None or not (relu or ends_in_relu(conv)):
+        return None
+    return Match(ConvReluPool(conv, pool), (first_input(before),), (before, *chain))
+
+
+def _relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    pool, relu = pool_of(graph, node), first_input(node)
+    if pool is None or not is_relu(graph, relu) or not feeds_only(relu, node) or len(node.meta.get("shape", ())) != 4:
+        return None
+    return Match(ReluPool(pool), (first_input(relu),), (relu, node))
+
+
+def _bn_add_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    total = first_input(node)
+    if not is_relu(graph, node) or not feeds_only(total, node):
+        return None
+    sides = _summands(graph, total)
+    for norm_node, residual in (sides, sides[::-1]) if sides else ():
+        norm = norm_of(graph, norm_node)
+        if norm is not None and feeds_only(norm_node, total) and norm_node.meta.get("shape") == residual.meta.get("shape"):
+            return Match(Norm(norm, "add_relu"), (first_input(norm_node), residual), (norm_node, total, node))
+    return None
+
+
+def _summands(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """Returns the two nodes that a node adds."""
+    if isinstance(module_of(graph, node), Add):
+        given = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
+    elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and not node.kwargs:
+        given = list(node.args)
+    else:
+        return None
+    return (given[0], given[1]) if len(given) == 2 and all(isinstance(g, fx.Node) for g in given) else None
+
+
+def _bn_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    before = first_input(node)
+    norm = norm_of(graph, before)
+    if norm is None or not is_relu(graph, node) or not feeds_only(before, node):
+        return None
+    return Match(Norm(norm, "relu"), (first_input(before),), (before, node))
+
+
+REWRITES = (  # in order: the longest chains first
+    Rewrite("conv+relu+pool", "bias, ReLU and max-pooling after a convolution in one pass", _conv_relu_pool),
+    Rewrite("bn+add+relu", "batch normalization, residual sum and ReLU in one pass", _bn_add_relu),
+    Rewrite("bn+relu", "batch normalization and ReLU in one pass", _bn_relu),
+    Rewrite("relu+pool", "ReLU and max-pooling in one pass", _relu_pool),
+)
+
+
+def fuse(traced: fx.GraphModule, names: tuple[str, ...] | None = None) -> Fused:
+    """Returns a copy of the graph in which the table's rewrites (or those in `names`) are done wherever they are legal."""
+    graph = fx.Graph()
+    val_map: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(traced.graph, val_map))
+    for old, new in val_map.items():
+        new.meta = dict(old.meta)
+    result = fx.GraphModule(traced, graph, type(traced).__name__)
+    count: dict[str, int] = {}
+    for rewrite in REWRITES:
+        if names is not None and rewrite.name not in names:
+            continue
+        for node in list(result.graph.nodes):
+            match = rewrite.match(result, node) if node.op.startswith("call") else None
+            if match is not None:
+                _replace(result, match, f"fused_{len(count)}_{sum(count.values())}")
+                count[rewrite.name] = count.get(rewrite.name, 0) + 1
+    result.graph.lint()
+    result.recompile()
+    return Fused(result, count)
+
+
+def _replace(module: fx.GraphModule, match: Match, name: str) -> None:
+    last = match.covers[-1]
+    module.add_submodule(name, match.module)
+    with module.graph.inserting_after(last):
+        fused = module.graph.call_module(name, match.inputs)
+    fused.meta = dict(last.meta)
+    last.replace_all_uses_with(fused)
+    for node in reversed(match.covers):
+        module.graph.erase_node(node)

@@ -1,0 +1,72 @@
+"""What fused nodes are: modules that call one kernel and share the parameters of the layers that they replace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from convolt import kernels
+from convolt.layers import BatchNormalization, Conv2D
+
+
+class ConvReluPool(nn.Module):
+    """Convolution, then bias, ReLU and max-pooling in one pass."""
+
+    def __init__(self, conv: nn.Module, pool_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = conv
+        self.pool_size = pool_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `max_pool(relu(conv(x)))`."""
+        conv: Any = self.conv
+        y = conv.convolve(x, None) if isinstance(conv, Conv2D) else conv._conv_forward(x, conv.weight, None)
+        if conv.bias is None:
+            return kernels.relu_max_pool(y, self.pool_size)
+        return kernels.bias_relu_max_pool(y, conv.bias, self.pool_size)
+
+
+class ReluPool(nn.Module):
+    """ReLU and max-pooling in one pass."""
+
+    def __init__(self, pool_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.pool_size = pool_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `max_pool(relu(x))`."""
+        return kernels.relu_max_pool(x, self.pool_size)
+
+
+class Norm(nn.Module):
+    """Batch normalization with what follows it: nothing, ReLU, or the sum with a residual and ReLU.
+
+    Args:
+        norm: Convolt's `BatchNormalization` or PyTorch's `BatchNorm`.
+        then: "", "relu" or "add_relu".
+    """
+
+    def __init__(self, norm: nn.Module, then: str) -> None:
+        super().__init__()
+        self.norm = norm
+        self.then = then
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Returns the result of the three in one op."""
+        norm: Any = self.norm
+        keras = isinstance(norm, BatchNormalization)
+        training = norm.training and (not keras or norm.trainable)
+        options: dict[str, Any] = {
+            "training": training, "momentum": 1.0 - norm.momentum if keras else norm.momentum,
+            "eps": norm.epsilon if keras else norm.eps, "unbiased": not keras,
+        }
+        if not keras and training:
+            norm.num_batches_tracked.add_(1)
+        state = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        if self.then == "add_relu":
+            assert residual is not None
+            return kernels.bn_add_relu(x, residual, *state, **options)
+        return kernels.bn_relu(x, *state, **options) if self.then == "relu" else kernels.bn(x, *state, **options)
+
+

@@ -1,0 +1,152 @@
+"""Rewrites: done where they are legal, left alone where they are not, and equal to the model that they came from."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import convolt
+from convolt import layers
+from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.trace import Untraceable, trace
+from convolt.models import Model, Sequential
+
+
+def image_input() -> list:
+    return [layers.Input((12, 10, 3))]
+
+
+def residual() -> Model:
+    image = layers.Input((12, 10, 3))
+    x = layers.Conv2D(4, 3, padding="same")(image)
+    y = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
+    x = layers.ReLU()(layers.Add()([x, y]))
+    return Model(image, layers.Dense(3)(layers.Flatten()(x)))
+
+
+class TorchResidual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(x + self.bn(self.conv(x)))
+
+
+LEGAL = {
+    "conv+relu+pool": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.ReLU(), layers.MaxPooling2D((2, 3))]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, use_bias=False), layers.Activation("relu"), layers.MaxPooling2D(3)]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, strides=2, padding="same"), layers.MaxPooling2D(), layers.ReLU()]),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.MaxPool2d(2), nn.ReLU()),
+    ],
+    "bn+relu": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU()]),
+        lambda: Sequential([*image_input(), layers.BatchNormalization(scale=False), layers.Activation("relu")]),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+    ],
+    "bn+add+relu": [residual, lambda: Model.wrap(TorchResidual())],
+    "relu+pool": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2), layers.BatchNormalization(), layers.Dropout(0.0), layers.ReLU(),
+                            layers.MaxPooling2D()]),
+    ],
+}
+
+
+def run(module: nn.Module, x: torch.Tensor, parameters: list) -> list[torch.Tensor]:
+    out = module(x)
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *parameters])]
+
+
+@pytest.mark.parametrize(("name", "make"), [(name, make) for name, makes in LEGAL.items() for make in makes])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fused_model_is_the_model(name: str, make: object, training: bool) -> None:
+    convolt.utils.set_random_seed(3)
+    model = make()
+    reference = copy.deepcopy(model)
+    x = torch.randn(5, 12, 10, 3).permute(0, 3, 1, 2).requires_grad_()
+    traced = trace(model, [x[:2]])
+    fused = fuse(traced)
+    assert fused.count == {name: 1}
+    assert [id(p) for p in fused.module.parameters()] == [id(p) for p in model.parameters()]
+    for module in (model, reference, fused.module):
+        module.train(training)
+    got = run(fused.module, x, list(model.parameters()))
+    expected = run(reference, x, list(reference.parameters()))
+    scale = max(float(b.abs().max()) for b in expected)  # a bias before BN has gradient zero, but for rounding of this size
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-5 * scale)
+    for a, b in zip(model.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def with_activity_penalty() -> Sequential:
+    return Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu", activity_regularizer="l2"), layers.MaxPooling2D()])
+
+
+def with_hook() -> Sequential:
+    model = Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()])
+    model.layers[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def used_twice() -> Model:
+    image = layers.Input((12, 10, 3))
+    x = layers.Conv2D(4, 3, activation="relu")(image)
+    return Model(image, [layers.MaxPooling2D()(x), layers.GlobalAveragePooling2D()(x)])
+
+
+@pytest.mark.parametrize("make", [
+    with_activity_penalty, with_hook, used_twice,
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="tanh"), layers.MaxPooling2D()]),
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.MaxPooling2D()]),
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(3, strides=2)]),
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(padding="same")]),
+    lambda: Sequential([*image_input(), layers.BatchNormalization(axis=1), layers.ReLU()]),
+    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.ReLU(max_value=6.0)]),
+    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.LeakyReLU()]),
+    lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
+    lambda: nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
+], ids=str)
+def test_what_is_not_legal_stays(make: object) -> None:
+    assert fuse(trace(make(), [torch.zeros(2, 3, 12, 10)])).count == {}
+
+
+def test_names_choose_among_the_rewrites() -> None:
+    model = Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.BatchNormalization(), layers.ReLU()])
+    traced = trace(model, [torch.zeros(2, 3, 12, 10)])
+    assert set(fuse(traced).count) == {"conv+relu+pool", "bn+relu"}
+    assert fuse(traced, ("bn+relu",)).count == {"bn+relu": 1}
+
+
+def test_every_rewrite_of_the_table_is_tested() -> None:
+    assert {rewrite.name for rewrite in REWRITES} == set(LEGAL)
+
+
+def test_nested_models_are_dissolved() -> None:
+    inner = Sequential([*image_input(), layers.Conv2D(4, 3)])
+    image = layers.Input((12, 10, 3))
+    model = Model(image, layers.MaxPooling2D()(layers.ReLU()(inner(image))))
+    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"conv+relu+pool": 1}
+
+
+def test_code_that_branches_on_values_is_named() -> None:
+    class Branch(Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.sum() > 0:
+                return x
+            return -x
+
+    found = trace(Branch(), [torch.zeros(2, 3)])
+    assert isinstance(found, Untraceable)
+    assert "test_fuse.py" in str(found.line) and "if x.sum() > 0" in str(found.line)
+
+
+def test_shapes_are_on_every_node() -> None:
+    model = Sequential([*image_input(), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+    traced = trace(model, [torch.zeros(2, 3, 12, 10)])
+    assert [node.meta["shape"] for node in traced.graph.nodes if node.op == "call_module"] == [(2, 4, 10, 8), (2, 320), (2, 2)]

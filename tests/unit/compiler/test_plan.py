@@ -1,0 +1,155 @@
+"""The plan: chosen by measurement, right before fast, repeatable, and never without a reason."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import convolt
+from convolt import errors, layers
+from convolt.compiler import Plan, make_plan
+from convolt.compiler import plan as planning
+from convolt.compiler.measure import Probe
+from convolt.models import Model, Sequential
+
+
+def cnn() -> Sequential:
+    convolt.utils.set_random_seed(0)
+    return Sequential([layers.Input((12, 12, 3)), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.BatchNormalization(),
+                       layers.ReLU(), layers.Dropout(0.5), layers.Flatten(), layers.Dense(3, activation="softmax")])
+
+
+X = torch.randn(8, 12, 12, 3, generator=torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+Y = torch.arange(8) % 3
+LOSS = convolt.losses.get("sparse_categorical_crossentropy")
+
+
+class TimedProbe(Probe):
+    """A probe whose times are given: {"layers": s, "fused": s}; gradients are real, and may be spoilt."""
+
+    def __init__(self, model: nn.Module, times: dict[str, float], spoil: float = 0.0) -> None:
+        super().__init__(model, self.loss_of, torch.device("cpu"))
+        self.times, self.spoil, self.calls, self.plain = times, spoil, [], model
+
+    def loss_of(self, module: nn.Module, precision: torch.dtype) -> torch.Tensor:
+        loss = LOSS(Y, module(X))
+        return loss if module is self.plain else loss * (1 + self.spoil)
+
+    def seconds(self, module: nn.Module, *_: object, **__: object) -> float:
+        name = "layers" if module is self.plain else "fused"
+        self.calls.append(name)
+        return self.times[name]
+
+
+def plan_with(probe: TimedProbe | None, model: nn.Module, **options: object) -> tuple[Plan, nn.Module]:
+    usual = {"precision": torch.float32, "device": torch.device("cpu"), "batch_size": 8, "steps": 10**6}
+    return make_plan(model, [X[:2]], probe, **usual | options)
+
+
+def verdicts(plan: Plan) -> dict[str, str]:
+    return {row.name: row.verdict for row in plan.rows}
+
+
+def test_the_faster_form_is_chosen_with_its_figures() -> None:
+    model = cnn()
+    plan, module = plan_with(TimedProbe(model, {"layers": 0.02, "fused": 0.01}), model)
+    assert module is not model and plan.form == "fused" and plan.fusions == {"conv+relu+pool": 1, "bn+relu": 1}
+    assert verdicts(plan) == {"layers": "refused", "fused": "chosen"}
+    assert "2.00×" in plan.describe() and "800 images/s" in plan.describe()
+    assert plan.rows[1].gradient_error < 1e-4
+
+
+def test_a_form_that_is_not_faster_is_refused() -> None:
+    model = cnn()
+    plan, module = plan_with(TimedProbe(model, {"layers": 0.01, "fused": 0.0099}), model)
+    assert module is model and "not worth a change" in plan.describe()
+
+
+def test_a_form_that_is_wrong_is_refused_however_fast() -> None:
+    model = cnn()
+    probe = TimedProbe(model, {"layers": 0.02, "fused": 0.0001}, spoil=0.01)
+    plan, module = plan_with(probe, model)
+    assert module is model and verdicts(plan)["fused"] == "refused"
+    assert "gradients by" in plan.describe() and "fused" not in probe.calls
+
+
+def test_a_short_run_is_not_searched() -> None:
+    model = cnn()
+    probe = TimedProbe(model, {"layers": 0.01, "fused": 0.001})
+    plan, module = plan_with(probe, model, steps=100)
+    assert module is model and probe.calls == ["layers"] and "too short to repay the search" in plan.describe()
+
+
+def test_what_the_user_asks_for_is_not_measured() -> None:
+    model = cnn()
+    for fusions, count in (("all", 2), (["bn+relu"], 1), ("conv+relu+pool", 1)):
+        plan, module = plan_with(None, model, fusions=fusions)
+        assert module is not model and sum(plan.fusions.values()) == count
+    assert plan_with(None, model, fusions="none")[1] is model
+    with pytest.raises(errors.ArgumentError, match="Did you mean 'bn\\+relu'"):
+        plan_with(None, model, fusions="bn+rel")
+
+
+def test_reasons_without_a_search() -> None:
+    class Branch(Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    assert "torch.fx cannot follow" in plan_with(None, Branch())[0].describe()
+    assert "no rewrite of the table" in plan_with(None, nn.Sequential(nn.Flatten(), nn.Linear(432, 3)))[0].describe()
+    assert "a stream's batches" in plan_with(None, cnn())[0].describe()
+
+
+def test_the_choice_is_kept_for_the_next_run(tmp_path: Path) -> None:
+    model = cnn()
+    first, _ = plan_with(TimedProbe(model, {"layers": 0.02, "fused": 0.01}), model, cache=tmp_path)
+    probe = TimedProbe(model, {"layers": 0.01, "fused": 0.02})
+    again, module = plan_with(probe, model, cache=tmp_path)
+    assert not probe.calls and module is not model and again.cached and again.rows == first.rows
+    plan_with(probe, model, cache=tmp_path, batch_size=9)
+    assert probe.calls  # another batch is another question
+    for file in tmp_path.iterdir():
+        file.write_text("{")
+    assert plan_with(probe, model, cache=tmp_path)[0].rows != first.rows
+
+
+def test_json_both_ways_and_the_graph() -> None:
+    plan, _ = plan_with(None, cnn(), fusions="all")
+    assert Plan.from_json(json.loads(json.dumps(dataclasses.asdict(plan)))) == plan
+    before, after = plan.graph().split("after:")
+    assert "MaxPooling2D" in before and "ConvReluPool" in after and "Norm(relu)" in after
+
+
+def test_a_probe_leaves_the_model_as_it_was() -> None:
+    model = cnn()
+    model.eval()
+    state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    probe = Probe(model, lambda module, precision: LOSS(Y, module(X)), torch.device("cpu"))
+    a, b = (probe.gradients(model, torch.float32) for _ in range(2))
+    assert probe.seconds(model, torch.float32, budget=0.0) > 0
+    assert torch.equal(a.flat, b.flat) and a.errors(b) == (0.0, 0.0)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert torch.equal(generator, torch.get_rng_state()) and not model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_fit_with_fusions_trains_like_fit_without(capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = X.permute(0, 2, 3, 1).numpy(), Y.numpy()
+    weights = []
+    for fusions in ("none", "all"):
+        model = cnn()
+        model.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], device="cpu", fusions=fusions)
+        model.fit(images, labels, batch_size=4, epochs=3, shuffle=False, verbose=2)
+        weights.append(model.get_weights())
+    assert model.plan.fusions == {"conv+relu+pool": 1, "bn+relu": 1}
+    assert "fused (conv+relu+pool ×1, bn+relu ×1)" in capsys.readouterr().out
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_tolerances_are_stated_for_each_precision() -> None:
+    assert set(planning.TOLERANCE) == {torch.float32, torch.bfloat16}
