@@ -10,7 +10,6 @@ import torch
 from torch import fx, nn
 
 from convolt.errors import ArgumentError, explain
-from convolt.layers.base import Layer
 from convolt.layers.symbolic import Node, SymbolicTensor, map_structure
 from convolt.layout import inside_shape
 

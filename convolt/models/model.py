@@ -205,7 +205,8 @@ class Model(Layer):
         """
         from convolt.training.trainer import Trainer
 
-        self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device, fusions=fusions)
+        self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device,
+                                fusions=fusions)
 
     @property
     def trainer(self) -> Trainer:

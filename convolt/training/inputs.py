@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.data import checks
+from convolt.training import checks
 from convolt.data.batches import HostBatch, Resident, Streamed, fits_on, stream_arrays
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 

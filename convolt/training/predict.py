@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.data import checks
+from convolt.training import checks
 from convolt.errors import DataError, explain
 from convolt.training import inputs
 from convolt.training.hooks import CallbackList

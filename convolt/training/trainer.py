@@ -13,7 +13,7 @@ from convolt import devices, losses, optimizers
 from convolt import metrics as metric_classes
 from convolt.compiler import Plan, check_fusions, make_plan
 from convolt.compiler.measure import Probe
-from convolt.data import checks
+from convolt.training import checks
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
@@ -236,7 +236,8 @@ class Trainer:
         example = step.inputs(batch)[:] if batch else self._example
         probe = Probe(self.model, lambda module, precision: step.compute(batch, module, precision)[0][0], self.device) if batch else None
         plan, step.module = make_plan(
-            self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device, batch_size=batch.size if batch else 0,
+            self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
+            batch_size=batch.size if batch else 0,
             steps=data.steps * epochs if data.steps else None, fusions=self.fusions, cache=cache_folder() / "plans")
         return plan
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from convolt import losses
-from convolt.data import checks
+from convolt.training import checks
 from convolt.errors import ConvoltWarning, DataError, ShapeError
 
 SPARSE = losses.SparseCategoricalCrossentropy()

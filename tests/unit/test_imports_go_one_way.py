@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "metrics": {"losses"},
     "optimizers": {"schedules"},
     "schedules": set(),
-    "data": {"losses"},
+    "data": set(),
     "datasets": {"data"},
     "kernels": set(),
     "compiler": {"kernels", "layers"},

@@ -50,8 +50,8 @@ LEGAL = {
     ],
     "bn+add+relu": [residual, lambda: Model.wrap(TorchResidual())],
     "relu+pool": [
-        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2), layers.BatchNormalization(), layers.Dropout(0.0), layers.ReLU(),
-                            layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2), layers.BatchNormalization(), layers.Dropout(0.0),
+                            layers.ReLU(), layers.MaxPooling2D()]),
     ],
 }
 
@@ -117,7 +117,8 @@ def test_what_is_not_legal_stays(make: object) -> None:
 
 
 def test_names_choose_among_the_rewrites() -> None:
-    model = Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.BatchNormalization(), layers.ReLU()])
+    model = Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.BatchNormalization(),
+                        layers.ReLU()])
     traced = trace(model, [torch.zeros(2, 3, 12, 10)])
     assert set(fuse(traced).count) == {"conv+relu+pool", "bn+relu"}
     assert fuse(traced, ("bn+relu",)).count == {"bn+relu": 1}
