@@ -63,6 +63,41 @@ def _statistics(x: Any, means: Any, sums: Any, squares: Any, sizes: Any, first: 
 
 
 @Compiled
+def _join(means: Any, sums: Any, squares: Any, mean: Any, var: Any, sizes: Any) -> None:
+    """Chan's formula over blocks: fills mean and variance, float64."""
+    rows, channels, block_rows = sizes
+    blocks = means.size // channels
+    mean[:] = 0.0
+    var[:] = 0.0
+    for block in range(blocks):
+        here = slice(block * channels, (block + 1) * channels)
+        m, s = means[here], sums[here]
+        count = float(min(rows, (block + 1) * block_rows) - block * block_rows)
+        for i in range(channels):
+            mean[i] += m[i] * count + s[i]
+    for i in range(channels):
+        mean[i] /= rows
+    for block in range(blocks):
+        here = slice(block * channels, (block + 1) * channels)
+        m, s, q = means[here], sums[here], squares[here]
+        count = float(min(rows, (block + 1) * block_rows) - block * block_rows)
+        for i in range(channels):
+            d = m[i] + s[i] / count - mean[i]
+            var[i] += q[i] - s[i] * s[i] / count + d * d * count
+    for i in range(channels):
+        var[i] /= rows
+
+
+@Compiled
+def _add_up(parts: Any, total: Any) -> None:
+    total[:] = 0.0
+    for start in range(0, parts.size, total.size):
+        part = parts[start : start + total.size]
+        for i in range(total.size):
+            total[i] += part[i]
+
+
+@Compiled
 def _apply(x: Any, residual: Any, out: Any, mean: Any, scale: Any, shift: Any, floor: Any, channels: Any, first: Any, last: Any) -> None:
     add = residual.size > 0
     for row in range(first, last):
@@ -149,16 +184,12 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
             running_var: Tensor | None, momentum: float, factor: float, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory and the same type."""
     count, sizes = _blocks(x)
-    rows, channels, block_rows = sizes
+    channels = sizes[1]
     partial = torch.empty(3, count, channels, dtype=torch.float64)
     flat = [p.view(-1).numpy() for p in partial]
     over_rows(lambda first, last: _statistics(bits(x), *flat, sizes, first, last), count, x.nbytes)
-    lengths = torch.full((count, 1), float(block_rows), dtype=torch.float64)
-    lengths[-1] = rows - (count - 1) * block_rows
-    means, sums, squares = partial
-    shift = means[0]  # any value near the mean: what follows are small differences
-    mean64 = shift + ((means - shift) * lengths + sums).sum(0) / rows
-    var = (squares - sums**2 / lengths + (means + sums / lengths - mean64) ** 2 * lengths).sum(0) / rows
+    mean64, var = torch.empty(2, channels, dtype=torch.float64)
+    _join(*flat, mean64.numpy(), var.numpy(), sizes)
     mean, rstd = mean64.float(), torch.rsqrt(var + eps).float()
     out = _affine(x, residual, mean, *_vectors(x, rstd, weight, bias), relu)
     follow(running_mean, running_var, mean, var.float(), momentum, factor)
@@ -186,11 +217,13 @@ def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Te
     floor = np.float32(0.0 if relu else NO_FLOOR)
     vectors = (mean.numpy(), rstd.numpy(), scale.numpy(), shift.numpy())
     sums, products = torch.empty(2, count, channels, dtype=torch.float64)
+    total, product = torch.empty(2, channels, dtype=torch.float64)
     masked = grad if out is None else empty_like(grad)
     arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *vectors)
     partial = (sums.view(-1).numpy(), products.view(-1).numpy())
     over_rows(lambda first, last: _reduce(*arrays, floor, *partial, sizes, first, last), count, 2 * x.nbytes)
-    total, product = sums.sum(0), products.sum(0)
+    _add_up(partial[0], total.numpy())
+    _add_up(partial[1], product.numpy())
     dx = empty_like(x)
     means = ((total / rows).float().numpy(), (product / rows).float().numpy())
     second = (bits(masked), bits(x), bits(dx), *vectors)

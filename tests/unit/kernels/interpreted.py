@@ -1,0 +1,109 @@
+"""The sweep of the Triton kernels through Triton's interpreter, on CPU tensors.
+
+Run by `test_triton.py` in a process of its own, since `TRITON_INTERPRET=1` must be set before Triton is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from convolt import kernels
+from convolt.kernels import reference
+from tests.unit.kernels import sweep
+from tests.unit.kernels.cases import CASES, Case
+
+assert os.environ.get("TRITON_INTERPRET") == "1"
+TRITON = [c for c in CASES if "triton" in kernels.KERNELS[c.kernel].versions]
+
+
+@pytest.fixture(autouse=True)
+def device_like_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ways in which the interpreter differs from devices are put right.
+
+    It cuts a float32 off where devices round it to bfloat16, and it sums a tile's rows one after the other where devices
+    sum them as a tree: small tiles keep these sums short, and let small tensors take many programs.
+    """
+    from triton.runtime import interpreter
+
+    from convolt.kernels import norm_triton, pool_triton
+
+    plain = interpreter._convert_float
+
+    def convert(values: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if str(source) == "fp32" and str(target) == "bf16":
+            return torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.uint16).numpy()
+        return plain(values, source, target, rounding)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+    monkeypatch.setattr(norm_triton, "TILE", 128)
+    monkeypatch.setattr(norm_triton, "PROGRAMS", 2)
+    monkeypatch.setattr(pool_triton, "TILE", 256)
+
+
+def affordable(case: Case, dtype: torch.dtype) -> bool:
+    """The interpreter takes milliseconds for each program: some shapes run in one kernel of a family, or in float32, only."""
+    common = ("even", "volume", "odd_channels", "places_1", "one_window", "flat", "no_windows", "unbiased", "large_mean")
+    if case.kernel.startswith(("bn", "relu_max_pool", "bias_relu")) and case.name in common:
+        return case.kernel in ("bias_relu_max_pool", "bn_relu") and dtype == torch.float32
+    return case.name != "threads"
+
+
+@pytest.mark.parametrize(("case", "dtype"), [p for p in sweep.pairs("triton") if affordable(*p)], ids=sweep.label)
+def test_errors_against_float64(case: Case, dtype: torch.dtype) -> None:
+    sweep.check(case, dtype, "triton", "cpu")
+
+
+@pytest.mark.parametrize("dtype", sweep.SLACK, ids=sweep.label)
+@pytest.mark.parametrize("case", [c for c in TRITON if c.name in ("odd", "features", "inference", "ten")], ids=str)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, which interprets, meets the NaN
+def test_nan_comes_out(case: Case, dtype: torch.dtype) -> None:
+    sweep.check_nan(case, dtype, "triton", "cpu")
+
+
+@pytest.mark.parametrize("case", [c for c in TRITON if c.name in ("odd", "features", "ten", "pad", "nesterov")], ids=str)
+def test_repeats_are_bit_equal(case: Case) -> None:
+    sweep.check_repeats(case, torch.float32, "triton", "cpu", times=3)
+
+
+def test_half_precision() -> None:
+    x = torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(kernels.relu_max_pool(x.half(), backend="triton"), reference.relu_max_pool(x.half()))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_logits_of_minus_infinity() -> None:
+    logits = torch.randn(3, 5)
+    logits[:, 2] = float("-inf")
+    labels = torch.tensor([0, 1, 4])
+    got = kernels.softmax_crossentropy(logits, labels, backend="triton")
+    torch.testing.assert_close(got, reference.softmax_crossentropy(logits, labels))
+
+
+def test_tables_of_addresses_are_made_once_and_few_are_kept() -> None:
+    from convolt.kernels import update_triton
+
+    update_triton._tables.clear()
+    lr, params, grads = torch.tensor(0.1), [torch.randn(5), torch.randn(2, 3)], [torch.randn(5), torch.randn(2, 3)]
+    kernels.sgd_update(params, grads, [], lr, backend="triton")
+    kernels.sgd_update(params, grads, [], lr, backend="triton")
+    assert len(update_triton._tables) == 1
+    kept = [[torch.randn(3)] for _ in range(update_triton.KEPT + 5)]
+    for grad in kept:
+        kernels.sgd_update([torch.zeros(3)], grad, [], lr, backend="triton")
+    assert len(update_triton._tables) == update_triton.KEPT
+
+
+def test_parameters_in_other_memory_orders() -> None:
+    p = torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last)
+    g = torch.randn(6, 4, 3, 3)
+    expected = p - 0.5 * g
+    kernels.sgd_update([p], [g], [], torch.tensor(0.5), backend="triton")
+    torch.testing.assert_close(p, expected)
+    strided = torch.randn(8, 2)[:, :1]  # not dense: the reference takes it
+    expected = strided - 0.5
+    kernels.sgd_update([strided], [torch.ones(8, 1)], [], torch.tensor(0.5), backend="triton")
+    torch.testing.assert_close(strided, expected)

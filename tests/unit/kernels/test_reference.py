@@ -1,0 +1,120 @@
+"""The references: gradients by finite differences in float64, of the compositions and of the written-out passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from convolt import kernels
+from convolt.kernels import reference
+from convolt.kernels.crossentropy import _Crossentropy
+from convolt.kernels.norm import _Norm
+from convolt.kernels.pool import _Pool
+
+
+def apart(*shape: int) -> Tensor:
+    """Distinct values, none within 1e-2 of another or of zero: away from kinks and ties."""
+    count = int(torch.tensor(shape).prod())
+    values = (torch.arange(count, dtype=torch.float64) - count / 2 + 0.3) * 0.03
+    return values[torch.randperm(count, generator=torch.Generator().manual_seed(3))].view(shape).requires_grad_()
+
+
+def settled(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
+
+
+def _settings(channels: int, relu: bool) -> tuple[object, ...]:
+    return (None, None, 0.1, 1.0, 1e-3, relu)
+
+
+LABELS = torch.tensor([2, 0, 1])
+SHIFT = torch.full((3,), 0.004, dtype=torch.float64).requires_grad_()
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+    "relu_max_pool": (lambda x: reference.relu_max_pool(x, (2, 2)), [apart(2, 3, 5, 4)]),
+    "bias_relu_max_pool": (lambda x, b: reference.bias_relu_max_pool(x, b, (2, 3)), [apart(2, 3, 5, 7), SHIFT]),
+    "pool passes": (lambda x, b: _Pool.apply(x, b, "bias_relu_max_pool", "reference", (2, 2)),
+                    [apart(2, 3, 5, 7), SHIFT]),
+    "bn": (lambda x, w, b: reference.bn(x, w, b, torch.zeros(3).double(), torch.ones(3).double(), training=True),
+           [settled(4, 3, 2, 2), settled(3), settled(3)]),
+    "bn passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn", "reference", _settings(3, False)),
+                  [settled(4, 3, 2, 2), settled(3), settled(3)]),
+    "bn_relu passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn_relu", "reference", _settings(3, True)),
+                       [settled(4, 3, 2, 2), settled(3), settled(3)]),
+    "bn_relu passes, no affine": (lambda x: _Norm.apply(x, None, None, None, "bn_relu", "reference", _settings(3, True)), [settled(5, 3)]),
+    "bn_add_relu passes": (lambda x, r, w, b: _Norm.apply(x, r, w, b, "bn_add_relu", "reference", _settings(3, True)),
+                           [settled(4, 3, 2), apart(4, 3, 2), settled(3), settled(3)]),
+    "crossentropy": (lambda x: reference.softmax_crossentropy(x, LABELS, 0.1), [settled(3, 4)]),
+    "crossentropy passes": (lambda x: _Crossentropy.apply(x, LABELS, "reference", 0.1), [settled(3, 4)]),
+    "crossentropy passes, dense": (lambda x: _Crossentropy.apply(x, torch.rand(3, 4, generator=torch.Generator().manual_seed(1)).double(),
+                                                                 "reference", 0.0), [settled(3, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_by_finite_differences(name: str) -> None:
+    function, inputs = FUNCTIONS[name]
+    assert torch.autograd.gradcheck(function, inputs, atol=1e-7, rtol=1e-5)
+
+
+def test_passes_equal_compositions() -> None:
+    x, b = apart(2, 3, 7, 9), settled(3)
+    torch.testing.assert_close(reference.pool_forward(x, b, (3, 2), True)[0], reference.bias_relu_max_pool(x, b, (3, 2)))
+    mean, var = torch.zeros(3).double(), torch.ones(3).double()
+    other_mean, other_var = mean.clone(), var.clone()
+    x, r, w = settled(4, 3, 2, 2), apart(4, 3, 2, 2), settled(3)
+    plain = reference.bn_add_relu(x, r, w, b, mean, var, training=True, momentum=0.2)
+    torch.testing.assert_close(reference.norm_forward(x, r, w, b, other_mean, other_var, 0.2, 1.0, 1e-3, True)[0], plain)
+    torch.testing.assert_close((other_mean, other_var), (mean, var))
+    logits = settled(3, 4)
+    torch.testing.assert_close(reference.crossentropy_forward(logits, LABELS, 0.2)[0], reference.softmax_crossentropy(logits, LABELS, 0.2))
+
+
+def test_the_place_of_the_maximum() -> None:
+    x = torch.tensor([[1.0, 3.0, -1.0, -2.0], [2.0, 0.0, -3.0, 0.0]]).view(1, 1, 2, 4)
+    _, code = reference.pool_forward(x, None, (2, 2), True)
+    assert code is not None and code.flatten().tolist() == [1, reference.DEAD]
+
+
+def test_mirrored_indices() -> None:
+    places = torch.tensor([-4, -3, -2, -1, 0, 1, 2, 3, 4, 5])
+    assert reference._mirrored(places, 3).tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]
+    assert reference._mirrored(places, 1).tolist() == [0] * 10
+
+
+def test_gather_by_hand() -> None:
+    images = torch.arange(2 * 2 * 3, dtype=torch.uint8).view(2, 2, 3, 1)
+    got = kernels.gather_normalize(images, torch.tensor([1, 0]), torch.tensor([2.0]), torch.tensor([1.0]), flip=torch.tensor([True, False]),
+                                   offset=torch.tensor([[0, 1], [1, -1]]), size=(1, 2), backend="reference")
+    # Sample 1, first line 6 7 8: the window of columns 1, 2 mirrored; sample 0, second line 3 4 5: columns -1 (outside), 0.
+    assert got.flatten().tolist() == [17.0, 15.0, 1.0, 7.0]
+
+
+def test_adam_is_keras_recurrence() -> None:
+    torch.manual_seed(0)
+    p = torch.randn(5, dtype=torch.float64)
+    m, v, expected = torch.zeros_like(p), torch.zeros_like(p), p.clone()
+    em, ev = m.clone(), v.clone()
+    for step in range(1, 101):
+        g = torch.randn(5, dtype=torch.float64)
+        rate = 1e-3 * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
+        kernels.adam_update([p], [g], [m], [v], torch.tensor(rate, dtype=torch.float64), decay=torch.tensor(1e-4, dtype=torch.float64))
+        em, ev = 0.9 * em + 0.1 * g, 0.999 * ev + 0.001 * g * g
+        expected = expected - 1e-4 * expected - rate * em / (ev.sqrt() + 1e-7)
+    torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_newton_schulz_brings_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for update in kernels.newton_schulz([torch.randn(8, 20), torch.randn(20, 8), torch.randn(6, 3, 3, 3)], steps=8):
+        values = torch.linalg.svdvals(update.flatten(1))
+        assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+
+
+def test_newton_schulz_matches_one_matrix_at_a_time() -> None:
+    torch.manual_seed(0)
+    updates = [torch.randn(8, 4), torch.randn(4, 8), torch.randn(8, 4)]
+    for got, alone in zip(kernels.newton_schulz(updates, dtype=torch.bfloat16), updates, strict=True):
+        torch.testing.assert_close(got, reference.newton_schulz([alone], dtype=torch.bfloat16)[0], rtol=1e-2, atol=2e-2)
