@@ -48,7 +48,7 @@ def results(case: Case, op: Op, inputs: list[Tensor], dtype: torch.dtype) -> lis
     return [t.detach() for t in [*out, *(g for g in found if g is not None)]]
 
 
-def check(case: Case, dtype: torch.dtype, backend: str, device: str) -> None:
+def check_errors(case: Case, dtype: torch.dtype, backend: str, device: str) -> None:
     """Asserts that no error is above twice that of eager PyTorch plus the slack of the type."""
     inputs = inputs_of(case, dtype, device)
     wide = [t.double() if t.is_floating_point() else t for t in inputs]
