@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from convolt.configurable import Configurable, Registry, to_json
+from convolt.configurable import Configurable, Registry
 from convolt.errors import ArgumentError, ArgumentTypeError, DeviceError, StateError, did_you_mean, explain
 from convolt.optimizers.averages import WeightAverages
 from convolt.optimizers.clipping import clip_by_global_norm_, clip_by_norm_, clip_by_value_
@@ -104,9 +104,11 @@ class Optimizer(HasLearningRate, Configurable):
         """Returns an argument as float after checking its range; None passes if `optional`."""
         return None if optional and value is None else check_number(f"{type(self).__name__}({argument})", value, low, high)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON values; a constant rate is the present one, as in Keras."""
-        return {**super().get_config(), "learning_rate": self._rate if self._schedule is None else to_json(self._schedule)}
+    def _arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments; a constant rate is the present one, as in Keras, a schedule may have no length yet."""
+        rate = {"learning_rate": self._rate if self._schedule is None else self._schedule}
+        return {name: rate[name] if name in rate else getattr(self, name) for name in self._argument_names()
+                if name in rate or hasattr(self, name)}
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 

@@ -544,3 +544,13 @@ def test_a_torch_class_steps_as_torch_does_also_under_a_schedule():
 def test_torch_classes_that_do_not_fit(identifier, error, message):
     with pytest.raises(error, match=message):
         optimizers.get(identifier)
+
+
+@pytest.mark.parametrize("word", schedules.by_word)
+def test_a_schedule_without_length_is_written_and_made_again(word):
+    made = optimizers.AdamW(word)
+    again = optimizers.get(json.loads(json.dumps(optimizers.serialize(made))))
+    for optimizer in (made, again):
+        optimizer.resolve(total_steps=10)
+    assert again.get_config() == made.get_config()
+    assert again.learning_rate == made.learning_rate
