@@ -24,6 +24,8 @@ from convolt.compiler.measure import Probe
 from convolt.compiler.trace import Untraceable, trace
 from convolt.errors import ArgumentError, did_you_mean, explain
 
+GRAPH = "graph of the whole step"
+
 TOLERANCE = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
 """Largest relative errors of loss and gradients against float32, by the candidate's precision."""
 
@@ -65,6 +67,7 @@ class Plan:
         fusions: how often each rewrite of the table was used.
         memory: what becomes of freed host memory.
         threads: of the host's computation.
+        execution: "eager", or "graph": the whole step captured once and replayed.
         rows: the candidates.
         cached: whether the measurements are from an earlier run.
     """
@@ -75,6 +78,7 @@ class Plan:
     fusions: dict[str, int]
     memory: str
     threads: int
+    execution: str = "eager"
     rows: tuple[Row, ...] = ()
     cached: bool = False
     before: str = field(default="", repr=False)
@@ -89,11 +93,19 @@ class Plan:
         """Returns the plan in one or two lines."""
         fused = ", ".join(f"{name} ×{count}" for name, count in self.fusions.items())
         form = f"fused ({fused})" if self.form == "fused" else "layer by layer"
-        chosen = next((row for row in self.rows if row.verdict == "chosen"), None)
-        lines = [f"Plan: {self.device}, {self.precision}, {form}, freed memory {self.memory}, {self.threads} threads"
+        chosen = next((row for row in self.rows if row.verdict == "chosen" and row.name != GRAPH), None)
+        step = ", whole step in one graph" if self.execution == "graph" else ""
+        lines = [f"Plan: {self.device}, {self.precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
                  + (f": {chosen.why}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
-        lines += [f"      not {row.name}: {row.why}" for row in self.rows if row.verdict == "refused"]
+        shown = [row for row in self.rows if row.verdict == "refused" and not (row.name == GRAPH and self.device == "cpu")]
+        lines += [f"      not {row.name}: {row.why}" for row in shown]
         return "\n".join(lines)
+
+    def with_execution(self, refused: str | None) -> Plan:
+        """Returns the plan with the whole step in a graph, or with the reason why not."""
+        if refused is None:
+            return dataclasses.replace(self, execution="graph", rows=(*self.rows, _row(GRAPH, "chosen", "the rule on CUDA")))
+        return dataclasses.replace(self, execution="eager", rows=(*self.rows, _row(GRAPH, "refused", refused)))
 
     def graph(self) -> str:
         """Returns the model's graph before and after the rewrites."""

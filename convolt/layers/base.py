@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from convolt import initializers, regularizers
 from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
-from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
+from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, ShapeError, StateError, did_you_mean, explain
 from convolt.layers.symbolic import Node, SymbolicTensor, find_symbolic, map_structure, shapes_of
 from convolt.layout import Shape, channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
 
@@ -357,9 +357,19 @@ def infer_output_shape(module: nn.Module, input_shapes: Iterable[Any]) -> Any:
     """Returns the output shape of any module by running it on the meta device, where nothing is computed.
 
     Unknown axes are run with two sizes; those whose output size differs are unknown in the result.
+
+    Raises:
+        StateError: the module's code cannot run without values.
     """
     shapes = list(input_shapes)
-    small, large = (_run_on_meta(module, shapes, unknown) for unknown in (64, 128))
+    try:
+        small, large = (_run_on_meta(module, shapes, unknown) for unknown in (64, 128))
+    except ConvoltError:
+        raise
+    except Exception as error:  # whatever a user's code raises on tensors without values
+        name = getattr(module, "name", type(module).__name__)
+        raise StateError(explain(f"output shape of {name!r}", f"a forward that cannot run without values ({error})",
+                                 "a forward of tensors alone", "Define compute_output_shape(self, input_shape) in this layer.")) from error
 
     def unify(a: Tensor, b: Tensor) -> Shape:
         return tuple(s if s == t else None for s, t in zip(outside_shape(a), outside_shape(b), strict=True))

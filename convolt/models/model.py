@@ -184,7 +184,7 @@ class Model(Layer):
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None,
                 weighted_metrics: Any = None, *, precision: str = "auto", device: Any = "auto", fusions: Any = "auto",
-                run_eagerly: bool = False, steps_per_execution: int = 1, jit_compile: bool | str = "auto") -> None:
+                execution: str = "auto", run_eagerly: bool = False, steps_per_execution: int = 1, jit_compile: bool | str = "auto") -> None:
         """Fixes how the model is trained.
 
         Args:
@@ -196,8 +196,10 @@ class Model(Layer):
             precision: "float32", "bfloat16" (computation in bf16, weights in float32) or "auto".
             device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
             fusions: which rewrites of the graph are used: "auto" measures, "none", "all", or names (see `convolt.compiler.fuse`).
-            run_eagerly, steps_per_execution, jit_compile: accepted for Keras's sake; the way in which the step runs is
-                Convolt's own choice and none of them changes the result.
+            execution: "auto" captures the whole step in a CUDA graph where that works, "eager" never.
+            run_eagerly: Keras's way to say execution="eager".
+            steps_per_execution, jit_compile: accepted for Keras's sake; the way in which the step runs is Convolt's own
+                choice and neither changes the result.
 
         Raises:
             ArgumentError: an unknown name; the message has the nearest.
@@ -206,7 +208,7 @@ class Model(Layer):
         from convolt.training.trainer import Trainer
 
         self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device,
-                                fusions=fusions)
+                                fusions=fusions, execution="eager" if run_eagerly else execution)
 
     @property
     def trainer(self) -> Trainer:

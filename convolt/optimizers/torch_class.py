@@ -78,6 +78,11 @@ class TorchOptimizer(Optimizer):
     def default_learning_rate(self) -> float:
         return float(self._default_rate)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a step can be captured in a CUDA graph: its rate lies on the device."""
+        return self._on_device
+
     def make_rules(self, parameters: dict[str, nn.Parameter], numbers: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
         """Returns the one torch optimizer; its second group holds what must not decay."""
         known, given = inspect.signature(self.torch_class).parameters, dict(self.arguments)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.training import checks
 from convolt.data.batches import HostBatch, Resident, Streamed, fits_on, stream_arrays
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
+from convolt.training import checks
 
 Batches = Resident | Streamed
 Names = Sequence[str]

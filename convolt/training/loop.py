@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from convolt.compiler.execute import CapturedStep
 from convolt.data.batches import Resident, Streamed
 from convolt.errors import DataError, explain
 from convolt.training.hooks import CallbackList, LazyLogs, scalars
@@ -28,7 +29,7 @@ class Schedule:
     validate_every: int = 1
 
 
-def train(model: Any, step: Step, data: Resident | Streamed, validation: Resident | Streamed | None, schedule: Schedule,
+def train(model: Any, step: Step | CapturedStep, data: Resident | Streamed, validation: Resident | Streamed | None, schedule: Schedule,
           callbacks: CallbackList, progress: Progress, extra_logs: Callable[[], dict[str, float]]) -> None:
     """Runs the epochs; ends early when a callback sets `model.stop_training`, or on Ctrl-C.
 
@@ -71,7 +72,8 @@ def train(model: Any, step: Step, data: Resident | Streamed, validation: Residen
     callbacks.on_train_end(logs)
 
 
-def train_epoch(model: Any, step: Step, data: Resident | Streamed, epoch: int, callbacks: CallbackList, progress: Progress) -> int:
+def train_epoch(model: Any, step: Step | CapturedStep, data: Resident | Streamed, epoch: int, callbacks: CallbackList,
+                progress: Progress) -> int:
     """Runs the steps of one epoch and returns the number of samples seen."""
     hooks = callbacks.listens("on_train_batch_begin", "on_train_batch_end")
     step.train_totals.reset()
@@ -90,7 +92,7 @@ def train_epoch(model: Any, step: Step, data: Resident | Streamed, epoch: int, c
     return seen
 
 
-def evaluate(model: Any, step: Step, data: Resident | Streamed, callbacks: CallbackList,
+def evaluate(model: Any, step: Step | CapturedStep, data: Resident | Streamed, callbacks: CallbackList,
              progress: Progress | None = None) -> dict[str, Any]:
     """Returns the loss and the metrics over all of `data`; the model is left in the mode that it had."""
     hooks = callbacks.listens("on_test_batch_begin", "on_test_batch_end")

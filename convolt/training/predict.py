@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.training import checks
 from convolt.errors import DataError, explain
-from convolt.training import inputs
+from convolt.training import checks, inputs
 from convolt.training.hooks import CallbackList
 from convolt.training.progress import Progress
 from convolt.training.step import enter, flat_outputs, leave

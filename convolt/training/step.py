@@ -104,9 +104,15 @@ class Step:
 
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward, update; adds to `train_totals`."""
+        self._optimizer.prepare_step()
+        self.device_part(batch)
+        self._optimizer.finish_step()
+
+    def device_part(self, batch: Batch) -> None:
+        """What a training step does on the device, fit for capture in a graph; `prepare_step` and `finish_step` surround it."""
         losses, labels, outputs = self.compute(batch, self.module, self.precision)
         losses[0].backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self._optimizer.update()
         self._optimizer.zero_grad()
         self.train_totals.add(losses, batch, labels, outputs)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from convolt import devices, losses, optimizers
 from convolt import metrics as metric_classes
 from convolt.compiler import Plan, check_fusions, make_plan
+from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured
 from convolt.compiler.measure import Probe
-from convolt.training import checks
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
-from convolt.training import inputs, loop
+from convolt.training import checks, inputs, loop
 from convolt.training.callbacks import History
 from convolt.training.heads import Head, is_config, make_heads
 from convolt.training.hooks import CallbackList, scalars
@@ -36,11 +36,14 @@ class Trainer:
         precision: "auto", "float32" or "bfloat16"; "auto" is float32.
         device: "auto" or a device's name.
         fusions: "auto", "none", "all" or names of rewrites.
+        execution: "auto" (a graph of the whole step where that works) or "eager".
     """
 
     def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
-                 precision: str, device: Any, fusions: Any = "auto") -> None:
+                 precision: str, device: Any, fusions: Any = "auto", execution: str = "auto") -> None:
         check_fusions(fusions)
+        if execution not in ("auto", "eager"):
+            raise ArgumentError(explain("compile(execution)", repr(execution), "'auto' or 'eager'"))
         if precision != "auto" and precision not in PRECISIONS:
             raise ArgumentError(explain("compile(precision)", repr(precision), f"'auto' or one of {list(PRECISIONS)}",
                                         did_you_mean(str(precision), ["auto", *PRECISIONS])))
@@ -50,6 +53,7 @@ class Trainer:
         self.precision = precision
         self.device = devices.resolve(device)
         self.fusions = fusions
+        self.execution = execution
         self.history: History | None = None
         self.plan: Plan | None = None
         self._heads: list[Head] = []
@@ -82,9 +86,10 @@ class Trainer:
         if self.plan is None:
             self.plan = self._plan(step, data, epochs - initial_epoch)
             progress.note(self.plan.describe())
+        runner = self._runner(step)
         self.history = History()
         callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
-        loop.train(self.model, step, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
+        loop.train(self.model, runner, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
                    progress, self._extra_logs)
         self.optimizer.finalize_variable_values()
         return self.history
@@ -239,7 +244,18 @@ class Trainer:
             self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
             batch_size=batch.size if batch else 0,
             steps=data.steps * epochs if data.steps else None, fusions=self.fusions, cache=cache_folder() / "plans")
-        return plan
+        refused = why_not_captured(self.model, self.optimizer, self.device) if known else "batches of a stream differ in shape"
+        return plan.with_execution("asked for eager" if self.execution == "eager" else refused)
+
+    def _runner(self, step: Step) -> Step | CapturedStep:
+        """Returns the step, or what captures it in a graph, as the plan says."""
+        if self.plan is None or self.plan.execution != "graph":
+            return step
+        return CapturedStep(step, self.optimizer, CudaGraphs(self.device), self._capture_failed)
+
+    def _capture_failed(self, reason: str) -> None:
+        assert self.plan is not None
+        self.plan = self.plan.with_execution(reason)
 
     def _extra_logs(self) -> dict[str, float]:
         return {"learning_rate": float(self.optimizer.lr)}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from convolt import losses
-from convolt.training import checks
 from convolt.errors import ConvoltWarning, DataError, ShapeError
+from convolt.training import checks
 
 SPARSE = losses.SparseCategoricalCrossentropy()
 CLASSES = (1, 10)

@@ -222,3 +222,12 @@ def test_summary_of_open_sizes_and_of_unbuilt_models() -> None:
     assert "(None, None, None, 4)" in lines[0]
     with pytest.raises(errors.StateError, match="Start it with Input"):
         Sequential([layers.Dense(2)]).summary()
+
+
+def test_a_layer_that_needs_values_is_told_what_to_define() -> None:
+    class Peeking(layers.Layer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x.mean().item()
+
+    with pytest.raises(errors.StateError, match="Define compute_output_shape"):
+        Sequential([layers.Input((3,)), Peeking(name="peeking")])

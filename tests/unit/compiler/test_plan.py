@@ -19,8 +19,10 @@ from convolt.models import Model, Sequential
 
 def cnn() -> Sequential:
     convolt.utils.set_random_seed(0)
-    return Sequential([layers.Input((12, 12, 3)), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(),
-                       layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.5), layers.Flatten(), layers.Dense(3, activation="softmax")])
+    return Sequential([
+        layers.Input((12, 12, 3)), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.BatchNormalization(),
+        layers.ReLU(), layers.Dropout(0.5), layers.Flatten(), layers.Dense(3, activation="softmax"),
+    ])  # fmt: skip
 
 
 X = torch.randn(8, 12, 12, 3, generator=torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)

@@ -1,0 +1,146 @@
+"""Running what the plan chose: here, the whole training step as one captured graph that is replayed.
+
+On CUDA, launching the hundred kernels of a small network's step costs more than running them. A CUDA graph launches all
+of them at once. What that asks for: static addresses, so each batch is copied into the same buffers; nothing that reads
+the device, which a step never does; and numbers that change from step to step (learning rate, bias corrections) in
+device tensors, filled before each replay.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from convolt.errors import ConvoltWarning
+
+WARM_UP_STEPS = 3  # eager steps before the capture: they make optimizer state and choose algorithms
+
+
+class CaptureWarning(ConvoltWarning):
+    """A step could not be captured; it runs eagerly, with the same result."""
+
+
+class GraphBackend(Protocol):
+    """What can capture work on a device: CUDA graphs, or a stand-in that replays on the CPU."""
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Runs work in the way that a capture needs beforehand."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Records work without running it and returns what runs it."""
+
+
+class CudaGraphs:
+    """CUDA graphs through `torch.cuda.graph`.
+
+    Args:
+        device: where the work runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Runs work on a side stream, as captures need it."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            work()
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Records work; the pinning threads of a loader may go on meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._device)
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+
+class CapturedStep:
+    """A training step that is captured once and replayed for each batch of the same shape.
+
+    The first steps and batches of another shape (the last one of an epoch) run eagerly. It stands in for the step in the
+    loop: what it does not change, such as `evaluate`, is the step's own.
+
+    Args:
+        step: with `device_part(batch)`, the part of a step that touches the device alone.
+        optimizer: with `prepare_step()` and `finish_step()`, the parts of an update on the host.
+        backend: captures and replays.
+        on_failure: called with the reason when the capture fails.
+    """
+
+    def __init__(self, step: Any, optimizer: Any, backend: GraphBackend, on_failure: Callable[[str], None]) -> None:
+        self._step = step
+        self._optimizer = optimizer
+        self._backend = backend
+        self._on_failure = on_failure
+        self._warm_ups = 0
+        self._static: Any = None
+        self._replay: Callable[[], None] | None = None
+        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+    def train(self, batch: Any) -> None:
+        """Trains on one batch."""
+        if self._failed or (self._static is not None and _shapes(batch) != _shapes(self._static)):
+            self._step.train(batch)
+        elif self._warm_ups < WARM_UP_STEPS:
+            self._warm_ups += 1
+            self._backend.warm_up(lambda: self._step.train(batch))
+        else:
+            self._train_captured(batch)
+
+    def _train_captured(self, batch: Any) -> None:
+        if self._static is None:
+            self._static = type(batch)(*(tuple(t.clone() for t in part) for part in _parts(batch)), size=batch.size)
+        else:
+            for target, source in zip(_tensors(self._static), _tensors(batch), strict=True):
+                target.copy_(source, non_blocking=True)
+        self._optimizer.prepare_step()
+        if self._replay is None:
+            try:
+                self._replay = self._backend.capture(lambda: self._step.device_part(self._static))
+            except RuntimeError as error:  # CUDA reports what a graph cannot hold as a RuntimeError
+                self._give_up(error)
+                self._step.device_part(batch)
+                self._optimizer.finish_step()
+                return
+        self._replay()
+        self._optimizer.finish_step()
+
+    def _give_up(self, error: RuntimeError) -> None:
+        self._failed = True
+        reason = str(error).splitlines()[0]
+        self._on_failure(reason)
+        warnings.warn(f"the training step could not be captured in a graph and runs eagerly: {reason}", CaptureWarning, stacklevel=4)
+
+
+def _parts(batch: Any) -> tuple[tuple[Tensor, ...], ...]:
+    return batch.x, batch.y, batch.weights
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    return [tensor for part in _parts(batch) for tensor in part]
+
+
+def _shapes(batch: Any) -> list[Any]:
+    return [[(t.shape, t.dtype) for t in part] for part in _parts(batch)]
+
+
+def why_not_captured(model: Any, optimizer: Any, device: torch.device) -> str | None:
+    """Returns why a step cannot be captured on this device, by rule; None if it can."""
+    if device.type != "cuda":
+        return f"graphs of whole steps need CUDA, not {device.type}"
+    seeded = [name for name, module in model.named_modules() if getattr(module, "generators", None)]
+    if seeded:
+        return f"layer {seeded[0]!r} has a seed, and so a random generator of its own"
+    if not getattr(optimizer, "capturable", True):
+        return f"the optimizer {optimizer.name!r} keeps its learning rate on the host"
+    return None
