@@ -57,7 +57,7 @@ def run(file: str, paths: Sequence[str], *, top: int, out: str | None, batch_siz
     if len(shown) > SHOWN:
         say.line(f"  … and {len(shown) - SHOWN:,} more{'' if out else '; --out predictions.csv writes all of them'}")
     for path, reason in inputs.skipped:
-        say.line(f"  skipped {path}: {reason}", "yellow")
+        say.line(f"  skipped {path}: {reason.removeprefix(f'{path}: ')}", "yellow")
     if out is not None:
         with open(out, "w", newline="", encoding="utf-8") as target:
             csv.writer(target, lineterminator="\n").writerows([header, *rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +203,7 @@ class Training:
             "options": self.options.as_json(),
             "command": self.options.as_command(),
             "seed": self.options.seed,
-            "plan": {
-                "device": str(self.device),
-                "device_name": devices.describe(self.device).name,
-                "precision": self.precision,
-                "threads": torch.get_num_threads(),
-            },
+            "plan": self._plan_config(),
             "data": self._data_config(),
             "model": {
                 "class": type(self.model).__name__,
@@ -223,6 +219,14 @@ class Training:
             "result": result,
         }
         self.folder.write_config(config)
+
+    def _plan_config(self) -> dict[str, Any]:
+        """Returns where and how the steps run; what `fit` measured is in it once it has."""
+        known = {"device": str(self.device), "device_name": devices.describe(self.device).name, "precision": self.precision}
+        plan = self.model.trainer.plan
+        if plan is None:
+            return {**known, "threads": torch.get_num_threads()}
+        return {**known, **{name: value for name, value in asdict(plan).items() if name not in ("before", "after")}}
 
     def _data_config(self) -> dict[str, Any]:
         train, validation, test = self.parts.train, self.parts.validation, self.parts.test

@@ -238,6 +238,13 @@ def test_a_pytorch_module_is_trained_and_its_weights_are_kept(folder: Path, caps
     assert Path("runs/module-small/weights.safetensors").is_file()
 
 
+def test_a_schedule_spans_the_training(folder: Path) -> None:
+    assert run_train("--schedule", "cosine", "--lr", "0.01") == 0
+    with open("runs/net-small/history.csv", newline="", encoding="utf-8") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert 0.01 > rates[0] > rates[1] == pytest.approx(0, abs=1e-6)
+
+
 # -- data and what is held out -----------------------------------------------------------------------------------------
 
 
@@ -257,6 +264,21 @@ def test_what_validates_is_said_and_written(
     assert said in capsys.readouterr().out
     written = json.loads(Path(f"runs/net-{Path(data).stem}/config.json").read_text(encoding="utf-8"))["data"]
     assert (written["train"], written["validation"], written["test"]) == counts
+
+
+def test_a_folder_of_pictures_is_resized_for_training_and_for_the_saved_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    for name, value in (("dark", 10), ("bright", 220)):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(np.full((20 + i, 30, 3), value, np.uint8)).save(folder / "photos" / name / f"{i}.png")
+    assert run_train("--image_size", "9,7", "--color-mode", "grayscale", data="photos") == 0
+    assert "22 samples of 9×7×1 uint8 to train, 2 to test, 2 classes" in capsys.readouterr().out
+    assert main(["evaluate", "runs/net-photos/model.safetensors", "--data", "photos"]) == 0
+    shown = capsys.readouterr().out
+    assert "all of photos, which has no test part (24 samples)" in shown
+    assert "bright" in shown
 
 
 def test_classes_that_are_not_the_models_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
