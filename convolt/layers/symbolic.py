@@ -67,6 +67,12 @@ class SymbolicTensor:
     def __sub__(self, other: Any) -> SymbolicTensor:
         return _combine("Subtract", self, other, scale=1.0, offset=None if _is_symbolic(other) else -other)
 
+    def __rsub__(self, other: Any) -> SymbolicTensor:
+        return _combine("Subtract", self, other, scale=-1.0, offset=other)
+
+    def __neg__(self) -> SymbolicTensor:
+        return _combine("Multiply", self, -1.0, scale=-1.0, offset=0.0)
+
     def __mul__(self, other: Any) -> SymbolicTensor:
         return _combine("Multiply", self, other, scale=other, offset=0.0)
 
