@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/convolt train cnn --data digits --epochs 10 --name demo
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest -n auto -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow

@@ -111,7 +111,7 @@ def used_twice() -> Model:
     lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.LeakyReLU()]),
     lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
     lambda: nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
-], ids=str)
+])
 def test_what_is_not_legal_stays(make: object) -> None:
     assert fuse(trace(make(), [torch.zeros(2, 3, 12, 10)])).count == {}
 
