@@ -21,7 +21,7 @@ types: $(VENV)/.dev
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.dev
-	$(RUN) benchmarks/main_job.py
+	$(RUN) benchmarks/training.py
 
 $(VENV)/.base: pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
