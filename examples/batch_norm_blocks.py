@@ -34,7 +34,8 @@ def main() -> None:
     n = options.samples
     x_train, y_train, x_test, y_test = x_train[:n, ..., None], y_train[:n], x_test[:n, ..., None], y_test[:n]
     model = build((28, 28, 1))
-    model.compile(convolt.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    # A rate that falls to 0 lets the averages of batch normalization catch up with the weights.
+    model.compile(convolt.optimizers.Adam("cosine"), "sparse_categorical_crossentropy", ["accuracy"])
     history = model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, validation_split=0.1)
     plot_history(history.history, options.plot)
     _, accuracy = model.evaluate(x_test, y_test)
