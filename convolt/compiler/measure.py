@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LossOf = Callable[[nn.Module, torch.dtype], Tensor]
-"""Computes the loss of a module on the first batch, in a precision."""
+LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
+"""Computes the loss of a module (or of a function in its place) on the first batch, in a precision, without penalties."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Loss and gradients of one batch, on the device, in float32."""
+    """Loss and gradients of one batch, on the device, in float64 where it has that."""
 
     loss: Tensor
     flat: Tensor
@@ -50,8 +51,27 @@ class Probe:
         """Returns loss and gradients of a candidate; each call sees the same random numbers."""
         with self._as_it_was():
             loss = self._run(module, precision)
-            grads = [p.grad.float().reshape(-1) for p in self._trained() if p.grad is not None]
-            return Gradients(loss.detach().float(), torch.cat(grads))
+            return self._collect(loss, [p.grad for p in self._trained()])
+
+    def reference(self) -> Gradients:
+        """Returns loss and gradients of the model itself in float64, or in float32 where the device has no float64.
+
+        Float32 is no reference here: where pooling meets near-ties, as in flat backgrounds, its rounding alone can move
+        gradients by a thousandth, more than a good kernel does.
+        """
+        if self._device.type == "mps":
+            return self.gradients(self._model, torch.float32)
+        with self._as_it_was():
+            values = {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in self._model.named_parameters()}
+            buffers = {name: b.double() if b.is_floating_point() else b.clone() for name, b in self._model.named_buffers()}
+            loss = self._loss_of(lambda *inputs: torch.func.functional_call(self._model, values | buffers, inputs), torch.float64)
+            trained = [value for value in values.values() if value.requires_grad]
+            return self._collect(loss, torch.autograd.grad(loss, trained, allow_unused=True))
+
+    def _collect(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> Gradients:
+        wide = torch.float32 if self._device.type == "mps" else torch.float64
+        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(self._trained(), gradients, strict=True)]
+        return Gradients(loss.detach().to(wide), torch.cat([g.to(wide).reshape(-1) for g in flat]))
 
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, warmup: int = 1, most: int = 9) -> float:
         """Returns the median time of a step's forward and backward, from at most `most` runs in about `budget` seconds."""

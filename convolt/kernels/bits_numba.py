@@ -7,7 +7,7 @@ kernel is compiled, so that a kernel is written once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,25 @@ class Compiled:
 
     Numba looks for a writable folder itself: beside the source, then the user's cache folder, or `NUMBA_CACHE_DIR`.
     If there is none, or the disk is full, the kernel is compiled anew in each process.
+
+    Args:
+        function: to compile.
+        fastmath: LLVM's flags of liberties with floats, none by default; "contract" fuses products and sums.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], fastmath: Collection[str] = ()) -> None:
         # Numba notices a change of the kernel's own file only. The digest of this file, which every kernel inlines,
         # goes into the cached file's name, so that no stale code is ever loaded.
         function.__qualname__ += f"_{_DIGEST}"
         self._function = function
+        self._fastmath = set(fastmath)
         try:
             self._call = self._jit(cache=True)
         except RuntimeError:  # no folder is writable
             self._call = self._jit(cache=False)
 
     def _jit(self, cache: bool) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = numba.njit(self._function, nogil=True, error_model="numpy", cache=cache)
+        compiled: Callable[..., Any] = numba.njit(self._function, nogil=True, error_model="numpy", cache=cache, fastmath=self._fastmath)
         return compiled
 
     def __call__(self, *arguments: Any) -> Any:

@@ -129,6 +129,15 @@ class Step:
             labels = self._labels(batch, outputs)
             return self._losses(batch, labels, outputs), labels, outputs
 
+    def loss_alone(self, batch: Batch, module: Any, precision: torch.dtype) -> Tensor:
+        """Returns the loss of `module` without penalties on weights and activities, also in float64."""
+        given = [x.double() if precision == torch.float64 and x.is_floating_point() else x for x in self.inputs(batch)]
+        with nullcontext() if precision == torch.float64 else autocast(self._device, precision):
+            outputs = flat_outputs(module(*given))
+            loss = sum(self._terms(batch, self._labels(batch, outputs), outputs)[1], start=torch.zeros((), device=self._device))
+        self._model.penalties()  # forgets those of this run's activities
+        return loss
+
     def inputs(self, batch: Batch) -> list[Tensor]:
         """Returns what the model's forward takes for a batch."""
         dtypes = self._model.input_dtypes or [None] * len(batch.x)
@@ -141,6 +150,13 @@ class Step:
 
     def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns the total loss, then (with several outputs) the loss of each."""
+        parts, terms = self._terms(batch, labels, outputs)
+        terms = [*terms, *self._model.penalties()]
+        total = terms[0] if len(terms) == 1 else torch.stack([t.float() for t in terms]).sum()
+        return [total, *parts] if len(self._heads) > 1 else [total]
+
+    def _terms(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns (losses of the outputs, the same times their factors)."""
         parts: list[Tensor] = []
         terms: list[Tensor] = []
         for i, head in enumerate(self._heads):
@@ -151,9 +167,7 @@ class Step:
         if not terms:
             raise StateError(explain("compile(loss)", None, "a loss for at least one output",
                                      'For example loss="sparse_categorical_crossentropy".'))
-        terms += self._model.penalties() if hasattr(self._model, "penalties") else []
-        total = terms[0] if len(terms) == 1 else torch.stack([t.float() for t in terms]).sum()
-        return [total, *parts] if len(self._heads) > 1 else [total]
+        return parts, terms
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:

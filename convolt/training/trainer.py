@@ -239,7 +239,7 @@ class Trainer:
         known = isinstance(data, Resident)  # looking at a stream's first batch would take it away
         batch = next(data.epoch()) if known else None
         example = step.inputs(batch)[:] if batch else self._example
-        probe = Probe(self.model, lambda module, precision: step.compute(batch, module, precision)[0][0], self.device) if batch else None
+        probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device) if batch else None
         plan, step.module = make_plan(
             self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
             batch_size=batch.size if batch else 0,

@@ -317,5 +317,5 @@ def test_importing_does_not_import_torchmetrics():
     import subprocess
     import sys
 
-    code = "import sys, convolt.metrics, convolt.losses, convolt.data.checks; assert 'torchmetrics' not in sys.modules"
+    code = "import sys, convolt.metrics, convolt.losses, convolt.training.checks; assert 'torchmetrics' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import convolt
 from convolt import errors, layers
@@ -38,8 +38,8 @@ class TimedProbe(Probe):
         self.times, self.spoil, self.calls, self.plain = times, spoil, [], model
 
     def loss_of(self, module: nn.Module, precision: torch.dtype) -> torch.Tensor:
-        loss = LOSS(Y, module(X))
-        return loss if module is self.plain else loss * (1 + self.spoil)
+        loss = LOSS(Y, module(X.to(precision)))
+        return loss * (1 + self.spoil) if isinstance(module, fx.GraphModule) else loss
 
     def seconds(self, module: nn.Module, *_: object, **__: object) -> float:
         name = "layers" if module is self.plain else "fused"
@@ -130,10 +130,12 @@ def test_a_probe_leaves_the_model_as_it_was() -> None:
     model = cnn()
     model.eval()
     state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    probe = Probe(model, lambda module, precision: LOSS(Y, module(X)), torch.device("cpu"))
+    probe = Probe(model, lambda module, precision: LOSS(Y, module(X.to(precision))), torch.device("cpu"))
     a, b = (probe.gradients(model, torch.float32) for _ in range(2))
     assert probe.seconds(model, torch.float32, budget=0.0) > 0
     assert torch.equal(a.flat, b.flat) and a.errors(b) == (0.0, 0.0)
+    exact = probe.reference()
+    assert exact.flat.dtype == torch.float64 and max(a.errors(exact)) < 1e-5
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert torch.equal(generator, torch.get_rng_state()) and not model.training
     assert all(p.grad is None for p in model.parameters())
