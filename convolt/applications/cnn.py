@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convolt import layers
 from convolt.errors import ShapeError, explain
-from convolt.layers.base import check_positive
+from convolt.layers.arguments import check_positive
 from convolt.models import Sequential
 
 FIRST_FILTERS, MOST_FILTERS = 32, 256

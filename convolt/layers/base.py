@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from convolt import initializers, regularizers
 from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
-from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, ShapeError, StateError, did_you_mean, explain
-from convolt.layers.symbolic import Node, SymbolicTensor, find_symbolic, map_structure, shapes_of
-from convolt.layout import Shape, channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
+from convolt.errors import ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
+from convolt.layers.infer import infer_output_shape
+from convolt.layers.symbolic import Node, SymbolicTensor, map_structure, shapes_of
+from convolt.layout import channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
 
 registry: Registry[type[Layer]] = Registry("layer")
 """Every layer that can be made from its name, and so from a file."""
@@ -351,85 +352,3 @@ def _takes_training(cls: type) -> bool:
         methods = [m for m in (getattr(cls, "call", None), getattr(cls, "forward", None)) if m is not None]
         _training_argument[cls] = any("training" in inspect.signature(m).parameters for m in methods)
     return _training_argument[cls]
-
-
-def infer_output_shape(module: nn.Module, input_shapes: Iterable[Any]) -> Any:
-    """Returns the output shape of any module by running it on the meta device, where nothing is computed.
-
-    Unknown axes are run with two sizes; those whose output size differs are unknown in the result.
-
-    Raises:
-        StateError: the module's code cannot run without values.
-    """
-    shapes = list(input_shapes)
-    try:
-        small, large = (_run_on_meta(module, shapes, unknown) for unknown in (64, 128))
-    except ConvoltError:
-        raise
-    except Exception as error:  # whatever a user's code raises on tensors without values
-        name = getattr(module, "name", type(module).__name__)
-        raise StateError(explain(f"output shape of {name!r}", f"a forward that cannot run without values ({error})",
-                                 "a forward of tensors alone", "Define compute_output_shape(self, input_shape) in this layer.")) from error
-
-    def unify(a: Tensor, b: Tensor) -> Shape:
-        return tuple(s if s == t else None for s, t in zip(outside_shape(a), outside_shape(b), strict=True))
-
-    if isinstance(small, Tensor):
-        return unify(small, large)
-    return [unify(a, b) for a, b in zip(small, large, strict=True)]
-
-
-def _run_on_meta(module: nn.Module, shapes: list[Any], unknown: int) -> Any:
-    def is_shape(value: Any) -> bool:
-        return isinstance(value, tuple) and all(s is None or isinstance(s, int) for s in value)
-
-    def enter(value: Any) -> Any:
-        if is_shape(value):
-            return to_inside(torch.empty([unknown if s is None else s for s in value], device="meta"))
-        return [enter(v) for v in value] if isinstance(value, list) else value
-
-    state = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.func.functional_call(module, state, tuple(enter(v) for v in shapes))
-    finally:
-        module.train(was_training)
-
-
-def check_rank(layer: Layer, input_shape: Shape, rank: int) -> None:
-    """Raises `ShapeError` unless the input has `rank` axes, the batch included."""
-    if len(input_shape) != rank:
-        names = {2: "(batch, features)", 3: "(batch, length, channels)", 4: "(batch, height, width, channels)",
-                 5: "(batch, depth, height, width, channels)"}
-        raise ShapeError(explain(f"{type(layer).__name__} {layer.name!r}", f"input of shape {input_shape}",
-                                 f"{rank} axes {names[rank]}", "Images without a channel axis need x[..., None]."
-                                 if rank == len(input_shape) + 1 else ""))
-
-
-def check_positive(layer: str, argument: str, value: Any, *, minimum: int = 1) -> int:
-    """Returns `value` if it is a whole number from `minimum`, and raises `ArgumentError` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ArgumentError(explain(f"{layer}({argument})", repr(value), f"a whole number from {minimum}"))
-    return int(value)
-
-
-def tuple_of(layer: str, argument: str, value: Any, count: int, *, minimum: int = 1) -> tuple[int, ...]:
-    """Returns `value` as `count` whole numbers; one number stands for all."""
-    values = (value,) * count if isinstance(value, (int, np.integer)) else tuple(value) if isinstance(value, Sequence) else None
-    if values is None or len(values) != count:
-        raise ArgumentError(explain(f"{layer}({argument})", repr(value), f"a whole number or {count} of them"))
-    return tuple(check_positive(layer, argument, v, minimum=minimum) for v in values)
-
-
-def one_of(layer: str, argument: str, value: Any, choices: Sequence[str]) -> str:
-    """Returns `value` (a string in any case) if it is one of `choices`, and raises `ArgumentError` otherwise."""
-    if not isinstance(value, str) or value.lower() not in choices:
-        raise ArgumentError(explain(f"{layer}({argument})", repr(value), f"one of {list(choices)}",
-                                    did_you_mean(str(value), choices)))
-    return value.lower()
-
-
-LayerLike = Callable[..., Any]
-__all__ = ["Layer", "check_positive", "check_rank", "find_symbolic", "infer_output_shape", "one_of", "registry", "tuple_of", "unique_name"]

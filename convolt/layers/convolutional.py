@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from convolt import activations, initializers, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
-from convolt.layers.base import Layer, check_positive, one_of, registry, tuple_of
+from convolt.layers.arguments import check_positive, one_of, tuple_of
+from convolt.layers.base import Layer, registry
 from convolt.layers.windows import (
     channels_last_only,
     check_tensor,

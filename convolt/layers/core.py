@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from convolt import activations, initializers, regularizers
 from convolt.errors import ShapeError, explain
-from convolt.layers.base import Layer, check_positive, registry
+from convolt.layers.arguments import check_positive
+from convolt.layers.base import Layer, registry
 from convolt.layout import Shape, to_inside, to_outside
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from convolt import initializers, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
-from convolt.layers.base import Layer, check_positive, registry
+from convolt.layers.arguments import check_positive
+from convolt.layers.base import Layer, registry
 from convolt.layers.windows import label
 from convolt.layout import Shape, inside_axis, outside_shape, to_inside, to_outside
 

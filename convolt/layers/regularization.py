@@ -10,7 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from convolt.errors import ArgumentError, ShapeError, explain
-from convolt.layers.base import Layer, check_rank, registry
+from convolt.layers.arguments import check_rank
+from convolt.layers.base import Layer, registry
 from convolt.layers.normalization import check_number
 from convolt.layers.windows import channels_last_only, label
 from convolt.layout import Shape, outside_shape, to_inside, to_outside

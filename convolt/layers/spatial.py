@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from convolt.errors import ArgumentError, ShapeError, explain
-from convolt.layers.base import Layer, check_rank, one_of, registry, tuple_of
+from convolt.layers.arguments import check_rank, one_of, tuple_of
+from convolt.layers.base import Layer, registry
 from convolt.layers.windows import channels_last_only, check_tensor, label
 from convolt.layout import Shape
 

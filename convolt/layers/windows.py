@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from convolt.errors import ArgumentError, ShapeError, explain
-from convolt.layers.base import Layer, check_rank
+from convolt.layers.arguments import check_rank
+from convolt.layers.base import Layer
 from convolt.layout import Shape, outside_shape
 
 C = TypeVar("C", bound=type)

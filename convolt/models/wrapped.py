@@ -8,7 +8,8 @@ from torch import nn
 
 from convolt.configurable import snake_case
 from convolt.errors import ModelFileError, explain
-from convolt.layers.base import Layer, one_of, unique_name
+from convolt.layers.arguments import one_of
+from convolt.layers.base import Layer, unique_name
 from convolt.layout import Shape
 from convolt.models.model import Model
 
