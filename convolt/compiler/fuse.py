@@ -16,7 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
 from convolt import activations
-from convolt.compiler.fused import ConvReluPool, Norm, ReluPool
+from convolt.compiler.fused import ConvReluPool, FirstConvReluPool, Norm, ReluPool
+from convolt.kernels.conv import MOST_CHANNELS
 from convolt.layers import Activation, Add, BatchNormalization, Conv2D, Layer, MaxPooling2D, ReLU
 
 
@@ -152,6 +153,35 @@ def _conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(ConvReluPool(conv, pool), (first_input(before),), (before, *chain))
 
 
+def _first_conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """The same where the convolution sees the data: few channels, and nothing before it learns."""
+    found = _conv_relu_pool(graph, node)
+    if found is None or not isinstance(found.module, ConvReluPool) or found.module.pool_size not in (2, (2, 2)):
+        return None
+    conv = found.module.conv
+    return Match(FirstConvReluPool(conv), found.inputs, found.covers) if _is_small(conv) and _is_data(graph, found.inputs[0]) else None
+
+
+def _is_small(conv: Any) -> bool:
+    """Whether a convolution is 3 × 3 over few channels, with no step, holes, groups or padding by other than zeros."""
+    if isinstance(conv, Conv2D):
+        window = (conv.kernel_size, conv.strides, conv.dilation_rate)
+    elif conv.padding_mode == "zeros":
+        window = (conv.kernel_size, conv.stride, conv.dilation)
+    else:
+        return False
+    return window == ((3, 3), (1, 1), (1, 1)) and conv.groups == 1 and conv.weight.shape[1] <= MOST_CHANNELS
+
+
+def _is_data(graph: fx.GraphModule, node: Any) -> bool:
+    """Whether a value is an input of the model, or made of inputs by layers without parameters (`Rescaling`, `Reshape`, …)."""
+    if not isinstance(node, fx.Node) or node.op in ("placeholder", "get_attr"):
+        return isinstance(node, fx.Node) and node.op == "placeholder"
+    if node.op == "call_module" and next(graph.get_submodule(str(node.target)).parameters(), None) is not None:
+        return False
+    return all(_is_data(graph, before) for before in node.all_input_nodes)
+
+
 def _relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     pool, relu = pool_of(graph, node), first_input(node)
     if pool is None or not is_relu(graph, relu) or not feeds_only(relu, node) or len(node.meta.get("shape", ())) != 4:
@@ -191,6 +221,7 @@ def _bn_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
 
 
 REWRITES = (  # in order: the longest chains first
+    Rewrite("first conv+relu+pool", "the first convolution, bias, ReLU and max-pooling in one pass", _first_conv_relu_pool),
     Rewrite("conv+relu+pool", "bias, ReLU and max-pooling after a convolution in one pass", _conv_relu_pool),
     Rewrite("bn+add+relu", "batch normalization, residual sum and ReLU in one pass", _bn_add_relu),
     Rewrite("bn+relu", "batch normalization and ReLU in one pass", _bn_relu),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from convolt import kernels
@@ -25,6 +26,27 @@ class ConvReluPool(nn.Module):
         if conv.bias is None:
             return kernels.relu_max_pool(y, self.pool_size)
         return kernels.bias_relu_max_pool(y, conv.bias, self.pool_size)
+
+
+class FirstConvReluPool(ConvReluPool):
+    """The same for a network's first convolution, 3 × 3 before windows of 2 × 2: on a CPU all of it is one pass."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__(conv, (2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `max_pool(relu(conv(x)))`; if x needs a gradient or no kernel takes it, as `ConvReluPool` does."""
+        conv: Any = self.conv
+        kind = x.device.type
+        given = x.to(torch.get_autocast_dtype(kind)) if x.is_floating_point() and torch.is_autocast_enabled(kind) else x
+        if x.requires_grad or kernels.choose("conv_relu_max_pool", given) == "reference":
+            return super().forward(x)
+        padding: Any
+        if isinstance(conv, Conv2D):
+            given, padding = conv._padded(given)
+        else:
+            padding = {"same": (1, 1), "valid": (0, 0)}[conv.padding] if isinstance(conv.padding, str) else conv.padding
+        return kernels.conv_relu_max_pool(given, conv.weight, conv.bias, padding=padding)
 
 
 class ReluPool(nn.Module):

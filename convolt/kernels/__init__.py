@@ -1,5 +1,6 @@
 """Fused ops: one name each, with a reference in plain PyTorch and faster versions in Numba (CPU) and Triton (CUDA)."""
 
+from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
 from convolt.kernels.gather import gather_normalize
 from convolt.kernels.norm import bn, bn_add_relu, bn_relu, inference_affine
@@ -17,6 +18,7 @@ __all__ = [
     "bn_add_relu",
     "bn_relu",
     "choose",
+    "conv_relu_max_pool",
     "gather_normalize",
     "inference_affine",
     "newton_schulz",

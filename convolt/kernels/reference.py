@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 DEAD = 255
 """Code of a pooling window in which no value was above zero."""
@@ -23,6 +24,25 @@ def relu_max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
 def bias_relu_max_pool(x: Tensor, bias: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
     """`max_pool(relu(x + bias))`; the bias (C,) is cast to x's type first."""
     return F.max_pool2d(F.relu(x + bias.to(x.dtype)[:, None, None]), pool_size)
+
+
+def conv_relu_max_pool(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """`max_pool(relu(conv(x)))` with windows of 2 × 2; weight and bias are cast to x's type first."""
+    return F.max_pool2d(F.relu(F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=padding)), 2)
+
+
+def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns 2 × 2 pooled ReLU of the convolution without padding and, if `keep`, the places, as `pool_forward` does."""
+    return pool_forward(F.conv2d(x, weight.to(x.dtype)), bias, (2, 2), keep)
+
+
+def conv_backward(grad: Tensor, code: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of weight (F, C, 3, 3) and bias, both float32, or grad's type if wider."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    dense, dbias = pool_backward(grad, code, (2, 2), (x.shape[2] - 2, x.shape[3] - 2), True)
+    assert dbias is not None
+    shape = (grad.shape[1], x.shape[1], 3, 3)
+    return conv2d_weight(x.to(wide), shape, dense.to(wide)), dbias  # type: ignore[no-untyped-call]
 
 
 def pool_forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -> tuple[Tensor, Tensor | None]:

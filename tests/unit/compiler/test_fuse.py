@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import convolt
-from convolt import layers
+from convolt import kernels, layers
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.trace import Untraceable, trace
 from convolt.models import Model, Sequential
@@ -34,14 +34,37 @@ class TorchResidual(nn.Module):
         return self.relu(x + self.bn(self.conv(x)))
 
 
+def after_a_branch() -> Model:
+    image = layers.Input((12, 10, 3))
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Add()([image, layers.Rescaling(2.0)(image)]))
+    return Model(image, layers.MaxPooling2D()(x))
+
+
+FIRST = "first conv+relu+pool"
+
 LEGAL = {
-    "conv+relu+pool": [
+    FIRST: [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Rescaling(0.5), layers.Conv2D(19, 3, padding="same"), layers.ReLU(),
+                            layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Normalization(mean=0.1, variance=2.0), layers.Conv2D(4, 3, use_bias=False),
+                            layers.MaxPooling2D(), layers.ReLU()]),
+        after_a_branch,
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False, padding=(1, 2)), nn.MaxPool2d(2), nn.ReLU()),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU()),
+    ],
+    "conv+relu+pool": [
+        lambda: Sequential([*image_input(), layers.Conv2D(5, 1), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 5, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(6, 3, groups=3, activation="relu"), layers.MaxPooling2D()]),
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.ReLU(), layers.MaxPooling2D((2, 3))]),
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, use_bias=False), layers.Activation("relu"), layers.MaxPooling2D(3)]),
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, strides=2, padding="same"), layers.MaxPooling2D(), layers.ReLU()]),
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.MaxPool2d(2), nn.ReLU()),
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False, padding=1, padding_mode="circular"), nn.MaxPool2d(2), nn.ReLU()),
     ],
     "bn+relu": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU()]),
@@ -59,16 +82,17 @@ LEGAL = {
 def run(module: nn.Module, x: torch.Tensor, parameters: list) -> list[torch.Tensor]:
     out = module(x)
     weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
-    return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *parameters])]
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), [*([x] if x.requires_grad else []), *parameters])]
 
 
 @pytest.mark.parametrize(("name", "make"), [(name, make) for name, makes in LEGAL.items() for make in makes])
 @pytest.mark.parametrize("training", [True, False])
-def test_a_fused_model_is_the_model(name: str, make: object, training: bool) -> None:
+@pytest.mark.parametrize("input_gradient", [True, False])
+def test_a_fused_model_is_the_model(name: str, make: object, training: bool, input_gradient: bool) -> None:
     convolt.utils.set_random_seed(3)
     model = make()
     reference = copy.deepcopy(model)
-    x = torch.randn(5, 12, 10, 3).permute(0, 3, 1, 2).requires_grad_()
+    x = torch.randn(5, 12, 10, 3).permute(0, 3, 1, 2).requires_grad_(input_gradient)
     traced = trace(model, [x[:2]])
     fused = fuse(traced)
     assert fused.count == {name: 1}
@@ -82,6 +106,30 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool) -> 
         torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-5 * scale)
     for a, b in zip(model.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["float32", "bfloat16", "input gradient", "float64"])
+def test_the_first_convolution_is_one_kernel_where_it_can_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolt.utils.set_random_seed(3)
+    model = LEGAL[FIRST][0]()
+    x = torch.randn(5, 3, 12, 10).to(torch.float64 if case == "float64" else torch.float32).requires_grad_(case == "input gradient")
+    if case == "float64":
+        model.double()
+    fused = fuse(trace(model, [x[:2].detach()])).module
+    seen = []
+    op = kernels.conv_relu_max_pool
+
+    def watched(given: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        seen.append(given.dtype)
+        return op(given, *arguments, **options)
+
+    monkeypatch.setattr(kernels, "conv_relu_max_pool", watched)
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "bfloat16"):
+        got, expected = fused(x), model(x)
+    assert seen == {"float32": [torch.float32], "bfloat16": [torch.bfloat16]}.get(case, [])
+    assert got.dtype == expected.dtype
+    tolerance = 3e-2 if case == "bfloat16" else 1e-5
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def with_activity_penalty() -> Sequential:
@@ -120,7 +168,8 @@ def test_names_choose_among_the_rewrites() -> None:
     model = Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.BatchNormalization(),
                         layers.ReLU()])
     traced = trace(model, [torch.zeros(2, 3, 12, 10)])
-    assert set(fuse(traced).count) == {"conv+relu+pool", "bn+relu"}
+    assert set(fuse(traced).count) == {FIRST, "bn+relu"}
+    assert set(fuse(traced, ("conv+relu+pool", "bn+relu")).count) == {"conv+relu+pool", "bn+relu"}
     assert fuse(traced, ("bn+relu",)).count == {"bn+relu": 1}
 
 
@@ -132,7 +181,7 @@ def test_nested_models_are_dissolved() -> None:
     inner = Sequential([*image_input(), layers.Conv2D(4, 3)])
     image = layers.Input((12, 10, 3))
     model = Model(image, layers.MaxPooling2D()(layers.ReLU()(inner(image))))
-    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"conv+relu+pool": 1}
+    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {FIRST: 1}
 
 
 def test_code_that_branches_on_values_is_named() -> None:

@@ -59,7 +59,7 @@ def verdicts(plan: Plan) -> dict[str, str]:
 def test_the_faster_form_is_chosen_with_its_figures() -> None:
     model = cnn()
     plan, module = plan_with(TimedProbe(model, {"layers": 0.02, "fused": 0.01}), model)
-    assert module is not model and plan.form == "fused" and plan.fusions == {"conv+relu+pool": 1, "bn+relu": 1}
+    assert module is not model and plan.form == "fused" and plan.fusions == {"first conv+relu+pool": 1, "bn+relu": 1}
     assert verdicts(plan) == {"layers": "refused", "fused": "chosen"}
     assert "2.00×" in plan.describe() and "800 images/s" in plan.describe()
     assert plan.rows[1].gradient_error < 1e-4
@@ -149,8 +149,8 @@ def test_fit_with_fusions_trains_like_fit_without(capsys: pytest.CaptureFixture[
         model.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], device="cpu", fusions=fusions)
         model.fit(images, labels, batch_size=4, epochs=3, shuffle=False, verbose=2)
         weights.append(model.get_weights())
-    assert model.plan.fusions == {"conv+relu+pool": 1, "bn+relu": 1}
-    assert "fused (conv+relu+pool ×1, bn+relu ×1)" in capsys.readouterr().out
+    assert model.plan.fusions == {"first conv+relu+pool": 1, "bn+relu": 1}
+    assert "fused (first conv+relu+pool ×1, bn+relu ×1)" in capsys.readouterr().out
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

@@ -62,6 +62,28 @@ def pool_cases() -> list[Case]:
     return found
 
 
+CONV_SHAPES = {  # shape of x, filters, padding
+    "even": ((2, 1, 8, 8), 16, (0, 0)), "odd": ((3, 3, 9, 11), 33, (0, 0)), "mixed": ((2, 4, 7, 10), 5, (0, 0)),
+    "one_window": ((2, 2, 4, 5), 3, (0, 0)), "padded": ((2, 3, 6, 7), 8, (1, 1)), "padded_one_way": ((2, 1, 2, 9), 7, (1, 0)),
+    "one_filter": ((2, 1, 6, 6), 1, (0, 0)), "many_rows": ((5, 1, 28, 28), 32, (0, 0)), "threads": ((9, 3, 42, 42), 32, (0, 0)),
+}
+
+
+def conv_cases() -> list[Case]:
+    """The images need no gradient, as in a first layer."""
+    found = []
+    for name, (shape, filters, padding) in CONV_SHAPES.items():
+        for bias in (True, False) if name in ("odd", "even") else (True,):
+            for scale in (1.0, 1e3) if name == "odd" and bias else (1.0,):
+                label = ("large_values" if scale != 1.0 else name) if bias else f"{name}_no_bias"
+                found.append(Case(
+                    "conv_relu_max_pool", label,
+                    lambda dtype, s=shape, f=filters, k=scale, b=bias: [random(*s, scale=k).to(dtype), random(f, s[1], 3, 3),
+                                                                        *([random(f, scale=k)] if b else [])],
+                    lambda op, x, dtype, p=padding: [op(x[0].detach(), *x[1:], padding=p)]))
+    return found
+
+
 NORM_SHAPES = {
     "small": (4, 5, 7, 9), "one_channel": (3, 1, 5, 5), "even": (2, 16, 8, 8), "odd_channels": (2, 33, 4, 3), "places_1": (9, 12, 1, 1),
     "features": (8, 3), "sequence": (4, 6, 11), "volume": (2, 4, 3, 2, 3), "threads": (8, 64, 20, 20),
@@ -170,4 +192,4 @@ def newton_schulz_cases() -> list[Case]:
                  gradients=False)]
 
 
-CASES = [*pool_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *update_cases(), *newton_schulz_cases()]
+CASES = [*pool_cases(), *conv_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *update_cases(), *newton_schulz_cases()]

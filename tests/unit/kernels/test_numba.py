@@ -80,6 +80,41 @@ def test_only_wanted_gradients(needs: tuple[bool, bool]) -> None:
     assert (x.grad is not None, bias.grad is not None) == needs
 
 
+@pytest.mark.parametrize("needs", [(True, True, True), (False, True, False), (False, False, True), (False, False, False)])
+def test_only_wanted_gradients_of_a_first_convolution(needs: tuple[bool, ...]) -> None:
+    torch.manual_seed(2)
+    given = [torch.randn(shape, requires_grad=need) for shape, need in zip(((2, 3, 9, 8), (5, 3, 3, 3), (5,)), needs, strict=True)]
+    out = kernels.conv_relu_max_pool(*given, padding=(1, 1))
+    expected = reference.conv_relu_max_pool(*given, padding=(1, 1))
+    torch.testing.assert_close(out, expected)
+    wanted = [t for t in given if t.requires_grad]
+    assert out.requires_grad == bool(wanted)
+    if wanted:
+        grads = torch.autograd.grad(out.square().sum(), wanted)
+        torch.testing.assert_close(grads, torch.autograd.grad(expected.square().sum(), wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_a_first_convolution_of_many_channels_or_wide_floats_is_left_to_pytorch() -> None:
+    x, weight = torch.randn(2, 5, 6, 6), torch.randn(4, 5, 3, 3)
+    assert torch.equal(kernels.conv_relu_max_pool(x, weight), reference.conv_relu_max_pool(x, weight))
+    assert kernels.conv_relu_max_pool(x.double(), weight.double()).dtype == torch.float64
+
+
+def test_a_first_convolution_where_nothing_is_above_zero_has_no_gradient() -> None:
+    x, weight, bias = torch.randn(2, 1, 6, 6), torch.randn(4, 1, 3, 3), torch.full((4,), -1e6)
+    out = kernels.conv_relu_max_pool(x, weight.requires_grad_(), bias.requires_grad_())
+    out.sum().backward()
+    assert not out.any() and not weight.grad.any() and not bias.grad.any()
+
+
+def test_a_first_convolution_takes_the_first_of_equal_values() -> None:
+    x, weights = torch.ones(1, 1, 4, 4), [torch.ones(1, 1, 3, 3, requires_grad=True) for _ in range(2)]
+    x[0, 0, 3] = torch.tensor([1.0, 1.0, 2.0, 0.0])  # both values in the lower row: 10 and 10
+    for op, weight in zip((kernels.conv_relu_max_pool, reference.conv_relu_max_pool), weights, strict=True):
+        op(x, weight).sum().backward()
+    assert torch.equal(weights[0].grad, weights[1].grad)
+
+
 def test_bfloat16_is_rounded_to_nearest_even() -> None:
     x = torch.randn(4, 16, 8, 8).to(torch.bfloat16)
     scale, shift = torch.rand(16), torch.randn(16)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convolt import kernels
 from convolt.kernels import reference
+from convolt.kernels.conv import _Conv
 from convolt.kernels.crossentropy import _Crossentropy
 from convolt.kernels.norm import _Norm
 from convolt.kernels.pool import _Pool
@@ -37,6 +38,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
     "bias_relu_max_pool": (lambda x, b: reference.bias_relu_max_pool(x, b, (2, 3)), [apart(2, 3, 5, 7), SHIFT]),
     "pool passes": (lambda x, b: _Pool.apply(x, b, "bias_relu_max_pool", "reference", (2, 2)),
                     [apart(2, 3, 5, 7), SHIFT]),
+    "conv_relu_max_pool": (lambda x, w, b: reference.conv_relu_max_pool(x, w, b, padding=(1, 0)),
+                           [settled(2, 2, 5, 6), settled(3, 2, 3, 3), SHIFT]),
+    "conv passes": (lambda w, b: _Conv.apply(settled(2, 2, 7, 6).detach(), w, b, "reference"), [settled(3, 2, 3, 3), SHIFT]),
     "bn": (lambda x, w, b: reference.bn(x, w, b, torch.zeros(3).double(), torch.ones(3).double(), training=True),
            [settled(4, 3, 2, 2), settled(3), settled(3)]),
     "bn passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn", "reference", _settings(3, False)),
@@ -62,6 +66,8 @@ def test_gradients_by_finite_differences(name: str) -> None:
 def test_passes_equal_compositions() -> None:
     x, b = apart(2, 3, 7, 9), settled(3)
     torch.testing.assert_close(reference.pool_forward(x, b, (3, 2), True)[0], reference.bias_relu_max_pool(x, b, (3, 2)))
+    x, w = settled(2, 2, 7, 9), settled(3, 2, 3, 3)
+    torch.testing.assert_close(reference.conv_forward(x, w, b, True)[0], reference.conv_relu_max_pool(x, w, b))
     mean, var = torch.zeros(3).double(), torch.ones(3).double()
     other_mean, other_var = mean.clone(), var.clone()
     x, r, w = settled(4, 3, 2, 2), apart(4, 3, 2, 2), settled(3)

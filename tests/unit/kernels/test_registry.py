@@ -97,7 +97,7 @@ def test_a_version_that_cannot_be_imported_is_given_up_once(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("failing", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["bias_relu_max_pool", "bn_relu", "bn_add_relu"])
+@pytest.mark.parametrize("name", ["bias_relu_max_pool", "conv_relu_max_pool", "bn_relu", "bn_add_relu"])
 def test_a_pass_that_fails_is_done_by_the_reference(name: str, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> object:
         raise RuntimeError("the compiler gave up")
@@ -111,6 +111,8 @@ def test_a_pass_that_fails_is_done_by_the_reference(name: str, failing: str, mon
         op = getattr(module, name)
         if name == "bias_relu_max_pool":
             out = op(a, w)
+        elif name == "conv_relu_max_pool":
+            out = op(x, b[0, 0, 0].view(4, 1, 1, 1) * torch.ones(4, 3, 3, 3), None)
         else:
             out = op(a, *([b] if "add" in name else []), w, w, torch.zeros(3), torch.ones(3), training=True)
         out.pow(2).sum().backward()
@@ -151,6 +153,10 @@ def test_what_cannot_fit_is_said() -> None:
     for call in (
             lambda: kernels.relu_max_pool(torch.zeros(3, 4, 4)), lambda: kernels.relu_max_pool(torch.zeros(1, 3, 1, 4)),
             lambda: kernels.bias_relu_max_pool(torch.zeros(1, 3, 4, 4), torch.zeros(4)),
+            lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 3, 4), torch.zeros(2, 1, 3, 3)),
+            lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 4, 4), torch.zeros(2, 3, 3, 3)),
+            lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 5, 5)),
+            lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 3, 3), torch.zeros(3)),
             lambda: kernels.bn_relu(torch.zeros(1, 3), one, one, one, one, training=True),
             lambda: kernels.bn_add_relu(torch.zeros(2, 3), torch.zeros(2, 4), one, one, one, one, training=True),
             lambda: kernels.softmax_crossentropy(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64)),
@@ -172,6 +178,7 @@ def test_what_cannot_fit_is_said() -> None:
 
 def test_an_empty_batch_passes() -> None:
     assert kernels.relu_max_pool(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 2, 2)
+    assert kernels.conv_relu_max_pool(torch.zeros(0, 1, 6, 6), torch.zeros(5, 1, 3, 3)).shape == (0, 5, 2, 2)
     assert kernels.softmax_crossentropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).shape == (0,)
     empty = torch.zeros(0, dtype=torch.int64)
     assert kernels.gather_normalize(torch.zeros(2, 3, 4, 1, dtype=torch.uint8), empty, torch.ones(1), torch.ones(1)).shape == (0, 1, 3, 4)
