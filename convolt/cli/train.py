@@ -21,7 +21,7 @@ class TrainOptions:
     batch_size: int = 128
     optimizer: str = "adam"
     learning_rate: float | None = None
-    schedule: str = "constant"
+    schedule: str = "cosine"
     loss: str = "auto"
     metrics: tuple[str, ...] = ()
     validation_split: float | None = None
@@ -104,7 +104,7 @@ def train(
     batch_size: options.BatchSize = 128,
     optimizer: Optimizer = "adam",
     learning_rate: Rate = None,
-    schedule: Schedule = "constant",
+    schedule: Schedule = "cosine",
     loss: Loss = "auto",
     metrics: Metrics = None,
     validation_split: Share = None,

@@ -29,6 +29,7 @@ GRAPH = "graph of the whole step"
 TOLERANCE = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
 """Relative errors of loss and gradients against float64 that are always allowed, by the candidate's precision."""
 
+RULES = 2  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 WORTH = 1.03  # a form must be this much faster to be taken
@@ -239,8 +240,9 @@ def _cache_file(folder: Path | None, plan: Plan, inputs: Sequence[Tensor], batch
     if plan.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(plan.device)
     shapes = [tuple(x.shape[1:]) for x in inputs]
-    key = json.dumps([plan.before, shapes, batch_size, steps, plan.device, plan.precision, plan.threads, processor, torch.__version__,
-                      __version__, os.cpu_count()])
+    software = [RULES, [rewrite.name for rewrite in REWRITES], __version__, torch.__version__]
+    hardware = [plan.device, processor, plan.threads, os.cpu_count()]
+    key = json.dumps([plan.before, shapes, batch_size, steps, plan.precision, software, hardware])
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
