@@ -66,7 +66,7 @@ Rate = Annotated[
         "--lr",
         metavar="RATE",
         callback=options.check_rate,
-        help="The optimizer's own default if not given.",
+        help="The highest one; by default the optimizer's own, times three under a schedule.",
         show_default=False,
     ),
 ]

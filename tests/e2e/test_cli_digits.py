@@ -45,7 +45,7 @@ def test_the_run_folder_holds_everything(run: Path) -> None:
     assert config["plan"]["device"] == "cpu"
     assert config["plan"]["precision"] == "float32"
     rate = config["optimizer"]["config"]["learning_rate"]
-    assert (rate["class_name"], rate["config"]["initial_learning_rate"]) == ("CosineDecay", 0.001)
+    assert (rate["class_name"], rate["config"]["initial_learning_rate"]) == ("CosineDecay", 0.003)
     assert config["data"]["class_names"] == list("0123456789")
     assert config["result"]["accuracy"] == pytest.approx(float(rows[-1]["val_accuracy"]), abs=1e-6)
 
