@@ -4,6 +4,7 @@
 `Streamed`: batches come from the host one after the other: generators, PyTorch loaders, arrays too large for the device.
 
 Both give `Batch`es whose tensors are on the device and channels-last in memory; nothing in here waits for the device.
+Both can start in the middle of an epoch, which is how a stopped training goes on with the very next batch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from convolt.errors import ArgumentError, explain
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,28 @@ class Batch:
     size: int
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """Returns the order of samples in an epoch: a permutation keyed by (seed, epoch), the same on every device."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(count, generator=generator)
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Returns a generator of random numbers keyed by (seed, epoch), on the CPU."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+def epoch_order(count: int, seed: int, epoch: int, rank: int = 0, ranks: int = 1) -> Tensor:
+    """Returns the order of samples in an epoch: a permutation keyed by (seed, epoch), the same on every device.
+
+    Args:
+        count: number of samples.
+        seed: of the order.
+        epoch: number of the epoch, from 0.
+        rank: which of several readers asks; each gets every `ranks`-th sample of the one permutation.
+        ranks: how many readers there are. Together they see each sample once; where `count` is no multiple of `ranks`
+            the first readers see one sample more than the last.
+
+    Raises:
+        ArgumentError: there is no such rank.
+    """
+    if not 0 <= rank < ranks:
+        raise ArgumentError(explain("epoch_order(rank)", f"{rank} of {ranks}", f"a number from 0 to {max(ranks, 1) - 1}"))
+    return torch.randperm(count, generator=epoch_generator(seed, epoch))[rank::ranks]
 
 
 class Resident:
@@ -57,9 +78,9 @@ class Resident:
         self._device = device
         self._seed = seed
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yields the batches of one epoch."""
-        starts = range(0, self.samples, self._batch_size)
+    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+        """Yields the batches of one epoch, from batch number `first` on."""
+        starts = range(first * self._batch_size, self.samples, self._batch_size)
         if self._seed is None:
             for start in starts:
                 yield self._batch(lambda t, start=start: t[start : start + self._batch_size])  # type: ignore[misc]
@@ -81,22 +102,27 @@ class Streamed:
     """Batches that come from the host, sent to the device without waiting.
 
     Args:
-        source: called with the epoch's number, returns the batches (x, y, weights) of that epoch.
+        source: called with the epoch's number and a batch's number, returns the batches (x, y, weights) of that epoch
+            from that batch on.
         device: where the batches are needed.
         steps: batches per epoch, None where only the end of the source tells.
         samples: samples per epoch, None where unknown.
+        repeatable: whether the source can be read again from the start of an epoch; a running generator cannot.
+        generators: random generators of the source's own, which decide its order.
     """
 
-    def __init__(self, source: Callable[[int], Iterator[HostBatch]], device: torch.device, steps: int | None = None,
-                 samples: int | None = None) -> None:
+    def __init__(self, source: Callable[[int, int], Iterator[HostBatch]], device: torch.device, steps: int | None = None,
+                 samples: int | None = None, repeatable: bool = True, generators: Sequence[torch.Generator] = ()) -> None:
         self._source = source
         self._device = device
         self.steps = steps
         self.samples = samples
+        self.repeatable = repeatable
+        self.generators = tuple(generators)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yields the batches of one epoch."""
-        for x, y, weights in self._source(epoch):
+    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+        """Yields the batches of one epoch, from batch number `first` on."""
+        for x, y, weights in self._source(epoch, first):
             sent_x, sent_y, sent_weights = (tuple(self._send(t) for t in part) for part in (x, y, weights))
             yield Batch(sent_x, sent_y, sent_weights, len(x[0]))
 
@@ -111,8 +137,8 @@ def stream_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Te
     """Returns arrays that do not fit on the device as a stream of batches, gathered on the host."""
     host = Resident(x, y, weights, batch_size, torch.device("cpu"), seed)
 
-    def source(epoch: int) -> Iterator[HostBatch]:
-        for batch in host.epoch(epoch):
+    def source(epoch: int, first: int) -> Iterator[HostBatch]:
+        for batch in host.epoch(epoch, first):
             yield batch.x, batch.y, batch.weights
 
     return Streamed(source, device, host.steps, host.samples)

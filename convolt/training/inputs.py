@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.data.batches import HostBatch, Resident, Streamed, fits_on, stream_arrays
+from convolt.data.batches import HostBatch, Resident, Streamed, epoch_generator, epoch_order, fits_on, stream_arrays
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training import checks
 
@@ -59,40 +59,54 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
     open_epoch, length = _opener(x, batch_size or 32, seed)
     if isinstance(length, int) and steps is not None:
         length = min(length, steps)
+    repeatable = not (inspect.isgenerator(x) or (hasattr(x, "__next__") and not hasattr(x, "__len__")))
     running: Iterator[Any] | None = None  # a generator goes on from epoch to epoch
 
-    def source(epoch: int) -> Iterator[HostBatch]:
+    def source(epoch: int, first: int) -> Iterator[HostBatch]:
         nonlocal running
-        if inspect.isgenerator(x) or (hasattr(x, "__next__") and not hasattr(x, "__len__")):
+        if repeatable:
+            items = open_epoch(epoch, first)
+        else:
             running = running if running is not None else iter(x)
             items = running
-        else:
-            items = open_epoch(epoch)
-        for item in items if steps is None else islice(items, steps):
+        for item in items if steps is None else islice(items, max(0, steps - first)):
             batch = host_batch(item, input_names, output_names)
             yield class_weight(batch) if class_weight else batch
 
-    return Streamed(source, device, steps if length is None else length)
+    return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x))
 
 
-def _opener(x: Any, batch_size: int, seed: int | None) -> tuple[Callable[[int], Iterator[Any]], int | None]:
-    """Returns (epoch → iterator over raw batches, number of batches if known)."""
+def _opener(x: Any, batch_size: int, seed: int | None) -> tuple[Callable[[int, int], Iterator[Any]], int | None]:
+    """Returns ((epoch, first batch) → iterator over raw batches, number of batches if known).
+
+    What can be asked for by number starts at the first batch without reading those before it; what can only be
+    iterated is read and thrown away up to there.
+    """
     from torch.utils.data import DataLoader, Dataset, IterableDataset
 
     if isinstance(x, IterableDataset):
-        return (lambda epoch: iter(DataLoader(x, batch_size))), None
+        return (lambda epoch, first: islice(DataLoader(x, batch_size), first, None)), None
     if isinstance(x, Dataset):
         count = len(x)  # type: ignore[arg-type]
 
-        def load(epoch: int) -> Iterator[Any]:
-            generator = None if seed is None else torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-            return iter(DataLoader(x, batch_size, shuffle=seed is not None, generator=generator))
+        def load(epoch: int, first: int) -> Iterator[Any]:
+            order = range(count) if seed is None else epoch_order(count, seed, epoch).tolist()
+            generator = epoch_generator(seed or 0, epoch)  # a loader without one draws from PyTorch's
+            return iter(DataLoader(x, batch_size, sampler=order[first * batch_size :], generator=generator))
 
         return load, -(-count // batch_size)
     length = len(x) if hasattr(x, "__len__") else None
     if hasattr(x, "__iter__"):
-        return (lambda epoch: iter(x)), length
-    return (lambda epoch: (x[i] for i in range(len(x)))), length
+        return (lambda epoch, first: islice(x, first, None)), length
+    return (lambda epoch, first: (x[i] for i in range(first, len(x)))), length
+
+
+def _generators_of(x: Any) -> list[torch.Generator]:
+    """Returns the random generators that a loader was given, which decide its order."""
+    sampler = getattr(x, "sampler", None)
+    inner = getattr(getattr(x, "batch_sampler", None), "sampler", None)
+    found = {id(g): g for owner in (x, sampler, inner) if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
+    return list(found.values())
 
 
 def host_batch(item: Any, input_names: Names, output_names: Names) -> HostBatch:

@@ -264,8 +264,8 @@ class Trainer:
 def _limited(data: Resident | Streamed, steps: int, device: torch.device) -> Streamed:
     """Returns at most `steps` batches per epoch of `data`."""
 
-    def source(epoch: int) -> Any:
-        return ((b.x, b.y, b.weights) for b in itertools.islice(data.epoch(epoch), steps))
+    def source(epoch: int, first: int) -> Any:
+        return ((b.x, b.y, b.weights) for b in itertools.islice(data.epoch(epoch, first), max(0, steps - first)))
 
     return Streamed(source, device, min(steps, data.steps or steps))
 
@@ -278,7 +278,7 @@ def _peek(x: Any, batch_size: int) -> tuple[Any, Any]:
             raise DataError(explain("the generator", "no batches", "at least one"))
         return first, itertools.chain([first], x)
     opened, _ = inputs._opener(x, batch_size, None)
-    first = next(opened(0), None)
+    first = next(opened(0, 0), None)
     if first is None:
         raise DataError(explain("the dataset", "no batches", "at least one"))
     return first, x
