@@ -62,7 +62,7 @@ class Merge(Layer):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         usual = len(inputs) == (self.input_count or len(inputs)) > 0 and all(x.shape == inputs[0].shape for x in inputs)
-        if not usual:  # the layer was built for any batch size, and may be called on other shapes than before
+        if not (usual or torch.compiler.is_exporting()):  # built for any batch size, it may be called on other shapes than before
             self.compute_output_shape([outside_shape(x) for x in inputs])
         rank = max(x.ndim for x in inputs)
         return self.merge([_with_rank(x, rank) for x in inputs])

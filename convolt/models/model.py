@@ -320,6 +320,25 @@ class Model(Layer):
 
         save_model(self, filepath, overwrite=overwrite)
 
+    def export(self, filepath: str | Path, format: str | None = None, *, input_dtype: str = "float32", check: Any = None) -> Any:
+        """Writes the model for other programs and compares the file's outputs with its own first.
+
+        Args:
+            filepath: the target; its suffix is the format if `format` is None.
+            format: "onnx", "pt2" (a `torch.export` program), "h5" or "keras".
+            input_dtype: "float32", or "uint8" for a file that takes the bytes of pictures (ONNX and pt2).
+            check: arrays to compare on, channels last, one for each input; random ones if None.
+
+        Returns:
+            A `convolt.formats.export.Comparison`: what ran the file, and how far its outputs are off.
+
+        Raises:
+            ModelFileError: the model cannot be written so, or the file computes something else; then there is no file.
+        """
+        from convolt.formats.export import export
+
+        return export(self, filepath, format, input_dtype=input_dtype, check=check)
+
     def save_weights(self, filepath: str | Path, overwrite: bool = True) -> None:
         """Writes the weights alone to a `.safetensors` file that any tool can read (PyTorch's names and axes)."""
         from convolt.formats import save_weights

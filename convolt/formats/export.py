@@ -1,0 +1,151 @@
+"""`export`: writes a model for other programs, and keeps the file only if it computes the same.
+
+The file is written beside its target, run by the program that it is for, and compared with the model on real samples;
+then it is renamed. A file beyond the tolerance never gets the name that was asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from convolt.errors import ArgumentError, DataError, ModelFileError, did_you_mean, explain
+from convolt.formats import keras_run, onnx, program
+from convolt.formats.exported import Exported
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
+"""How far an output may be off: |after - before| ≤ ABSOLUTE + RELATIVE · |before|."""
+
+
+class Format(Protocol):
+    """Writes an `Exported` model, and runs such a file."""
+
+    def write(self, exported: Exported, path: Path) -> None:
+        """Writes the file."""
+
+    def run(self, path: Path, inputs: Sequence[np.ndarray], batch_size: int = 256) -> list[np.ndarray]:
+        """Returns the outputs of the file."""
+
+
+FORMATS: Mapping[str, Any] = {"onnx": onnx, "pt2": program, "h5": keras_run, "keras": keras_run}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the gate measured.
+
+    Attributes:
+        runner: the program that ran the file.
+        samples: how many were compared.
+        difference: the largest |after - before| of any output.
+        excess: the largest |after - before| / (ABSOLUTE + RELATIVE · |before|); at most 1 passes.
+        before, after: the metric of the model and of the file; None without labels.
+    """
+
+    runner: str
+    samples: int
+    difference: float
+    excess: float
+    before: float | None = None
+    after: float | None = None
+
+
+def export(model: Any, filepath: str | Path, format: str | None = None, *, input_dtype: str = "float32",
+           check: Sequence[np.ndarray] | np.ndarray | None = None,
+           metric: Callable[[Sequence[np.ndarray]], float] | None = None) -> Comparison:
+    """Writes a model as ONNX, `torch.export` program or Keras file, after comparing its outputs with the model's.
+
+    Args:
+        model: a built model.
+        filepath: the target; its suffix is the format if `format` is None.
+        format: "onnx", "pt2", "h5" or "keras".
+        input_dtype: "float32", or "uint8" for files that take the bytes of pictures (ONNX and pt2).
+        check: inputs to compare on, one array for each input; random ones if None.
+        metric: computes a number from the outputs, to be the same (within 0.001) before and after.
+
+    Returns:
+        What was compared, and how far the outputs are apart.
+
+    Raises:
+        ArgumentError: an unknown format.
+        ModelFileError: the model cannot be written in this format, or the file computes something else.
+    """
+    path = Path(filepath)
+    name = (format or path.suffix.removeprefix(".")).lower()
+    if name not in FORMATS:
+        raise ArgumentError(explain("export(format)", repr(name), f"one of {list(FORMATS)}", did_you_mean(name, FORMATS)))
+    if not path.parent.is_dir():
+        raise ModelFileError(explain(str(path), f"the folder {str(path.parent)!r}, which does not exist", "a folder that exists"))
+    was_training, devices = model.training, {p.device for p in model.parameters()}
+    model.eval().to("cpu")  # files hold no device
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".{name}", dir=path.parent)
+    os.close(handle)
+    try:
+        exported = Exported(model, input_dtype)
+        FORMATS[name].write(exported, Path(temporary))
+        result = _compare(exported, Path(temporary), name, check, metric)
+        _refuse_beyond_tolerance(path, name, result)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+        model.train(was_training)
+        if len(devices) == 1:
+            model.to(devices.pop())
+    return result
+
+
+def _compare(exported: Exported, path: Path, name: str, check: Any, metric: Callable[[Sequence[np.ndarray]], float] | None) -> Comparison:
+    inputs = _inputs(exported, check)
+    with torch.no_grad():
+        parts = [exported(*(torch.from_numpy(x[i : i + 256]) for x in inputs)) for i in range(0, len(inputs[0]), 256)]
+    before = [np.concatenate([part.numpy() for part in output]) for output in zip(*parts, strict=True)]
+    after = FORMATS[name].run(path, inputs)
+    shapes = [[list(y.shape) for y in outputs] for outputs in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ModelFileError(explain(f"the {name} file of {exported.model.name!r}", f"outputs of shapes {shapes[1]}", f"{shapes[0]}"))
+    gaps = [np.abs(a.astype(np.float64) - b) for a, b in zip(after, before, strict=True)]
+    excess = [gap / (ABSOLUTE + RELATIVE * np.abs(b)) for gap, b in zip(gaps, before, strict=True)]
+    return Comparison(_runner(name), len(inputs[0]), max(_largest(gap) for gap in gaps), max(_largest(e) for e in excess),
+                      *((metric(before), metric(after)) if metric else ()))
+
+
+def _inputs(exported: Exported, check: Any) -> list[np.ndarray]:
+    if check is None:
+        return [x.numpy() for x in exported.examples(32)]
+    arrays = [check] if isinstance(check, np.ndarray) else list(check)
+    if len(arrays) != len(exported.dtypes) or len(arrays[0]) == 0:
+        raise DataError(explain("export(check)", f"{len(arrays)} array(s)", f"{len(exported.dtypes)}, one for each input, with samples"))
+    return [np.ascontiguousarray(x, dtype=dtype) for x, dtype in zip(arrays, exported.dtypes, strict=True)]
+
+
+def _largest(values: np.ndarray) -> float:
+    """Returns the largest value; infinity if one is no number."""
+    return float(np.nan_to_num(values, nan=np.inf).max(initial=0.0))
+
+
+def _refuse_beyond_tolerance(path: Path, name: str, result: Comparison) -> None:
+    if result.excess > 1:
+        raise ModelFileError(explain(f"export to {path}", f"outputs that are off by up to {result.difference:.3g} in {result.runner}",
+                                     f"at most {ABSOLUTE:g} + {RELATIVE:g} · |value|", "No file was written."))
+    if result.before is not None and result.after is not None and not abs(result.after - result.before) <= 1e-3:
+        raise ModelFileError(explain(f"export to {path}", f"a metric of {result.after:.4f} in {result.runner}",
+                                     f"{result.before:.4f}, the model's own", "No file was written."))
+
+
+def _runner(name: str) -> str:
+    """Returns what ran the file, with its version."""
+    if name == "onnx":
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+    if name == "pt2":
+        return f"torch.export of PyTorch {torch.__version__}"
+    return keras_run.runner() if importlib.util.find_spec("keras") else "Convolt's own reader (Keras is not installed)"
