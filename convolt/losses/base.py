@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convolt.configurable import Configurable, Registry, snake_case
+from convolt.configurable import Configurable, Registry, snake_case, to_json
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
-from convolt.losses.shapes import computed_in, entered, outside, same_rank, weights_like
+from convolt.losses.shapes import computed_in, entered, outside, paired, same_rank, weights_like
 
 registry: Registry[type[Loss]] = Registry("loss")
 """Every loss that can be made from its name."""
@@ -53,9 +53,22 @@ class Loss(Configurable):
                                      "`per_sample(self, y_true, y_pred)` or Keras's `call(self, y_true, y_pred)`"))
         return call(*_for_users(y_true, y_pred))
 
-    def valid(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-        """Returns which values of `per_sample` count (those of no ignored class), or None if all do."""
+    def valid(self, y_true: Tensor, y_pred: Tensor, values: Tensor) -> Tensor | None:
+        """Returns which `values` of `per_sample` count (those of no ignored class), or None if all do."""
         return None
+
+    def check_shapes(self, y_true: Tensor, y_pred: Tensor) -> None:
+        """Raises `ShapeError` unless labels fit predictions; called before training, with tensors that have no values."""
+        paired(self.name, y_true, y_pred)
+
+    def check_values(self, y: Tensor, output_shape: tuple[int, ...], name: str) -> None:
+        """Raises `DataError` for labels that a loss cannot use; called before training, on the host.
+
+        Args:
+            y: all labels, channels-last.
+            output_shape: of the model's output, with the class axis at index 1.
+            name: what the labels are called in messages.
+        """
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         """Returns the weighted and reduced loss, a scalar tensor that has a gradient.
@@ -70,7 +83,8 @@ class Loss(Configurable):
         """
         y_true, y_pred = entered(y_true, y_pred)
         y_pred = computed_in(y_pred, getattr(torch, self.dtype) if self.dtype else None)
-        return reduced(self.per_sample(y_true, y_pred), sample_weight, self.valid(y_true, y_pred), self.reduction)
+        values = self.per_sample(y_true, y_pred)
+        return reduced(values, sample_weight, self.valid(y_true, y_pred, values), self.reduction)
 
 
 def _for_users(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,6 +188,18 @@ def get(identifier: Any) -> Loss:
         return FunctionLoss(identifier)
     loss: Loss = registry.make(identifier, Loss)
     return loss
+
+
+def serialize(loss: Loss) -> dict[str, Any]:
+    """Returns a loss as `{"class_name", "config"}`, which `deserialize` takes."""
+    described: dict[str, Any] = to_json(loss)
+    return described
+
+
+def deserialize(name: Any, custom_objects: Mapping[str, type[Loss]] | None = None) -> Loss:
+    """Returns the loss of a name or of what `serialize` returned; `custom_objects` has the user's own classes by name."""
+    with registry.extended(custom_objects or {}):
+        return get(name)
 
 
 def class_weights_to_sample_weights(y: Tensor, class_weight: Mapping[int, float]) -> Tensor:

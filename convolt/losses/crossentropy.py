@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +12,17 @@ from torch import Tensor
 from convolt.errors import ArgumentError, ConvoltWarning, explain
 from convolt.layout import to_outside
 from convolt.losses.base import Loss, registry
-from convolt.losses.shapes import EPSILON, activation_of, computed_in, entered, logits_of, one_hot_labels, paired, sparse_labels
+from convolt.losses.shapes import (
+    EPSILON,
+    activation_of,
+    computed_in,
+    entered,
+    logits_of,
+    on_device,
+    one_hot_labels,
+    paired,
+    sparse_labels,
+)
 
 
 def _scores(name: str, y_pred: Tensor, activation: str, from_logits: bool) -> tuple[Tensor, bool]:
@@ -84,17 +93,11 @@ def categorical_focal_crossentropy(y_true: Any, y_pred: Any, alpha: Any = 0.25, 
                                    label_smoothing: float = 0.0, axis: int = -1) -> Tensor:
     """Returns `-Σ α (1 - p)^γ y log p` per sample (Lin et al., 2017); `alpha` is a number or one per class."""
     labels, log_p = _categorical("categorical_focal_crossentropy", y_true, y_pred, from_logits, label_smoothing, axis)
-    factor = alpha if isinstance(alpha, (int, float)) else _per_class(tuple(map(float, alpha)), log_p.dtype, log_p.device)
+    factor = alpha if isinstance(alpha, (int, float)) else on_device(tuple(map(float, alpha)), log_p.dtype, log_p.device)
     if isinstance(factor, Tensor):
         factor = factor.reshape(-1, *(1,) * (log_p.ndim - 2))
     hard = (1 - log_p.exp()).clamp_min(EPSILON)  # kept off 0, where x^γ has no finite slope for γ < 1
     return -(factor * hard**gamma * labels * log_p).sum(1)
-
-
-@lru_cache(maxsize=16)
-def _per_class(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers of the host on the device; cached, since an upload waits for the device."""
-    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _binary(name: str, y_true: Any, y_pred: Any, from_logits: bool, label_smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +131,22 @@ def binary_focal_crossentropy(y_true: Any, y_pred: Any, apply_class_balancing: b
     return loss.mean(axis)
 
 
+def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) -> Tensor:
+    """Returns `(1 - p[label]^q) / q` per sample, which wrong labels disturb little (Zhang & Sabuncu, 2018).
+
+    Args:
+        y_true: whole numbers, as for `sparse_categorical_crossentropy`.
+        y_pred: probabilities `(N, C)`; tensors `(N, C, H, W)`, arrays `(N, H, W, C)`.
+        q: between 0 (like the crossentropy) and 1 (the mean absolute error).
+    """
+    name = "categorical_generalized_cross_entropy"
+    y_true, y_pred = entered(y_true, y_pred)
+    p = computed_in(y_pred)
+    labels = sparse_labels(name, y_true, p)
+    right = p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return (1 - right.clamp_min(torch.finfo(p.dtype).tiny) ** q) / q  # kept off 0, where x^q has no finite slope
+
+
 def _smoothing(owner: Loss, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ArgumentError(explain(f"{type(owner).__name__}(label_smoothing)", repr(value), "a number from 0 to 1"))
@@ -154,7 +173,7 @@ class SparseCategoricalCrossentropy(Loss):
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return sparse_categorical_crossentropy(y_true, y_pred, self.from_logits, self.ignore_class, self.axis)
 
-    def valid(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    def valid(self, y_true: Tensor, y_pred: Tensor, values: Tensor) -> Tensor | None:
         if self.ignore_class is None:
             return None
         scores = class_axis_to_1(y_pred, self.axis, y_pred.ndim)
@@ -206,6 +225,31 @@ class CategoricalFocalCrossentropy(Loss):
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return categorical_focal_crossentropy(y_true, y_pred, self.alpha, self.gamma, self.from_logits, self.label_smoothing,
                                               self.axis)
+
+
+@registry.register()
+class CategoricalGeneralizedCrossEntropy(Loss):
+    """Crossentropy of whole-number labels some of which are wrong (Zhang & Sabuncu, 2018).
+
+    Args:
+        q: between 0 (like the crossentropy) and 1 (the mean absolute error), without these two.
+        reduction, name, dtype: see `Loss`.
+
+    Predictions are probabilities. Keras counterpart: `keras.losses.CategoricalGeneralizedCrossEntropy`.
+    """
+
+    def __init__(self, q: float = 0.5, reduction: str | None = "sum_over_batch_size",
+                 name: str | None = "categorical_generalized_cross_entropy", dtype: Any = None) -> None:
+        super().__init__(name, reduction, dtype)
+        if not 0 < q < 1:
+            raise ArgumentError(explain("CategoricalGeneralizedCrossEntropy(q)", repr(q), "a number between 0 and 1"))
+        self.q = q
+
+    def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return categorical_generalized_cross_entropy(y_true, y_pred, self.q)
+
+    def check_shapes(self, y_true: Tensor, y_pred: Tensor) -> None:
+        sparse_labels(self.name, y_true, y_pred)
 
 
 @registry.register("bce", "BCE")

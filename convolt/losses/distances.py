@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from convolt.errors import ArgumentError, explain
+from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.losses.base import Loss, registry
-from convolt.losses.shapes import EPSILON, paired
+from convolt.losses.shapes import EPSILON, computed_in, entered, on_device, outside, paired
 
 
 def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
@@ -55,6 +57,29 @@ def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     t, p = paired("cosine_similarity", y_true, y_pred)
     unit_t, unit_p = F.normalize(t, dim=axis, eps=EPSILON), F.normalize(p, dim=axis, eps=EPSILON)
     return -(unit_t * unit_p).sum(axis)
+
+
+def quantile(y_true: Any, y_pred: Any, quantiles: float | Sequence[float] = 0.5) -> Tensor:
+    """Returns the mean over the last axis of `max(q e, (q - 1) e)`, `e = y_true - y_pred`: the pinball loss (Koenker & Bassett, 1978).
+
+    Args:
+        y_true: targets; with several quantiles one per sample (or place), `(N,)` or `(N, 1)`.
+        y_pred: predictions of the same shape, or with several quantiles `(N, …, quantiles)`.
+        quantiles: the share of targets that shall lie below the prediction, between 0 and 1; one or several.
+    """
+    if isinstance(quantiles, (int, float)):
+        t, p = paired("quantile", y_true, y_pred)
+        error = t - p
+        return torch.maximum(quantiles * error, (quantiles - 1) * error).mean(-1)
+    t, p = outside(*entered(y_true, y_pred))
+    p = computed_in(p)
+    t = t.unsqueeze(-1) if t.ndim == p.ndim - 1 else t
+    if p.ndim < 2 or p.shape[-1] != len(quantiles) or t.shape != (*p.shape[:-1], 1):
+        raise ShapeError(explain("quantile", f"y_true of shape {tuple(t.shape)} and y_pred of shape {tuple(p.shape)}",
+                                 f"targets (N, 1) and predictions (N, {len(quantiles)}), one for each quantile"))
+    error = t.to(p.dtype) - p
+    q = on_device(tuple(map(float, quantiles)), p.dtype, p.device)
+    return torch.maximum(q * error, (q - 1) * error).mean(-1)
 
 
 @registry.register("mse", "MSE")
@@ -171,3 +196,30 @@ class CosineSimilarity(Loss):
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return cosine_similarity(y_true, y_pred, self.axis)
+
+
+@registry.register("pinball", "pinball_loss")
+class Quantile(Loss):
+    """Pinball loss: the best prediction of one number is a quantile of the targets (Koenker & Bassett, 1978).
+
+    Args:
+        quantiles: between 0 and 1; one for outputs that are all this quantile, or several, one for each output of a
+            single target.
+        reduction, name, dtype: see `Loss`.
+
+    scikit-learn counterpart: `sklearn.metrics.mean_pinball_loss`.
+    """
+
+    def __init__(self, quantiles: float | Sequence[float] = 0.5, reduction: str | None = "sum_over_batch_size",
+                 name: str | None = "quantile", dtype: Any = None) -> None:
+        super().__init__(name, reduction, dtype)
+        several = [quantiles] if isinstance(quantiles, (int, float)) else list(quantiles)
+        if not several or not all(0 < q < 1 for q in several):
+            raise ArgumentError(explain("Quantile(quantiles)", repr(quantiles), "a number between 0 and 1, or several"))
+        self.quantiles = quantiles if isinstance(quantiles, (int, float)) else several
+
+    def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return quantile(y_true, y_pred, self.quantiles)
+
+    def check_shapes(self, y_true: Tensor, y_pred: Tensor) -> None:
+        quantile(y_true, y_pred, self.quantiles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -55,6 +56,12 @@ def computed_in(y_pred: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         result.logits = logits.to(target)  # type: ignore[attr-defined]
         result.logits_of = activation_of(y_pred)  # type: ignore[attr-defined]
     return result
+
+
+@lru_cache(maxsize=32)
+def on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns numbers of the host on the device; cached, since an upload waits for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def activation_of(y_pred: Tensor) -> str | None:

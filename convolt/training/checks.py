@@ -116,6 +116,8 @@ def _check_for_loss(y: Tensor, loss: Any, output_shape: Sequence[int], name: str
         binary = one_output
     axis = getattr(loss, "axis", -1) if sparse else -1
     _check_label_shape(y, loss, sparse, binary, axis, output_shape)
+    if isinstance(loss, losses.Loss):
+        loss.check_values(y, tuple(output_shape), name)
     if sparse:
         classes = class_axis_to_1(torch.empty(tuple(output_shape), device="meta"), axis, len(output_shape)).shape[1]
         _check_classes(y, classes, getattr(loss, "ignore_class", None), name)
@@ -142,7 +144,10 @@ def _check_label_shape(y: Tensor, loss: Any, sparse: bool, binary: bool, axis: i
         else:
             one_hot_labels(snake_case(type(loss).__name__), *pair)
     elif type(loss).__module__.startswith("convolt.losses.") and not isinstance(loss, losses.FunctionLoss):
-        paired("binary_crossentropy" if binary else loss.name, labels, prediction)
+        if binary:
+            paired("binary_crossentropy", labels, prediction)
+        else:
+            loss.check_shapes(labels, prediction)
 
 
 def _check_classes(y: Tensor, classes: int, ignored: int | None, name: str) -> None:

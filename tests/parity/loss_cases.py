@@ -13,8 +13,10 @@ from convolt import losses
 from convolt.activations import softmax
 from convolt.losses.base import Loss
 
-FLAT, IMAGE = (6, 5), (3, 3, 2, 5)
+FLAT, IMAGE, STEPS = (6, 5), (3, 3, 2, 5), (4, 7, 5)
 SHAPES = pytest.mark.parametrize("shape", [FLAT, IMAGE], ids=["flat", "image"])
+WORDS = np.array([[1, 1, 2], [3, 0, 0], [0, 0, 0], [4, 2, 3]])
+"""Labels for `STEPS`: one with a repeated label, a short one, an empty one."""
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     labels: str = "real"
     predictions: str = "real"
-    keras: str = ""
+    shapes: tuple[tuple[int, ...], ...] = (FLAT, IMAGE)
+    """What the loss takes."""
 
     def __str__(self) -> str:
         return f"{self.loss}({', '.join(f'{k}={v}' for k, v in self.kwargs.items())})"
@@ -41,13 +44,16 @@ class Case:
             "real": lambda: rng.normal(size=shape), "positive": lambda: rng.uniform(0.5, 3, shape),
             "sparse": lambda: classes, "one_hot": lambda: np.eye(shape[-1])[classes],
             "binary": lambda: rng.integers(0, 2, shape).astype(float), "signs": lambda: rng.choice([-1.0, 1.0], shape),
+            "words": lambda: WORDS, "ids": lambda: np.arange(shape[0]) % 3,
+            "single": lambda: rng.normal(size=(*shape[:-1], 1)),
             "soft": lambda: softmax(torch.tensor(rng.normal(size=shape)), **({"axis": 1} if len(shape) > 2 else {})).numpy(),
         }[self.labels]()
         real = rng.normal(size=shape) * 1.5
         p = np.exp(real)
         predictions = {"real": real, "positive": rng.uniform(0.2, 3, shape), "softmax": p / p.sum(-1, keepdims=True),
-                       "sigmoid": 1 / (1 + np.exp(-real))}[self.predictions]
-        return labels if self.labels == "sparse" else labels.astype("float32"), predictions.astype("float32")
+                       "sigmoid": 1 / (1 + np.exp(-real)),
+                       "unit": real / np.linalg.norm(real, axis=-1, keepdims=True)}[self.predictions]
+        return labels if self.labels in ("sparse", "words", "ids") else labels.astype("float32"), predictions.astype("float32")
 
 
 CASES = [
@@ -88,4 +94,26 @@ CASES = [
     Case("Dice", {"axis": 1}, "binary", "sigmoid"),
     Case("Tversky", {"alpha": 0.3, "beta": 0.7}, "binary", "sigmoid"),
     Case("Tversky", {"axis": (1,)}, "binary", "sigmoid"),
+    Case("CategoricalGeneralizedCrossEntropy", {"q": 0.5}, "sparse", "softmax"),
+    Case("CategoricalGeneralizedCrossEntropy", {"q": 0.9}, "sparse", "softmax"),
+    Case("CTC", {}, "words", shapes=(STEPS,)),
+    Case("Circle", {"gamma": 4.0}, "ids", "unit", shapes=(FLAT,)),
+    Case("Circle", {"gamma": 2.0, "margin": 0.25, "remove_diagonal": False}, "ids", "unit", shapes=(FLAT,)),
 ]
+"""Losses that Keras has."""
+
+OWN_CASES = [
+    Case("TripletSemiHard", {}, "ids", shapes=(FLAT,)),
+    Case("TripletSemiHard", {"margin": 0.3, "distance_metric": "angular"}, "ids", shapes=(FLAT,)),
+    Case("TripletSemiHard", {"margin": 5.0, "distance_metric": "squared-L2"}, "ids", shapes=(FLAT,)),
+    Case("TripletHard", {}, "ids", shapes=(FLAT,)),
+    Case("TripletHard", {"soft": True, "distance_metric": "squared-L2"}, "ids", shapes=(FLAT,)),
+    Case("Contrastive", {}, "binary", "positive"),
+    Case("Contrastive", {"margin": 2.0}, "binary", "positive"),
+    Case("SupervisedContrastive", {}, "ids", shapes=(FLAT,)),
+    Case("SupervisedContrastive", {"temperature": 0.5}, "ids", shapes=(FLAT,)),
+    Case("Quantile", {}),
+    Case("Quantile", {"quantiles": 0.9}),
+    Case("Quantile", {"quantiles": [0.1, 0.25, 0.5, 0.75, 0.9]}, "single"),
+]
+"""Losses that Keras lacks; `test_losses_beyond_keras.py` has their references."""
