@@ -15,7 +15,7 @@ class HasLearningRate:
     """Gives an optimizer `learning_rate`, `lr` and `schedule`, all on the host."""
 
     name: str
-    iterations: int
+    steps: int
     _rate = 0.0
     _schedule: LearningRateSchedule | None = None
 
@@ -27,8 +27,8 @@ class HasLearningRate:
             ArgumentTypeError: set to a number while a schedule decides.
             StateError: read while the schedule does not know the length of the training.
         """
-        rate = self._rate if self._schedule is None else self._schedule(self.iterations)
-        return check_rate(f"learning rate of {self.name} at step {self.iterations}", rate)
+        rate = self._rate if self._schedule is None else self._schedule(self.steps)
+        return check_rate(f"learning rate of {self.name} at step {self.steps}", rate)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:

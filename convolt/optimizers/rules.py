@@ -243,6 +243,20 @@ class RAdam(Rule):
         torch._foreach_sub_(ps, change)
 
 
+class Lion(Rule):
+    """p ← p - lr · sign(β₁ m + (1 - β₁) g); m ← β₂ m + (1 - β₂) g."""
+
+    slots = ("momentum",)
+
+    def update(self, ps: Tensors, gs: Tensors, state: dict[str, Tensors], group: dict[str, Any]) -> None:
+        m, (beta_1, beta_2) = state["momentum"], group["betas"]
+        change = list(torch._foreach_mul(m, beta_1))
+        torch._foreach_add_(change, gs, alpha=1.0 - beta_1)
+        torch._foreach_sign_(change)
+        torch._foreach_sub_(ps, _times(change, group["lr"]))
+        _average(m, gs, beta_2)
+
+
 class Muon(Rule):
     """m ← momentum · m + g; p ← p - lr · scale · orthogonalized(g + momentum · m), for matrices.
 

@@ -262,6 +262,30 @@ class RAdam(_Betas):
 
 
 @registry.register()
+class Lion(Optimizer):
+    """p ← p - lr · sign(β₁ m + (1 - β₁) g), m the average of g with β₂: every weight moves by lr.
+
+    A good rate is 3 to 10 times smaller than AdamW's, a good weight decay as much larger.
+
+    Args:
+        learning_rate: see `Optimizer`.
+        beta_1: share of the average in the direction, above 0: without it only the gradient's sign would count.
+        beta_2: momentum of the average of gradients.
+
+    Keras counterpart: `Lion`. Paper: Chen et al., arXiv 2302.06675.
+    """
+
+    def __init__(self, learning_rate: Any = 0.001, beta_1: float = 0.9, beta_2: float = 0.99, weight_decay: float | None = None,
+                 **kwargs: Any) -> None:
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.beta_1 = self._number("beta_1", beta_1, math.nextafter(0.0, 1.0), 1.0)
+        self.beta_2 = self._number("beta_2", beta_2, 0.0, 1.0)
+
+    def make_rules(self, parameters: Parameters, numbers: Numbers) -> Rules:
+        return [rules.Lion(parameters.values(), lr=numbers["lr"], betas=(self.beta_1, self.beta_2))]
+
+
+@registry.register()
 class Muon(Optimizer):
     """Momentum whose change is made orthogonal by Newton-Schulz iterations for matrices; Adam for all else.
 
@@ -332,4 +356,4 @@ class Muon(Optimizer):
         return made
 
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "Nadam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Muon", "Nadam", "RAdam", "RMSprop"]

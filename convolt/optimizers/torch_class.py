@@ -79,12 +79,12 @@ class TorchOptimizer(Optimizer):
         return float(self._default_rate)
 
     @property
-    def capturable(self) -> bool:
+    def capturable(self) -> bool:  # type: ignore[override]
         """Whether a step can be captured in a CUDA graph: its rate lies on the device."""
         return self._on_device
 
     def make_rules(self, parameters: dict[str, nn.Parameter], numbers: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
-        """Returns the one torch optimizer; its second group holds what must not decay."""
+        """Returns one torch optimizer; its second group holds what must not decay."""
         known, given = inspect.signature(self.torch_class).parameters, dict(self.arguments)
         device = numbers["lr"].device.type
         if "capturable" in known and device in ("cuda", "xpu"):
@@ -101,13 +101,14 @@ class TorchOptimizer(Optimizer):
     def prepare_step(self) -> None:
         super().prepare_step()
         if not self._on_device:
-            for group in self._rules[0].param_groups:
-                group["lr"] = self._filled["lr"]
+            for rule, factor in zip(self._rules, dict.fromkeys(self._factors.values()), strict=True):
+                for group in rule.param_groups:
+                    group["lr"] = self.lr * factor
 
     def _plain_state(self) -> dict[str, Any]:
         """Returns what the class keeps beside tensors."""
         names = {id(p): name for name, p in self._parameters.items()}
-        return {f"{slot}/{names[id(p)]}": value for p, state in self._rules[0].state.items()
+        return {f"{slot}/{names[id(p)]}": value for rule in self._rules for p, state in rule.state.items()
                 for slot, value in state.items() if not isinstance(value, Tensor)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,22 +123,26 @@ class TorchOptimizer(Optimizer):
         # The class makes its slots at its first step, so those of the file are taken as they are once their names fit.
         self._require_bound("load_state_dict")
         slots: dict[str, dict[str, Any]] = {}
-        for key in [key for key in state if "/" in key and not key.startswith("average/")]:
+        own = ("average/", "gradient_accumulator/")
+        for key in [key for key in state if "/" in key and not key.startswith(own)]:
             slot, name = key.split("/", 1)
             if name not in self._parameters:
                 raise ModelFileError(explain(f"state of {self.name}", repr(key), "state of the model's parameters",
                                              did_you_mean(name, self._parameters)))
             slots.setdefault(name, {})[slot] = state[key]
-        rule, before = self._rules[0], self._rules[0].state
-        rule.state = defaultdict(dict)
+        before = [rule.state for rule in self._rules]
+        for rule in self._rules:
+            rule.state = defaultdict(dict)
         try:
-            super().load_state_dict({key: value for key, value in state.items() if "/" not in key or key.startswith("average/")})
+            super().load_state_dict({key: value for key, value in state.items() if "/" not in key or key.startswith(own)})
         except ModelFileError:
-            rule.state = before
+            for rule, kept in zip(self._rules, before, strict=True):
+                rule.state = kept
             raise
+        rule_of = {id(p): rule for rule in self._rules for group in rule.param_groups for p in group["params"]}
         for name, found in slots.items():
             p = self._parameters[name]
-            rule.state[p] = {slot: self._adopt(slot, value, p) for slot, value in found.items()}
+            rule_of[id(p)].state[p] = {slot: self._adopt(slot, value, p) for slot, value in found.items()}
 
     def _adopt(self, slot: str, value: Any, p: nn.Parameter) -> Any:
         """Returns a copy of a slot on the device where the class reads it, in the memory order of its parameter."""

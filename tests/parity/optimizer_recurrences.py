@@ -127,8 +127,52 @@ class Muon:
         return -lr * scale * (x.T if len(d) == x.shape[1] and x.shape[0] != x.shape[1] else x).reshape(g.shape)
 
 
+class Lion:
+    def __init__(self, beta_1=0.9, beta_2=0.99):
+        self.b1, self.b2, self.m = beta_1, beta_2, 0.0
+
+    def change(self, g, lr, t):
+        direction = np.sign(self.b1 * self.m + (1 - self.b1) * g)
+        self.m = self.b2 * self.m + (1 - self.b2) * g
+        return -lr * direction
+
+
+class Lamb:
+    needs_weights = True
+
+    def __init__(self, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
+        self.b1, self.b2, self.eps, self.m, self.v = beta_1, beta_2, epsilon, 0.0, 0.0
+
+    def change(self, g, lr, t, p):
+        self.m = self.b1 * self.m + (1 - self.b1) * g
+        self.v = self.b2 * self.v + (1 - self.b2) * g * g
+        r = self.m / (1 - self.b1**t) / (np.sqrt(self.v / (1 - self.b2**t)) + self.eps)
+        size, length = np.sqrt((p * p).sum()), np.sqrt((r * r).sum())
+        return -lr * (size / length if size > 0 and length > 0 else 1.0) * r
+
+
+class Lars:
+    """Weight decay is a part of the gradient, and of matrices alone, as are the ratios."""
+
+    needs_weights = True
+
+    def __init__(self, momentum=0.9, trust_coefficient=0.001, nesterov=False, epsilon=0.0, weight_decay=None):
+        self.momentum, self.trust, self.nesterov, self.eps = momentum, trust_coefficient, nesterov, epsilon
+        self.decay, self.v = weight_decay or 0.0, 0.0
+
+    def change(self, g, lr, t, p):
+        ratio, decay = 1.0, 0.0
+        if p.ndim > 1:
+            decay, size, slope = self.decay, np.sqrt((p * p).sum()), np.sqrt((g * g).sum())
+            ratio = self.trust * size / (slope + decay * size + self.eps) if size > 0 and slope > 0 else 1.0
+        step = lr * ratio * (g + decay * p)
+        self.v = self.momentum * self.v + step
+        return -(step + self.momentum * self.v) if self.nesterov else -self.v
+
+
 RECURRENCES: dict[str, Any] = {"SGD": Sgd, "Adam": Adam, "AdamW": Adam, "RMSprop": RMSprop, "Adagrad": Adagrad,
-                               "Adadelta": Adadelta, "Adamax": Adamax, "Nadam": Nadam, "RAdam": RAdam, "Muon": Muon}
+                               "Adadelta": Adadelta, "Adamax": Adamax, "Nadam": Nadam, "RAdam": RAdam, "Muon": Muon,
+                               "Lion": Lion, "Lamb": Lamb, "LARS": Lars}
 DECAYS = {"AdamW": 0.004, "Muon": 0.004}
 
 
@@ -151,16 +195,22 @@ def train(name: str, settings: dict[str, Any], rate: Any, weights: dict[str, np.
     recurrence = RECURRENCES[name]
     hyper = {k: v for k, v in settings.items() if k in inspect.signature(recurrence).parameters}
     rules = {k: recurrence(**hyper) for k in weights}
-    decay = settings.get("weight_decay", DECAYS.get(name)) or 0.0
+    decay = 0.0 if "weight_decay" in hyper else settings.get("weight_decay", DECAYS.get(name)) or 0.0
     p, averages, momentum = dict(weights), {}, settings.get("ema_momentum", 0.99)
+    group, sums, updates = settings.get("gradient_accumulation_steps", 1), {k: 0.0 for k in weights}, 0
     for step, gs in enumerate(gradients):
-        lr = rate(step)
-        for k, g in clipped(gs, settings).items():
-            if p[k].ndim > 1:
-                p[k] = p[k] - p[k] * decay * lr
-            p[k] = p[k] + rules[k].change(g, lr, step + 1)
-            averages[k] = momentum * averages[k] + (1 - momentum) * p[k] if step else p[k]
+        lr, first, due = rate(step), updates == 0, (step + 1) % group == 0
+        sums = {k: sums[k] + g for k, g in gs.items()}
+        if due:
+            for k, g in clipped({k: g / group for k, g in sums.items()}, settings).items():
+                if p[k].ndim > 1:
+                    p[k] = p[k] - p[k] * decay * lr
+                given = (p[k],) if getattr(recurrence, "needs_weights", False) else ()
+                p[k] = p[k] + rules[k].change(g, lr, updates + 1, *given)
+            sums = {k: 0.0 for k in weights}
+        averages = {k: p[k] if first else momentum * averages[k] + (1 - momentum) * p[k] for k in p}
         frequency = settings.get("ema_overwrite_frequency")
-        if frequency and (step + 1) % frequency == 0:
+        if frequency and (updates + 1) % frequency == 0:
             p = dict(averages)
+        updates += due
     return p, averages

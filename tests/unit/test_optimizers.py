@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convolt import optimizers, schedules
 from convolt.errors import ArgumentError, ArgumentTypeError, DeviceError, ModelFileError, StateError
-from convolt.optimizers import SGD, Adam, TorchOptimizer
+from convolt.optimizers import SGD, Adam, TorchOptimizer, Wrapper
 
-NATIVE = [name for name, cls in optimizers.registry.items() if cls is not TorchOptimizer]
+NATIVE = [name for name, cls in optimizers.registry.items() if cls is not TorchOptimizer and not issubclass(cls, Wrapper)]
 SETTINGS = {"SGD": {"momentum": 0.9}, "Adam": {"amsgrad": True}, "RMSprop": {"momentum": 0.9, "centered": True}}
 TORCH = [torch.optim.Rprop, torch.optim.ASGD, torch.optim.AdamW, functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),
          functools.partial(torch.optim.Adam, fused=True)]
@@ -492,6 +492,9 @@ def test_misspelt_names_and_arguments_get_a_suggestion():
     (lambda: Adam(clipnorm=1, clipvalue=1), "one of clipnorm, clipvalue and global_clipnorm"),
     (lambda: Adam(use_ema=True, ema_momentum=2), r"ema_momentum"),
     (lambda: Adam(use_ema=True, ema_overwrite_frequency=0), "ema_overwrite_frequency"),
+    (lambda: Adam(gradient_accumulation_steps=1), r"Adam\(gradient_accumulation_steps\): got 1; expected a whole number from 2"),
+    (lambda: optimizers.Lion(beta_1=0.0), r"Lion\(beta_1\)"),
+    (lambda: optimizers.LARS(trust_coefficient=0), r"LARS\(trust_coefficient\)"),
     (lambda: schedules.CosineDecay(0.1, 0), r"CosineDecay\(decay_steps\): got 0"),
     (lambda: schedules.CosineDecay(-0.1, 10), r"CosineDecay\(initial_learning_rate\)"),
     (lambda: schedules.CosineDecayRestarts(0.1, 10, t_mul=0.5), "t_mul"),
