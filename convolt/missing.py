@@ -44,6 +44,9 @@ KERAS_NAMES: dict[str, frozenset[str]] = {module: frozenset(names.split()) for m
         ModelCheckpoint OrbaxCheckpoint ProgbarLogger ReduceLROnPlateau RemoteMonitor SwapEMAWeights TensorBoard
         TerminateOnNaN
     """,
+    "constraints": """
+        Constraint MaxNorm MinMaxNorm NonNeg UnitNorm deserialize get max_norm min_max_norm non_neg serialize unit_norm
+    """,
     "datasets": """
         boston_housing california_housing cifar10 cifar100 fashion_mnist imdb mnist reuters
     """,

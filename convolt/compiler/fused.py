@@ -79,12 +79,13 @@ class Norm(nn.Module):
         norm: Any = self.norm
         keras = isinstance(norm, BatchNormalization)
         training = norm.training and (not keras or norm.trainable)
-        options: dict[str, Any] = {
-            "training": training, "momentum": 1.0 - norm.momentum if keras else norm.momentum,
-            "eps": norm.epsilon if keras else norm.eps, "unbiased": not keras,
-        }
-        if not keras and training:
+        share = 0.0  # of this batch in the running statistics
+        if training and keras:
+            share = norm.next_share()
+        elif training:
             norm.num_batches_tracked.add_(1)
+            share = norm.momentum
+        options: dict[str, Any] = {"training": training, "momentum": share, "eps": norm.epsilon if keras else norm.eps, "unbiased": not keras}
         state = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
         if self.then == "add_relu":
             assert residual is not None

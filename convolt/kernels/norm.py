@@ -15,7 +15,7 @@ from convolt.kernels.registry import choose, run
 
 
 def bn_relu(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *, training: bool,
-            momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False, backend: str = "auto") -> Tensor:
+            momentum: float | Tensor = 0.01, eps: float = 1e-3, unbiased: bool = False, backend: str = "auto") -> Tensor:
     """`relu(batch_norm(x))` in one op, with float32 statistics whatever x's type.
 
     Args:
@@ -23,7 +23,8 @@ def bn_relu(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean:
         weight, bias: (C,) or None, any float type.
         running_mean, running_var: (C,) float32; moved in place in training, used in inference.
         training: normalise by the batch (x is kept for backward, the mask of ReLU computed again) or by the running statistics.
-        momentum: share of the batch in the running statistics, PyTorch's way: 1 - Keras's momentum.
+        momentum: share of the batch in the running statistics, PyTorch's way: 1 - Keras's momentum; a float32 scalar on the
+            device where it changes from step to step.
         eps: added to the variance.
         unbiased: divide the running variance by n - 1 (PyTorch) rather than n (Keras).
         backend: "auto", "reference", "numba" (CPU) or "triton" (CUDA).
@@ -40,13 +41,14 @@ def bn_relu(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean:
 
 
 def bn(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *, training: bool,
-       momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False, backend: str = "auto") -> Tensor:
+       momentum: float | Tensor = 0.01, eps: float = 1e-3, unbiased: bool = False, backend: str = "auto") -> Tensor:
     """`batch_norm(x)` alone, as `bn_relu`: for the branch of a residual block that ends without ReLU."""
     return _norm("bn", x, None, weight, bias, running_mean, running_var, training, momentum, eps, unbiased, backend)
 
 
 def bn_add_relu(x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *,
-                training: bool, momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False, backend: str = "auto") -> Tensor:
+                training: bool, momentum: float | Tensor = 0.01, eps: float = 1e-3, unbiased: bool = False,
+                backend: str = "auto") -> Tensor:
     """`relu(batch_norm(x) + residual)`, the end of a residual block; residual has x's shape and type. Otherwise as `bn_relu`."""
     if residual.shape != x.shape:
         raise ShapeError(explain("bn_add_relu", f"a residual of shape {tuple(residual.shape)}", f"the shape of x, {tuple(x.shape)}"))
@@ -54,7 +56,7 @@ def bn_add_relu(x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor
 
 
 def _norm(name: str, x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor,
-          running_var: Tensor, training: bool, momentum: float, eps: float, unbiased: bool, backend: str) -> Tensor:
+          running_var: Tensor, training: bool, momentum: float | Tensor, eps: float, unbiased: bool, backend: str) -> Tensor:
     count = x.numel() // max(1, x.shape[1]) if x.ndim > 1 else 0
     if count < (2 if training else 1):
         raise ShapeError(explain(name, f"input of shape {tuple(x.shape)}", "(batch, channels, …) with two or more values per channel"))

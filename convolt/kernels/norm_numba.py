@@ -181,7 +181,8 @@ def _nothing(x: Tensor) -> Any:
 
 
 def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
-            running_var: Tensor | None, momentum: float, factor: float, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+            running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
+            relu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory and the same type."""
     count, sizes = _blocks(x)
     channels = sizes[1]

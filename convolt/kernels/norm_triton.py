@@ -85,8 +85,8 @@ def _vector(pointer, c, channels, HAS: tl.constexpr, default):
 
 @triton.jit
 def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, running_var, rows, channels, momentum, factor, eps,
-           ADD: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, RUNNING: tl.constexpr, RELU: tl.constexpr, BM: tl.constexpr,
-           BC: tl.constexpr):
+           ADD: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, RUNNING: tl.constexpr, COUNTED: tl.constexpr, RELU: tl.constexpr,
+           BM: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     some = c < channels
@@ -105,8 +105,12 @@ def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, runnin
         tl.store(rstd + c, inverse, mask=some)
         if RUNNING:
             old_mean, old_var = tl.load(running_mean + c, mask=some, other=0.0), tl.load(running_var + c, mask=some, other=0.0)
-            tl.store(running_mean + c, old_mean + (m - old_mean) * momentum, mask=some)
-            tl.store(running_var + c, old_var + (v * factor - old_var) * momentum, mask=some)
+            if COUNTED:  # a share that the device's count of batches decides
+                share = tl.load(momentum)
+            else:
+                share = momentum
+            tl.store(running_mean + c, old_mean + (m - old_mean) * share, mask=some)
+            tl.store(running_var + c, old_var + (v * factor - old_var) * share, mask=some)
 
 
 @triton.jit
@@ -189,7 +193,8 @@ def _parts(rows: int, block_rows: int) -> tuple[int, int]:
 
 
 def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
-            running_var: Tensor | None, momentum: float, factor: float, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+            running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
+            relu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory."""
     rows, channels, bm, bc = _tile(x)
     parts, chunk = _parts(rows, bm)
@@ -204,7 +209,8 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
         _apply[-(-rows // bm), blocks](
             x, x if residual is None else residual, out, mean, var, rstd, mean if weight is None else weight,
             mean if bias is None else bias, running_mean if follows else mean, running_var if follows else var, rows, channels,
-            momentum, factor, eps, residual is not None, weight is not None, bias is not None, follows, relu, bm, bc)
+            momentum, factor, eps, residual is not None, weight is not None, bias is not None, follows, isinstance(momentum, Tensor), relu,
+            bm, bc)
     return out, mean, rstd
 
 

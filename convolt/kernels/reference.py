@@ -69,27 +69,26 @@ def pool_backward(grad: Tensor, code: Tensor, pool: tuple[int, int], size: tuple
 
 
 def bn(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *, training: bool,
-       momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
+       momentum: float | Tensor = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
     """Batch normalization; see `kernels.bn_relu` for the arguments."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
-    if unbiased:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training=True, momentum=momentum, eps=eps)
     count = x.numel() // x.shape[1]
-    larger = running_var * (count / (count - 1))  # PyTorch blends in the unbiased variance; shrinking undoes it
-    y = F.batch_norm(x, running_mean, larger, weight, bias, training=True, momentum=momentum, eps=eps)
-    running_var.copy_(larger * ((count - 1) / count))
+    mean, var = torch.zeros_like(running_mean), torch.zeros_like(running_var)
+    y = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=1.0, eps=eps)  # PyTorch's variance is the unbiased one
+    with torch.no_grad():
+        follow(running_mean, running_var, mean, var, momentum, 1.0 if unbiased else (count - 1) / count)
     return y
 
 
 def bn_relu(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *, training: bool,
-            momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
+            momentum: float | Tensor = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
     """`relu(bn(x))`."""
     return F.relu(bn(x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, unbiased=unbiased))
 
 
 def bn_add_relu(x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, *,
-                training: bool, momentum: float = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
+                training: bool, momentum: float | Tensor = 0.01, eps: float = 1e-3, unbiased: bool = False) -> Tensor:
     """`relu(bn(x) + residual)`."""
     y = bn(x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, unbiased=unbiased)
     return F.relu(y + residual)
@@ -99,15 +98,18 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (x.ndim - 2))
 
 
-def follow(running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, momentum: float, factor: float) -> None:
-    """Moves the running statistics towards the batch's; `factor` makes the variance unbiased."""
+def follow(running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, momentum: float | Tensor,
+           factor: float) -> None:
+    """Moves the running statistics towards the batch's; the variance counts `factor` times."""
     if running_mean is not None and running_var is not None:
+        momentum = momentum.to(running_mean.dtype) if isinstance(momentum, Tensor) else momentum
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((var * factor).to(running_var.dtype), momentum)
 
 
 def norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
-                 running_var: Tensor | None, momentum: float, factor: float, eps: float, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+                 running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
+                 relu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Returns `relu(bn(x) + residual)` with the batch's statistics, the mean and 1 / √(variance + eps), both float32 or wider."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = [a for a in range(x.ndim) if a != 1]

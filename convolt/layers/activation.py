@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from convolt import activations, initializers, regularizers
+from convolt import activations, constraints, initializers, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.base import Layer, registry
 from convolt.layers.normalization import check_number
@@ -23,6 +23,8 @@ MASKED = -1e9
 
 class _Elementwise(Layer):
     """An output of the input's shape."""
+
+    supports_masking = True
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
@@ -38,6 +40,8 @@ class Activation(Layer):
     Shapes: any; the output's is the input's (but for "glu", which halves the channels).
     Keras counterpart: `keras.layers.Activation`.
     """
+
+    supports_masking = True
 
     def __init__(self, activation: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -93,7 +97,7 @@ class PReLU(_Elementwise):
     """`x` above zero and `weight · x` below, with a learned weight for each place and channel (He et al. 2015).
 
     Args:
-        alpha_initializer, alpha_regularizer: of the weight; names or objects.
+        alpha_initializer, alpha_regularizer, alpha_constraint: of the weight; names or objects.
         shared_axes: along which one weight serves all places, counted with the batch: `[1, 2]` for one per channel of
             an image.
 
@@ -104,11 +108,12 @@ class PReLU(_Elementwise):
 
     weight: nn.Parameter
 
-    def __init__(self, alpha_initializer: Any = "Zeros", alpha_regularizer: Any = None,
+    def __init__(self, alpha_initializer: Any = "Zeros", alpha_regularizer: Any = None, alpha_constraint: Any = None,
                  shared_axes: int | Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.alpha_initializer = initializers.get(alpha_initializer)
         self.alpha_regularizer = regularizers.get(alpha_regularizer)
+        self.alpha_constraint = constraints.get(alpha_constraint)
         axes = [shared_axes] if isinstance(shared_axes, int) else shared_axes
         self.shared_axes = None if axes is None else list(axes)
 
@@ -123,7 +128,7 @@ class PReLU(_Elementwise):
             raise ShapeError(explain(label(self), f"input of shape {tuple(input_shape)}",
                                      "known sizes of all axes that are not shared",
                                      "Share the axes of space: shared_axes=[1, 2]."))
-        self.add_weight(known, self.alpha_initializer, regularizer=self.alpha_regularizer, name="weight")
+        self.add_weight(known, self.alpha_initializer, regularizer=self.alpha_regularizer, constraint=self.alpha_constraint, name="weight")
 
     def forward(self, x: Tensor) -> Tensor:
         if math.prod(self.weight.shape[:-1]) == 1:
@@ -193,6 +198,8 @@ class Softmax(_Elementwise):
 
     Keras counterpart: `keras.layers.Softmax`.
     """
+
+    takes_masks = False  # its `mask` is of values, not of steps
 
     def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convolt import initializers, regularizers
+from convolt import constraints, initializers, regularizers
 from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
 from convolt.errors import ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
 from convolt.layers.infer import infer_output_shape
@@ -59,6 +59,7 @@ class Layer(Configurable, nn.Module):
 
     name: str
     built: bool
+    own_counts: ClassVar[frozenset[str]] = frozenset()  # buffers that are saved and are no weights: Keras has none for them
     is_leaf: ClassVar[bool] = True  # whether a graph of the model shows this layer as one node
 
     def __init__(self, *, name: str | None = None, trainable: bool = True, activity_regularizer: Any = None,
@@ -77,6 +78,7 @@ class Layer(Configurable, nn.Module):
         self._weight_axes: dict[str, tuple[int, ...]] = {}
         self._split_shapes: dict[str, torch.Size] = {}
         self._regularized: list[tuple[Tensor, regularizers.Regularizer, torch.Size, tuple[int, ...]]] = []
+        self.constrained_weights: list[constraints.Constrained] = []
         self._activity_losses: list[Tensor] = []
         self.build_shapes: tuple[Any, ...] = ()
 
@@ -171,7 +173,7 @@ class Layer(Configurable, nn.Module):
             self.trainable = False
 
     def add_weight(self, shape: Sequence[int] = (), initializer: Any = "glorot_uniform", dtype: Any = None,
-                   trainable: bool = True, regularizer: Any = None, name: str | None = None, *,
+                   trainable: bool = True, regularizer: Any = None, constraint: Any = None, name: str | None = None, *,
                    axes: Sequence[int] | None = None, torch_shape: Sequence[int] | None = None) -> Tensor:
         """Makes a parameter (`trainable`) or a buffer, and registers it if it has a name.
 
@@ -181,6 +183,7 @@ class Layer(Configurable, nn.Module):
             dtype: torch dtype; None for the default floating type.
             trainable: False makes a buffer: saved, not trained.
             regularizer: penalty added to the training loss; name, configuration or object.
+            constraint: projection after each update; name, configuration or object.
             name: attribute under which it is kept; without one, assign the returned tensor to an attribute.
             axes: permutation from Keras's order of axes to PyTorch's, e.g. (3, 2, 0, 1) for a Conv2D kernel.
             torch_shape: shape in PyTorch, where axes that Keras keeps apart are merged after the permutation:
@@ -203,10 +206,13 @@ class Layer(Configurable, nn.Module):
                 self.register_parameter(name, weight)  # type: ignore[arg-type]
             else:
                 self.register_buffer(name, weight)
+        order = tuple(range(permuted.ndim) if axes is None else np.argsort(axes).tolist())
         if regularizer is not None:
-            order = range(permuted.ndim) if axes is None else np.argsort(axes).tolist()
             penalty = cast(regularizers.Regularizer, regularizers.get(regularizer))
-            self._regularized.append((weight, penalty, permuted.shape, tuple(order)))
+            self._regularized.append((weight, penalty, permuted.shape, order))
+        if constraint is not None:
+            projection = cast(constraints.Constraint, constraints.get(constraint))
+            self.constrained_weights.append(constraints.Constrained(weight, projection, permuted.shape, order))
         return weight
 
     # -- weights ---------------------------------------------------------------------------------------------------
@@ -214,7 +220,8 @@ class Layer(Configurable, nn.Module):
     def _own_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (name, tensor) of this layer alone: parameters first, then buffers, as Keras orders them."""
         yield from self._parameters.items()  # type: ignore[misc]
-        yield from ((name, b) for name, b in self._buffers.items() if b is not None and name not in self._non_persistent_buffers_set)
+        left_out = self._non_persistent_buffers_set | self.own_counts
+        yield from ((name, b) for name, b in self._buffers.items() if b is not None and name not in left_out)
 
     def keras_weights(self, prefix: str = "") -> list[tuple[str, Tensor]]:
         """Returns (path, view in Keras's order of axes) for each weight, in the order of Keras's `get_weights`."""
@@ -256,11 +263,20 @@ class Layer(Configurable, nn.Module):
         with torch.no_grad():
             for (_, view), value in zip(own, weights, strict=True):
                 view.copy_(torch.as_tensor(np.asarray(value)))
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.weights_were_set()
+
+    def weights_were_set(self) -> None:
+        """Called when all weights were given new values from elsewhere, in Keras's order."""
 
     @property
     def weights(self) -> list[Tensor]:
-        """All parameters and saved buffers of the layer and its parts."""
-        return [*self.parameters(), *self.buffers()]
+        """All parameters and buffers of the layer and its parts."""
+        return [*self.parameters(), *self._state()]
+
+    def _state(self) -> list[Tensor]:
+        return [b for m in self.modules() for name, b in m.named_buffers(recurse=False) if name not in getattr(m, "own_counts", ())]
 
     @property
     def trainable_weights(self) -> list[Tensor]:
@@ -272,7 +288,7 @@ class Layer(Configurable, nn.Module):
     @property
     def non_trainable_weights(self) -> list[Tensor]:
         """Frozen parameters and buffers."""
-        return [*(p for p in self.parameters() if not p.requires_grad), *self.buffers()]
+        return [*(p for p in self.parameters() if not p.requires_grad), *self._state()]
 
     def count_params(self) -> int:
         """Returns the number of values in all weights, as Keras counts them."""

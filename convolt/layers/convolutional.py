@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from convolt import activations, initializers, regularizers
+from convolt import activations, constraints, initializers, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.arguments import check_positive, one_of, tuple_of
 from convolt.layers.base import Layer, registry
@@ -44,7 +44,7 @@ class BaseConv(Layer):
 
     def __init__(self, *, kernel_size: int | Sequence[int], strides: int | Sequence[int], padding: str, data_format: str | None,
                  dilation_rate: int | Sequence[int], activation: Any, use_bias: bool, bias_initializer: Any,
-                 bias_regularizer: Any, **kwargs: Any) -> None:
+                 bias_regularizer: Any, bias_constraint: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         kind = type(self).__name__
         self.kernel_size = tuple_of(kind, "kernel_size", kernel_size, self.rank)
@@ -59,6 +59,7 @@ class BaseConv(Layer):
         self.use_bias = use_bias
         self.bias_initializer = initializers.get(bias_initializer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.bias_constraint = constraints.get(bias_constraint)
         self._extent = extent(self.kernel_size, self.dilation_rate)
         self._channels: int | None = None
 
@@ -71,7 +72,8 @@ class BaseConv(Layer):
 
     def _add_bias(self, count: int) -> None:
         if self.use_bias:
-            self.add_weight((count,), self.bias_initializer, regularizer=self.bias_regularizer, name="bias")
+            self.add_weight((count,), self.bias_initializer, regularizer=self.bias_regularizer, constraint=self.bias_constraint,
+                            name="bias")
         else:
             self.bias = None
 
@@ -118,6 +120,7 @@ class _Conv(BaseConv):
         use_bias: whether there is a bias.
         kernel_initializer, bias_initializer: names or objects.
         kernel_regularizer, bias_regularizer, activity_regularizer: names or objects.
+        kernel_constraint, bias_constraint: applied after each update; names or objects.
 
     Raises:
         ArgumentError: a value is out of range, or `filters` is no multiple of `groups`.
@@ -129,10 +132,11 @@ class _Conv(BaseConv):
     def __init__(self, filters: int, kernel_size: int | Sequence[int], strides: int | Sequence[int] = 1, padding: str = "valid",
                  data_format: str | None = None, dilation_rate: int | Sequence[int] = 1, groups: int = 1, activation: Any = None,
                  use_bias: bool = True, kernel_initializer: Any = "glorot_uniform", bias_initializer: Any = "zeros",
-                 kernel_regularizer: Any = None, bias_regularizer: Any = None, **kwargs: Any) -> None:
+                 kernel_regularizer: Any = None, bias_regularizer: Any = None, kernel_constraint: Any = None,
+                 bias_constraint: Any = None, **kwargs: Any) -> None:
         super().__init__(kernel_size=kernel_size, strides=strides, padding=padding, data_format=data_format,
                          dilation_rate=dilation_rate, activation=activation, use_bias=use_bias,
-                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, **kwargs)
+                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, bias_constraint=bias_constraint, **kwargs)
         kind = type(self).__name__
         self.filters = check_positive(kind, "filters", filters)
         self.groups = check_positive(kind, "groups", groups)
@@ -141,6 +145,7 @@ class _Conv(BaseConv):
                                         "a number of filters that the number of groups divides"))
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
 
     def build(self, input_shape: Shape) -> None:
         channels = self._begin_build(input_shape)
@@ -149,7 +154,8 @@ class _Conv(BaseConv):
                                      f"a number of channels that groups={self.groups} divides"))
         space = range(self.rank)
         self.add_weight((*self.kernel_size, channels // self.groups, self.filters), self.kernel_initializer, name="weight",
-                        regularizer=self.kernel_regularizer, axes=(self.rank + 1, self.rank, *space))
+                        regularizer=self.kernel_regularizer, constraint=self.kernel_constraint,
+                        axes=(self.rank + 1, self.rank, *space))
         self._add_bias(self.filters)
 
     def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -213,6 +219,7 @@ class Conv2DTranspose(BaseConv):
         use_bias: whether there is a bias.
         kernel_initializer, bias_initializer: names or objects.
         kernel_regularizer, bias_regularizer, activity_regularizer: names or objects.
+        kernel_constraint, bias_constraint: applied after each update; names or objects.
 
     Raises:
         ArgumentError: a value is out of range.
@@ -229,10 +236,10 @@ class Conv2DTranspose(BaseConv):
                  output_padding: int | Sequence[int] | None = None, data_format: str | None = None,
                  dilation_rate: int | Sequence[int] = 1, activation: Any = None, use_bias: bool = True,
                  kernel_initializer: Any = "glorot_uniform", bias_initializer: Any = "zeros", kernel_regularizer: Any = None,
-                 bias_regularizer: Any = None, **kwargs: Any) -> None:
+                 bias_regularizer: Any = None, kernel_constraint: Any = None, bias_constraint: Any = None, **kwargs: Any) -> None:
         super().__init__(kernel_size=kernel_size, strides=strides, padding=padding, data_format=data_format,
                          dilation_rate=dilation_rate, activation=activation, use_bias=use_bias,
-                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, **kwargs)
+                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, bias_constraint=bias_constraint, **kwargs)
         kind = type(self).__name__
         self.filters = check_positive(kind, "filters", filters)
         self.output_padding = None if output_padding is None else tuple_of(kind, "output_padding", output_padding, 2, minimum=0)
@@ -240,12 +247,13 @@ class Conv2DTranspose(BaseConv):
             raise ArgumentError(explain(f"{kind}(output_padding)", self.output_padding, f"less than strides={self.strides}"))
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
         self._crops = [self._crop(axis) for axis in range(2)]
 
     def build(self, input_shape: Shape) -> None:
         channels = self._begin_build(input_shape)
         self.add_weight((*self.kernel_size, self.filters, channels), self.kernel_initializer, name="weight",
-                        regularizer=self.kernel_regularizer, axes=(3, 2, 0, 1))
+                        regularizer=self.kernel_regularizer, constraint=self.kernel_constraint, axes=(3, 2, 0, 1))
         self._add_bias(self.filters)
 
     def _crop(self, axis: int) -> tuple[int, int]:
@@ -292,6 +300,7 @@ class DepthwiseConv2D(BaseConv):
         use_bias: whether there is a bias.
         depthwise_initializer, bias_initializer: names or objects.
         depthwise_regularizer, bias_regularizer, activity_regularizer: names or objects.
+        depthwise_constraint, bias_constraint: applied after each update; names or objects.
 
     Raises:
         ArgumentError: a value is out of range.
@@ -305,13 +314,14 @@ class DepthwiseConv2D(BaseConv):
                  depth_multiplier: int = 1, data_format: str | None = None, dilation_rate: int | Sequence[int] = 1,
                  activation: Any = None, use_bias: bool = True, depthwise_initializer: Any = "glorot_uniform",
                  bias_initializer: Any = "zeros", depthwise_regularizer: Any = None, bias_regularizer: Any = None,
-                 **kwargs: Any) -> None:
+                 depthwise_constraint: Any = None, bias_constraint: Any = None, **kwargs: Any) -> None:
         super().__init__(kernel_size=kernel_size, strides=strides, padding=padding, data_format=data_format,
                          dilation_rate=dilation_rate, activation=activation, use_bias=use_bias,
-                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, **kwargs)
+                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, bias_constraint=bias_constraint, **kwargs)
         self.depth_multiplier = check_positive(type(self).__name__, "depth_multiplier", depth_multiplier)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
+        self.depthwise_constraint = constraints.get(depthwise_constraint)
 
     def _output_channels(self, channels: int | None) -> int | None:
         return None if channels is None else channels * self.depth_multiplier
@@ -341,6 +351,7 @@ class SeparableConv2D(BaseConv):
         use_bias: whether there is a bias.
         depthwise_initializer, pointwise_initializer, bias_initializer: names or objects.
         depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regularizer: names or objects.
+        depthwise_constraint, pointwise_constraint, bias_constraint: applied after each update; names or objects.
 
     Raises:
         ArgumentError: a value is out of range.
@@ -358,23 +369,27 @@ class SeparableConv2D(BaseConv):
                  activation: Any = None, use_bias: bool = True, depthwise_initializer: Any = "glorot_uniform",
                  pointwise_initializer: Any = "glorot_uniform", bias_initializer: Any = "zeros",
                  depthwise_regularizer: Any = None, pointwise_regularizer: Any = None, bias_regularizer: Any = None,
+                 depthwise_constraint: Any = None, pointwise_constraint: Any = None, bias_constraint: Any = None,
                  **kwargs: Any) -> None:
         super().__init__(kernel_size=kernel_size, strides=strides, padding=padding, data_format=data_format,
                          dilation_rate=dilation_rate, activation=activation, use_bias=use_bias,
-                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, **kwargs)
+                         bias_initializer=bias_initializer, bias_regularizer=bias_regularizer, bias_constraint=bias_constraint, **kwargs)
         kind = type(self).__name__
         self.filters = check_positive(kind, "filters", filters)
         self.depth_multiplier = check_positive(kind, "depth_multiplier", depth_multiplier)
         self.depthwise_initializer = initializers.get(depthwise_initializer)
         self.pointwise_initializer = initializers.get(pointwise_initializer)
         self.depthwise_regularizer = regularizers.get(depthwise_regularizer)
+        self.depthwise_constraint = constraints.get(depthwise_constraint)
         self.pointwise_regularizer = regularizers.get(pointwise_regularizer)
+        self.pointwise_constraint = constraints.get(pointwise_constraint)
 
     def build(self, input_shape: Shape) -> None:
         channels = self._begin_build(input_shape)
         add_depthwise(self, "depthwise_weight", channels)
         self.add_weight((1, 1, channels * self.depth_multiplier, self.filters), self.pointwise_initializer,
-                        name="pointwise_weight", regularizer=self.pointwise_regularizer, axes=(3, 2, 0, 1))
+                        name="pointwise_weight", regularizer=self.pointwise_regularizer, constraint=self.pointwise_constraint,
+                        axes=(3, 2, 0, 1))
         self._add_bias(self.filters)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -387,7 +402,7 @@ def add_depthwise(layer: DepthwiseConv2D | SeparableConv2D, name: str, channels:
     """Makes a depthwise kernel, (height, width, C, M) in Keras, as PyTorch's grouped kernel (C·M, 1, height, width)."""
     depth = layer.depth_multiplier
     layer.add_weight((*layer.kernel_size, channels, depth), layer.depthwise_initializer, name=name,
-                     regularizer=layer.depthwise_regularizer, axes=(2, 3, 0, 1),
+                     regularizer=layer.depthwise_regularizer, constraint=layer.depthwise_constraint, axes=(2, 3, 0, 1),
                      torch_shape=(channels * depth, 1, *layer.kernel_size))
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from convolt import initializers, regularizers
+from convolt import constraints, initializers, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.arguments import check_positive
 from convolt.layers.base import Layer, registry
@@ -26,14 +26,20 @@ def check_number(layer: str, argument: str, value: Any, low: float, high: float 
     return float(value)
 
 
+MANY_BATCHES = 2**31 - 1
+"""Count of the batches behind statistics that came from elsewhere: so many that what was before them counts for nothing."""
+
+
 class _Affine(Layer):
     """What the normalizations share: the learned scale (`weight`, Keras's gamma) and shift (`bias`, Keras's beta)."""
+
+    supports_masking = True
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
     def _keep_affine(self, epsilon: float, center: bool, scale: bool, beta_initializer: Any, gamma_initializer: Any,
-                     beta_regularizer: Any, gamma_regularizer: Any) -> None:
+                     beta_regularizer: Any, gamma_regularizer: Any, beta_constraint: Any, gamma_constraint: Any) -> None:
         self.epsilon = check_number(type(self).__name__, "epsilon", epsilon, 0.0)
         self.center = center
         self.scale = scale
@@ -41,14 +47,18 @@ class _Affine(Layer):
         self.gamma_initializer = initializers.get(gamma_initializer)
         self.beta_regularizer = regularizers.get(beta_regularizer)
         self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
 
     def _build_affine(self, shape: Sequence[int]) -> None:
         if self.scale:
-            self.add_weight(shape, self.gamma_initializer, regularizer=self.gamma_regularizer, name="weight")
+            self.add_weight(shape, self.gamma_initializer, regularizer=self.gamma_regularizer, constraint=self.gamma_constraint,
+                            name="weight")
         else:
             self.register_parameter("weight", None)
         if self.center:
-            self.add_weight(shape, self.beta_initializer, regularizer=self.beta_regularizer, name="bias")
+            self.add_weight(shape, self.beta_initializer, regularizer=self.beta_regularizer, constraint=self.beta_constraint,
+                            name="bias")
         else:
             self.register_parameter("bias", None)
 
@@ -68,9 +78,11 @@ class _Affine(Layer):
 class BatchNormalization(_Affine):
     """Normalizes each channel by its mean and variance, of the batch in training and of the past in inference.
 
-    In training, the running statistics follow those of the batch: `new = old · momentum + batch · (1 - momentum)`, with
-    the biased variance (divided by n, where PyTorch divides by n - 1). A frozen layer (`trainable=False`) runs in
-    inference mode and keeps its statistics.
+    In training, the running statistics follow those of the batch: `new = old + share · (batch - old)`, with the biased
+    variance (divided by n, where PyTorch divides by n - 1). The share is `1 - momentum`, as in Keras, or with
+    `bias_correction` that over `1 - momentum^t` in the t-th batch, as Adam corrects its moments: 1 for the first batch, so
+    that the initial zeros and ones leave no trace. A frozen layer (`trainable=False`) runs in inference mode and keeps
+    its statistics.
 
     Args:
         axis: the one that keeps its own statistics, channels by default.
@@ -80,7 +92,11 @@ class BatchNormalization(_Affine):
         beta_initializer, gamma_initializer: of shift and scale; names or objects.
         moving_mean_initializer, moving_variance_initializer: of the running statistics.
         beta_regularizer, gamma_regularizer: names or objects.
+        beta_constraint, gamma_constraint: applied after each update; names or objects.
         synchronized: must be False.
+        bias_correction: whether the running statistics are those of the batches alone from the first one on. What is
+            stored is the corrected value, which Keras and PyTorch use as it is; statistics that were set, to anything but
+            0 and 1, count as those of many batches.
 
     Shapes: any with two axes or more; the output's is the input's.
 
@@ -90,21 +106,26 @@ class BatchNormalization(_Affine):
     and buffers are used. Source: Ioffe & Szegedy 2015.
     """
 
+    own_counts = frozenset({"num_batches_tracked"})
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor | None
 
     def __init__(self, axis: int = -1, momentum: float = 0.99, epsilon: float = 1e-3, center: bool = True, scale: bool = True,
                  beta_initializer: Any = "zeros", gamma_initializer: Any = "ones", moving_mean_initializer: Any = "zeros",
                  moving_variance_initializer: Any = "ones", beta_regularizer: Any = None, gamma_regularizer: Any = None,
-                 synchronized: bool = False, **kwargs: Any) -> None:
+                 beta_constraint: Any = None, gamma_constraint: Any = None, synchronized: bool = False, bias_correction: bool = True,
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._keep_affine(epsilon, center, scale, beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer)
+        self._keep_affine(epsilon, center, scale, beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer,
+                          beta_constraint, gamma_constraint)
         self.axis = int(axis)
         self.momentum = check_number("BatchNormalization", "momentum", momentum, 0.0, 1.0)
         if synchronized:
             raise ArgumentError(explain("BatchNormalization(synchronized)", synchronized,
                                         "False, as with every backend of Keras but TensorFlow"))
         self.synchronized = synchronized
+        self.bias_correction = bool(bias_correction)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
@@ -117,12 +138,28 @@ class BatchNormalization(_Affine):
         self._build_affine((size,))
         self.add_weight((size,), self.moving_mean_initializer, trainable=False, name="running_mean")
         self.add_weight((size,), self.moving_variance_initializer, trainable=False, name="running_var")
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64) if self.bias_correction else None)
+        self.weights_were_set()
+
+    def weights_were_set(self) -> None:
+        """Counts statistics from elsewhere as those of many batches; zeros and ones are no statistics."""
+        if self.num_batches_tracked is not None:
+            fresh = (self.running_mean == 0).all() & (self.running_var == 1).all()
+            self.num_batches_tracked.copy_(torch.where(fresh, 0, MANY_BATCHES))
 
     def forward(self, x: Tensor) -> Tensor:
         axis = inside_axis(self.axis, x.ndim)
         if axis == 1:
             return self._normalize(x)
         return self._normalize(x.movedim(axis, 1)).movedim(1, axis)
+
+    def next_share(self) -> float | Tensor:
+        """Counts a batch and returns its share in the running statistics: a tensor if the count, on the device, decides."""
+        if self.num_batches_tracked is None or self.momentum in (0.0, 1.0):
+            return 1.0 - self.momentum
+        self.num_batches_tracked.add_(1)
+        seen = torch.expm1(self.num_batches_tracked * math.log(self.momentum))  # momentum^t - 1, exact also for small t
+        return (self.momentum - 1.0) / seen.to(self.running_mean.dtype)
 
     def _normalize(self, x: Tensor) -> Tensor:
         if not (self.training and self.trainable):
@@ -133,14 +170,12 @@ class BatchNormalization(_Affine):
                 f"{label(self)} in training", f"{count} value per channel (input of shape {outside_shape(x)})",
                 "two or more, since one has no variance",
                 "Use a larger batch, drop a last batch of one sample, or freeze the layer with trainable=False."))
-        # PyTorch's kernel blends in the unbiased variance, count / (count - 1) times Keras's. Running on a copy that is
-        # larger by that factor, and shrinking it afterwards, gives Keras's running variance for two tiny operations.
-        bias_factor = (count - 1) / count
-        unbiased_var = self.running_var / bias_factor
-        y = F.batch_norm(x, self.running_mean, unbiased_var, self.weight, self.bias, training=True,
-                         momentum=1.0 - self.momentum, eps=self.epsilon)
+        mean, unbiased_var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        y = F.batch_norm(x, mean, unbiased_var, self.weight, self.bias, training=True, momentum=1.0, eps=self.epsilon)
         with torch.no_grad():
-            torch.mul(unbiased_var, bias_factor, out=self.running_var)
+            share = self.next_share()
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(unbiased_var * ((count - 1) / count), share)
         return y
 
 
@@ -160,9 +195,10 @@ class LayerNormalization(_Affine):
 
     def __init__(self, axis: int | Sequence[int] = -1, epsilon: float = 1e-3, center: bool = True, scale: bool = True,
                  beta_initializer: Any = "zeros", gamma_initializer: Any = "ones", beta_regularizer: Any = None,
-                 gamma_regularizer: Any = None, **kwargs: Any) -> None:
+                 gamma_regularizer: Any = None, beta_constraint: Any = None, gamma_constraint: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._keep_affine(epsilon, center, scale, beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer)
+        self._keep_affine(epsilon, center, scale, beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer,
+                          beta_constraint, gamma_constraint)
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
         if not axes or any(isinstance(a, bool) or not isinstance(a, int) for a in axes):
             raise ArgumentError(explain("LayerNormalization(axis)", repr(axis), "a whole number or several"))
@@ -191,7 +227,8 @@ class GroupNormalization(_Affine):
         axis: the one that is grouped, channels by default.
         epsilon: added to the variance.
         center, scale: whether a learned shift and a learned scale follow, one value per channel.
-        beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer: names or objects.
+        beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: names or
+            objects.
 
     Shapes: any with two axes or more; the output's is the input's.
 
@@ -202,9 +239,10 @@ class GroupNormalization(_Affine):
 
     def __init__(self, groups: int = 32, axis: int = -1, epsilon: float = 1e-3, center: bool = True, scale: bool = True,
                  beta_initializer: Any = "zeros", gamma_initializer: Any = "ones", beta_regularizer: Any = None,
-                 gamma_regularizer: Any = None, **kwargs: Any) -> None:
+                 gamma_regularizer: Any = None, beta_constraint: Any = None, gamma_constraint: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._keep_affine(epsilon, center, scale, beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer)
+        self._keep_affine(epsilon, center, scale, beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer,
+                          beta_constraint, gamma_constraint)
         self.groups = -1 if groups == -1 else check_positive("GroupNormalization", "groups", groups)
         self.axis = int(axis)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convolt import constraints
 from convolt.data.batches import Batch
 from convolt.errors import ShapeError, StateError, explain
 from convolt.layout import to_inside, to_outside
@@ -97,6 +98,7 @@ class Step:
         self._heads = heads
         self._optimizer = optimizer
         self._device = device
+        self._constrained = constraints.gather(model)
         self.precision = precision
         self.module: Any = model  # what runs in the model's place, once a plan has chosen it
         self.train_totals = Totals(heads, device)
@@ -113,6 +115,7 @@ class Step:
         losses, labels, outputs = self.compute(batch, self.module, self.precision)
         losses[0].backward()  # type: ignore[no-untyped-call]
         self._optimizer.update()
+        constraints.apply(self._constrained)
         self._optimizer.zero_grad()
         self.train_totals.add(losses, batch, labels, outputs)
 

@@ -18,7 +18,7 @@ def x():
 
 
 def test_running_statistics_follow_the_written_recurrence(x):
-    layer = BatchNormalization(momentum=0.9)
+    layer = BatchNormalization(momentum=0.9, bias_correction=False)
     mean, variance = torch.zeros(3), torch.ones(3)
     for step in range(5):
         batch = x * (step + 1)
@@ -40,8 +40,107 @@ def test_weights_go_to_pytorch_and_back(x):
     ours, theirs = BatchNormalization(), torch.nn.BatchNorm2d(3, eps=1e-3)
     theirs(x * 3)
     ours.ensure_built((None, 2, 5, 3))
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k != "num_batches_tracked"})
+    ours.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    back = torch.nn.BatchNorm2d(3, eps=1e-3)
+    back.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(back.eval()(x), ours.eval()(x))
+
+
+# -- bias correction ---------------------------------------------------------------------------------------------------
+
+
+def train_on(layer, batches):
+    layer.train()
+    for batch in batches:
+        layer(batch)
+    return layer
+
+
+@pytest.fixture
+def batches(x):
+    return [x * (step + 1) - step for step in range(7)]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9, 0.99, 0.9999])
+def test_corrected_statistics_are_the_weighted_mean_of_the_batches_alone(batches, momentum):
+    layer = BatchNormalization(momentum=momentum)
+    layer.ensure_built((None, 2, 5, 3))
+    layer.double()
+    for t, batch in enumerate(batches, start=1):
+        train_on(layer, [batch.double()])
+        weights = torch.tensor([momentum ** (t - i) for i in range(1, t + 1)], dtype=torch.float64)
+        seen = torch.stack([b.double().mean((0, 2, 3)) for b in batches[:t]])
+        squared = torch.stack([b.double().var((0, 2, 3), correction=0) for b in batches[:t]])
+        torch.testing.assert_close(layer.running_mean, weights @ seen / weights.sum(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(layer.running_var, weights @ squared / weights.sum(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_correction_is_that_of_adam(batches):
+    """Keras's averages divided by 1 - momentum^t, the variance's start of one taken out first."""
+    corrected = train_on(BatchNormalization(momentum=0.9), batches)
+    plain = train_on(BatchNormalization(momentum=0.9, bias_correction=False), batches)
+    left = 0.9 ** len(batches)
+    torch.testing.assert_close(corrected.running_mean, plain.running_mean / (1 - left))
+    torch.testing.assert_close(corrected.running_var, (plain.running_var - left) / (1 - left))
+
+
+def test_after_many_batches_both_are_the_same(x):
+    made = [BatchNormalization(momentum=0.9, bias_correction=on) for on in (True, False)]
+    for layer in made:
+        train_on(layer, [x + step % 5 for step in range(300)])
+    torch.testing.assert_close(made[0].running_mean, made[1].running_mean)
+    torch.testing.assert_close(made[0].running_var, made[1].running_var)
+
+
+def test_momentum_one_keeps_the_initial_values(batches):
+    layer = train_on(BatchNormalization(momentum=1.0), batches)
+    assert layer.running_mean.abs().sum() == 0 and (layer.running_var == 1).all()
+
+
+def test_the_count_is_no_weight_but_is_saved(batches):
+    layer = train_on(BatchNormalization(), batches)
+    assert len(layer.get_weights()) == len(layer.weights) == 4 and layer.count_params() == 12
+    assert len(layer.non_trainable_weights) == 2
+    assert int(layer.state_dict()["num_batches_tracked"]) == len(batches)
+    assert list(BatchNormalization(bias_correction=False).state_dict()) == []
+    resumed = BatchNormalization()
+    resumed.ensure_built((None, 2, 5, 3))
+    resumed.load_state_dict(layer.state_dict())
+    for each in (layer, resumed):
+        train_on(each, batches[:2])
+    assert torch.equal(layer.running_mean, resumed.running_mean), "a resumed training goes on as if it had not stopped"
+
+
+def test_weights_that_were_set_are_not_forgotten_at_the_first_batch(batches):
+    trained = train_on(BatchNormalization(), batches)
+    tuned = BatchNormalization()
+    tuned.ensure_built((None, 2, 5, 3))
+    tuned.set_weights(trained.get_weights())
+    train_on(tuned, [batches[0] + 100])
+    torch.testing.assert_close(tuned.running_mean, trained.running_mean.lerp((batches[0] + 100).mean((0, 2, 3)), 0.01))
+
+
+def test_weights_that_are_set_back_to_the_start_begin_anew(batches):
+    layer = BatchNormalization()
+    layer.ensure_built((None, 2, 5, 3))
+    start = layer.get_weights()
+    train_on(layer, batches)
+    layer.set_weights(start)
+    train_on(layer, batches[:1])
+    torch.testing.assert_close(layer.running_mean, batches[0].mean((0, 2, 3)))
+
+
+def test_initial_values_of_ones_own_are_kept(batches):
+    layer = train_on(BatchNormalization(moving_mean_initializer="ones"), batches[:1])
+    torch.testing.assert_close(layer.running_mean, 0.99 + 0.01 * batches[0].mean((0, 2, 3)))
+
+
+def test_a_frozen_layer_counts_nothing(x):
+    layer = BatchNormalization(trainable=False).train()
+    layer(x)
+    layer.eval()(x)
+    assert int(layer.num_batches_tracked) == 0
 
 
 def test_calling_twice_before_backward(x):
@@ -58,7 +157,7 @@ def test_frozen_layers_run_in_inference_mode(x):
     torch.testing.assert_close(layer.train()(x), expected)
     assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
     layer.trainable = True
-    layer(x)
+    layer(x + 1)
     assert not torch.equal(before["running_mean"], layer.running_mean)
 
 

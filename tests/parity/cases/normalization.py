@@ -15,22 +15,26 @@ def layer_normalization(x, weight, bias, axis):
     return (x - mean) / torch.sqrt(variance + 1e-3) * weight.reshape(shape) + bias.reshape(shape)
 
 
+AS_KERAS = {"bias_correction": False}
+"""Statistics that begin at zero and one and forget them slowly, as Keras's do."""
+
 REGULARIZED = {"beta_regularizer": "l2", "gamma_regularizer": "l1"}
 
 CASES = [
     # Running statistics are compared after the call: momentum 0.99 of the past, biased variance (few values show it).
-    LayerCase("BatchNormalization", {}, [(2, 3)], training=True),
+    LayerCase("BatchNormalization", AS_KERAS, [(2, 3)], training=True, keras_kwargs={}),
     LayerCase("BatchNormalization", {}, [(2, 3)]),
-    LayerCase("BatchNormalization", {"momentum": 0.6}, [(3, 2, 1, 4)], training=True),
-    LayerCase("BatchNormalization", {"epsilon": 0.5}, [(2, 3, 3, 2)], training=True),
+    LayerCase("BatchNormalization", {"momentum": 0.6, **AS_KERAS}, [(3, 2, 1, 4)], training=True, keras_kwargs={"momentum": 0.6}),
+    LayerCase("BatchNormalization", {"epsilon": 0.5, **AS_KERAS}, [(2, 3, 3, 2)], training=True, keras_kwargs={"epsilon": 0.5}),
     LayerCase("BatchNormalization", {"epsilon": 0.5}, [(2, 3, 3, 2)]),
-    LayerCase("BatchNormalization", {"center": False}, [(4, 5, 2)], training=True),
-    LayerCase("BatchNormalization", {"scale": False}, [(2, 2, 3, 2, 3)], training=True),
+    LayerCase("BatchNormalization", {"center": False, **AS_KERAS}, [(4, 5, 2)], training=True, keras_kwargs={"center": False}),
+    LayerCase("BatchNormalization", {"scale": False, **AS_KERAS}, [(2, 2, 3, 2, 3)], training=True, keras_kwargs={"scale": False}),
     LayerCase("BatchNormalization", {"center": False, "scale": False}, [(2, 4, 3)]),
     LayerCase("BatchNormalization", {"trainable": False, "momentum": 0.5}, [(4, 3)], training=True),
-    LayerCase("BatchNormalization", {"axis": 1, "momentum": 0.5}, [(2, 3, 2, 4)], training=True),
-    LayerCase("BatchNormalization", {"axis": 3}, [(2, 3, 2, 1)], training=True),
-    LayerCase("BatchNormalization", REGULARIZED, [(3, 4)], training=True),
+    LayerCase("BatchNormalization", {"axis": 1, "momentum": 0.5, **AS_KERAS}, [(2, 3, 2, 4)], training=True,
+              keras_kwargs={"axis": 1, "momentum": 0.5}),
+    LayerCase("BatchNormalization", {"axis": 3, **AS_KERAS}, [(2, 3, 2, 1)], training=True, keras_kwargs={"axis": 3}),
+    LayerCase("BatchNormalization", {**REGULARIZED, **AS_KERAS}, [(3, 4)], training=True, keras_kwargs=REGULARIZED),
     LayerCase("LayerNormalization", {}, [(2, 4)]),
     LayerCase("LayerNormalization", {"epsilon": 0.3}, [(2, 3, 4)]),
     LayerCase("LayerNormalization", {}, [(2, 3, 2, 4)], training=True),

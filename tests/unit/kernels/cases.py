@@ -94,6 +94,8 @@ def _norm(op: Op, x: list[Tensor], affine: bool = True, **settings: Any) -> list
     """The last four inputs are weight, bias and the running statistics."""
     mean, var = x[-2].detach().clone(), x[-1].detach().clone().abs() + 0.5
     weight, bias = (x[-4], x[-3]) if affine else (None, None)
+    if isinstance(settings.get("momentum"), str):  # a share that lies on the device
+        settings["momentum"] = torch.tensor(float(settings["momentum"]), device=mean.device)
     out = op(*x[:-4], weight, bias, mean, var, **settings)
     return [out, mean, var]
 
@@ -113,6 +115,7 @@ def norm_cases() -> list[Case]:
         for name, shape in NORM_SHAPES.items():
             add(name, shape, training=True, momentum=0.1)
         add("unbiased", (4, 5, 3, 2), training=True, momentum=0.3, unbiased=True, eps=1e-5)
+        add("share_on_the_device", (4, 5, 3, 2), training=True, momentum="0.7")
         add("no_affine", (4, 5, 3, 2), training=True, affine=False)
         add("large_mean", (4, 9, 6, 5), offset=300.0, training=True)
         add("large_values", (4, 9, 6, 5), scale=1e4, training=True)
