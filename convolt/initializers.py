@@ -8,7 +8,9 @@ generator, so that one seed decides all; with a seed, each call gives the same v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import numpy as np
@@ -322,6 +324,29 @@ class Orthogonal(RandomInitializer):
         q, r = torch.linalg.qr(tall)
         q_uniform: Tensor = q * r.diagonal().sign()  # makes the distribution uniform over all such matrices
         return self.gain * (q_uniform if rows >= columns else q_uniform.T).reshape(values.shape)
+
+
+# -- values that come later --------------------------------------------------------------------------------------------
+
+_later: ContextVar[bool] = ContextVar("later", default=False)
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """In this context random initial values are not drawn, since those of a file take their place: zeros stand for them."""
+    token = _later.set(True)
+    try:
+        yield
+    finally:
+        _later.reset(token)
+
+
+def values_of(identifier: Any, shape: Sequence[int]) -> Tensor:
+    """Returns the initial values of a weight (Keras's order of axes)."""
+    initializer = get(identifier)
+    if _later.get() and isinstance(initializer, RandomInitializer):
+        return torch.zeros(tuple(shape))
+    return initializer(tuple(shape))
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------

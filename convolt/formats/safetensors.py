@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from torch import Tensor
 
 from convolt.configurable import to_json
 from convolt.errors import ConvoltError, ModelFileError, did_you_mean, explain
+from convolt.formats import architecture
+from convolt.formats.architecture import all_built
+from convolt.formats.guard import LIMITS, Limits, few, read_json, shorten
+from convolt.formats.header import Entry, Header, read_header
 
 FORMAT_VERSION = 1
-MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
 
 def save_model(model: Any, filepath: str | Path, *, overwrite: bool = True) -> None:
@@ -39,45 +42,65 @@ def save_weights(model: Any, filepath: str | Path, *, overwrite: bool = True) ->
     _write(_target(filepath, overwrite), _tensors(model), {"format": "pt"})
 
 
-def load_model(filepath: str | Path, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, device: Any = "auto") -> Any:
+def load_model(filepath: str | Path, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, device: Any = "auto", *,
+               allow_nonfinite: Collection[str] = (), limits: Limits = LIMITS) -> Any:
     """Reads a model that `save_model` wrote.
+
+    What the architecture means is compared with what the file holds before a weight exists, so that no description of a few bytes
+    makes a model that fills the memory.
 
     Args:
         filepath: the file.
         custom_objects: your own classes by name: layers, models, losses.
         compile: whether to compile it as it was when saved.
         device: where it goes.
+        allow_nonfinite: names of weights that may hold NaN or infinite values.
+        limits: the most that the file may hold.
 
     Raises:
         ModelFileError: the file is damaged or foreign, needs an unknown class, or comes from a newer Convolt.
     """
     from convolt import devices
 
-    path = Path(filepath)
-    tensors, metadata = read(path)
-    info = _model_info(path, metadata)
-    model = _make(path, info["model"], dict(custom_objects or {}))
-    _fill(model, tensors, path)
+    path, custom = Path(filepath), dict(custom_objects or {})
+    header = read_header(path, limits)
+    info = model_info(path, header.metadata, limits)
+    architecture.check(str(path), info["model"])
+    _compare_outline(path, info["model"], custom, header)
+    model = architecture.make(str(path), info["model"], custom)
+    _fill(model, _read_tensors(path), path, allow_nonfinite)
     model.class_names = info.get("class_names")
     model.to(devices.resolve(device))
     model.eval()
     if compile and info.get("compile"):
+        architecture.check_compile(str(path), info["compile"])
         try:
             model.compile(**info["compile"], device=device)
-        except ConvoltError as error:
-            raise ModelFileError(explain(f"{path}: compile", str(error), "known losses, metrics and optimizers",
+        except Exception as error:
+            reason = str(error) if isinstance(error, ConvoltError) else f"{type(error).__name__}: {error}"
+            raise ModelFileError(explain(f"{path}: compile", shorten(reason, 500), "known losses, metrics and optimizers",
                                          "Load it with compile=False and compile it yourself.")) from error
     return model
 
 
-def load_weights(model: Any, filepath: str | Path) -> None:
+def load_weights(model: Any, filepath: str | Path, *, allow_nonfinite: Collection[str] = (), limits: Limits = LIMITS) -> None:
     """Reads weights into a model.
 
+    Args:
+        model: with its parameters made.
+        filepath: of a file that `save_weights` or any other tool wrote.
+        allow_nonfinite: names of weights that may hold NaN or infinite values.
+        limits: the most that the file may hold.
+
     Raises:
-        ModelFileError: names or shapes do not fit; the message lists what is missing, unknown or misshaped.
+        ModelFileError: the file is damaged; names, shapes or types do not fit (the message lists what is missing, unknown or
+            misshaped); or values are not finite.
     """
     path = Path(filepath)
-    _fill(model, read(path)[0], path)
+    if not all_built(model):
+        raise ModelFileError(_not_built(model, path))
+    _compare(path, model, read_header(path, limits).tensors, views=True)
+    _fill(model, _read_tensors(path), path, allow_nonfinite)
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -166,93 +189,110 @@ def _umask() -> int:
     return mask
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns (tensors, metadata) of a safetensors file.
+def read(path: Path, limits: Limits = LIMITS) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns (tensors, metadata) of a safetensors file, after checking its header.
 
     Raises:
         ModelFileError: there is no such file, or it is damaged or of another kind.
     """
+    metadata = read_header(path, limits).metadata
+    return _read_tensors(path), metadata
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.safetensors")]) if path.parent.is_dir() else ""
-        raise ModelFileError(explain(str(path), "no such file", "a .safetensors file", near if near != "Known: ." else ""))
-    if path.suffix != ".safetensors":
-        raise ModelFileError(explain(str(path), f"the suffix {path.suffix!r}", "'.safetensors'"))
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(explain(str(path), f"a file that safetensors cannot read ({error})", "a whole .safetensors file")) from error
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a name that the library cannot hand to Python
+        raise ModelFileError(explain(str(path), f"a file that safetensors cannot read ({shorten(str(error), 200)})",
+                                     "a whole .safetensors file")) from error
 
 
-def _model_info(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the header's entry `convolt` after checking it."""
+def model_info(path: Path, metadata: Mapping[str, str], limits: Limits = LIMITS) -> dict[str, Any]:
+    """Returns the header's entry `convolt` after checking it.
+
+    Raises:
+        ModelFileError: there is none, it is damaged, or of a newer format.
+    """
     if "convolt" not in metadata:
         raise ModelFileError(explain(str(path), "weights without an architecture", "a file that model.save wrote",
                                      "Build the model in code and call model.load_weights(path)."))
-    try:
-        info = json.loads(metadata["convolt"])
-        version = info["format"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        got = f"a damaged header ({type(error).__name__}: {error})"
-        raise ModelFileError(explain(str(path), got, "JSON with a format number")) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ModelFileError(explain(str(path), f"format {version!r}", f"at most {FORMAT_VERSION}", "Update convolt to read it."))
+    info = read_json(f"{path}: header: convolt", metadata["convolt"], limits)
+    version = info.get("format") if isinstance(info, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ModelFileError(explain(f"{path}: header: convolt", f"format {shorten(repr(version))}", "a whole number from 1"))
+    if version > FORMAT_VERSION:
+        raise ModelFileError(explain(str(path), f"format {version}", f"at most {FORMAT_VERSION}", "Update convolt to read it."))
     if not isinstance(info.get("model"), dict):
         raise ModelFileError(explain(str(path), "a header without a model", "an entry `model`"))
+    names = info.get("class_names")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ModelFileError(explain(f"{path}: class_names", f"a {type(names).__name__}", "a list of names"))
     return dict(info)
 
 
-def _make(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:
-    """Makes the model from its description, with the user's own classes beside the registry's."""
-    from convolt.layers import registry
-    from convolt.models import Model
+# -- what fits ---------------------------------------------------------------------------------------------------------
 
-    name = str(description.get("class_name"))
+
+def _compare_outline(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any], header: Header) -> None:
+    """Makes the model without memory and compares its weights with those of the file."""
     try:
-        with registry.extended(custom):
-            cls = custom[name] if name in custom else registry.find(name)
-            model = cls.from_config(description["config"])
-            if not isinstance(model, Model):
-                raise ModelFileError(explain(str(path), f"a {name}", "a model"))
-            if not all_built(model) and description.get("build_shapes"):
-                model.build(*[tuple(shape) for shape in description["build_shapes"]])
+        outline = architecture.make(str(path), description, custom, values=False)
     except ModelFileError:
+        if custom:  # the user's own code may need values; it is trusted
+            return
         raise
-    except (ConvoltError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        fix = "Pass your own classes: load_model(path, custom_objects={'Name': Class})."
-        got = f"{type(error).__name__}: {error}"
-        raise ModelFileError(explain(f"{path}: architecture", got, "layers that Convolt knows", fix)) from error
-    return model
+    if not all_built(outline):
+        raise ModelFileError(_not_built(outline, path))
+    _compare(path, outline, header.tensors, views=bool(custom))
 
 
-def all_built(model: Any) -> bool:
-    """Whether every layer of the model has its parameters."""
-    return all(getattr(module, "built", True) for module in model.modules())
+def _not_built(model: Any, path: Path) -> str:
+    return explain(f"{path}: weights", f"the model {model.name!r}, which is not built", "a built model",
+                   "Call model.build((None, height, width, channels)) first.")
 
 
-def _fill(model: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copies tensors into the model's weights, after checking that all names and shapes fit."""
+def _compare(path: Path, model: Any, entries: Mapping[str, Entry], views: bool = False) -> None:
+    """Refuses a file whose tensors are not the model's, by name, shape and type; a tensor under two names may be there once.
+
+    Args:
+        path: the file.
+        model: may be on the meta device.
+        entries: what the file holds.
+        views: whether weights may be views of one another, which only real tensors can tell; then none is missed here.
+    """
+    own = model.state_dict(keep_vars=True)
+    there = {id(own[name]) for name in entries if name in own}
+    missing = [] if views else [name for name, tensor in own.items() if id(tensor) not in there]
+    _check_names(path, model, own, missing, entries)
+    for name, entry in entries.items():
+        shape, dtype = tuple(own[name].shape), str(own[name].dtype).removeprefix("torch.")
+        if entry.shape != shape or entry.dtype != dtype:
+            raise ModelFileError(explain(f"{path}: {name}", f"{entry.shape} {entry.dtype}", f"{shape} {dtype}"))
+
+
+def _check_names(path: Path, model: Any, own: Collection[str], missing: list[str], there: Collection[str]) -> None:
+    unknown = [name for name in there if name not in own]
+    if missing or unknown:
+        hint = did_you_mean(missing[0], unknown) if missing and unknown else did_you_mean(unknown[0], own) if unknown and own else ""
+        raise ModelFileError(explain(f"{path}: weights", f"missing {few(missing)}, unknown {few(unknown)}",
+                                     f"exactly the {len(own)} weights of {model.name!r}", "" if hint.startswith("Known") else hint))
+
+
+def _fill(model: Any, tensors: Mapping[str, Tensor], path: Path, allow_nonfinite: Collection[str] = ()) -> None:
+    """Copies tensors into the model's weights, after checking that all fit and are finite."""
     if not all_built(model):
-        raise ModelFileError(explain(f"{path}: weights", f"the model {model.name!r}, which is not built", "a built model",
-                                     "Call model.build((None, height, width, channels)) first."))
+        raise ModelFileError(_not_built(model, path))
     own = model.state_dict()
     shared = set(own) - set(_tensors(model))
-    missing = [name for name in own if name not in tensors and name not in shared]
-    unknown = [name for name in tensors if name not in own]
-    if missing or unknown:
-        hint = did_you_mean(missing[0], unknown) if missing and unknown else ""
-        raise ModelFileError(explain(f"{path}: weights", f"missing {_few(missing)}, unknown {_few(unknown)}",
-                                     f"exactly the {len(own)} weights of {model.name!r}", hint))
+    _check_names(path, model, own, [name for name in own if name not in tensors and name not in shared], tensors)
     for name, value in tensors.items():
         if value.shape != own[name].shape or value.dtype != own[name].dtype:
             expected = f"{tuple(own[name].shape)} {own[name].dtype}"
             raise ModelFileError(explain(f"{path}: {name}", f"{tuple(value.shape)} {value.dtype}", expected))
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ModelFileError(explain(f"{path}: {name}", "values that are NaN or infinite", "finite weights"))
+        if name not in allow_nonfinite and value.is_floating_point() and not value.isfinite().all():
+            raise ModelFileError(explain(f"{path}: {name}", "values that are NaN or infinite", "finite weights",
+                                         f"If they are meant so: convolt.formats.load_model(path, allow_nonfinite=[{name!r}])."))
     model.load_state_dict(dict(tensors), strict=not shared)
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    return "nothing" if not names else ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -82,6 +82,8 @@ class Model(Layer):
         if layer.auto_named:
             layer.name = next(n for i in range(len(taken) + 1) if (n := f"{layer.stem}_{i}" if i else layer.stem) not in taken)
             layer.auto_named = False
+        if set(layer.name) & set("\"'\\`") or not layer.name.isprintable():  # torch.fx writes names into code, unescaped
+            raise ArgumentError(explain(f"layer name in {self.name!r}", repr(layer.name), "text without quotes, backslashes and controls"))
         key = layer.name.replace(".", "_").replace("/", "_")
         if key in taken:
             raise ArgumentError(explain(f"layer name in {self.name!r}", f"{layer.name!r} twice", "a name of its own for each layer"))
