@@ -192,7 +192,7 @@ class Layer(Configurable, nn.Module):
         Returns:
             The tensor in PyTorch's order of axes.
         """
-        value = initializers.get(initializer)(tuple(shape))
+        value = initializers.values_of(initializer, shape)
         if dtype is not None:
             value = value.to(dtype)
         permuted = value if axes is None else value.permute(*axes).contiguous()
