@@ -80,11 +80,17 @@ def to_json(value: Any) -> Any:
 
 def changed_arguments(thing: Configurable) -> dict[str, str]:
     """Returns the constructor's arguments that differ from their defaults, each as short text for `repr`."""
-    defaults: dict[str, Any] = {}
-    for owner in reversed(type(thing).__mro__):
-        if "__init__" in owner.__dict__:
-            defaults |= {name: p.default for name, p in inspect.signature(owner.__dict__["__init__"]).parameters.items()}
+    defaults = defaults_of(type(thing))
     return {name: _short(value) for name, value in thing._arguments().items() if not _is_default(value, defaults.get(name))}
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Returns the defaults of a class's arguments, those of its parents included."""
+    defaults: dict[str, Any] = {}
+    for owner in reversed(cls.__mro__):
+        if "__init__" in owner.__dict__ and owner is not object:
+            defaults |= {name: p.default for name, p in inspect.signature(owner.__dict__["__init__"]).parameters.items()}
+    return defaults
 
 
 def _short(value: Any) -> str:

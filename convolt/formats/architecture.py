@@ -20,7 +20,7 @@ from convolt.formats.guard import shorten
 
 MAX_LAYERS = 5_000
 MAX_CALLS = 100_000
-MAX_SIZE = 2**40
+MAX_SIZE = 2**63
 MAX_METRIC_BYTES = 2**28
 MAX_METRIC_SIZE = 5_000
 FIX = "Pass your own classes: load_model(path, custom_objects={'Name': Class})."
@@ -123,7 +123,8 @@ def is_plain_name(name: str) -> bool:
 def _calls(value: Any) -> int:
     """Returns how many layers one call of the described thing calls, each as often as it is called; at most about `MAX_CALLS`.
 
-    What wraps another layer may copy it once (`Bidirectional` does) and counts twice. The depth is bounded by `read_json`.
+    Keras's layers say beside them where they are called (`inbound_nodes`). What wraps another layer may copy it once
+    (`Bidirectional` does) and counts twice. The depth is bounded by `read_json`.
     """
     if isinstance(value, list):
         return min(sum(map(_calls, value)), 2 * MAX_CALLS)
@@ -136,10 +137,15 @@ def _calls(value: Any) -> int:
         numbers = [call.get("layer") for call in calls if isinstance(call, dict)]
         total = sum(costs) + sum(costs[n] for n in numbers if isinstance(n, int) and -len(costs) <= n < len(costs)) + _calls(inside)
     elif isinstance(layers, list):
-        total = _calls(layers) + _calls(inside)
+        total = sum(_calls(layer) * _keras_calls(layer) for layer in layers) + _calls(inside)
     else:
         total = _calls(inside) * (2 if "class_name" in value else 1)
     return min(total + ("class_name" in value), 2 * MAX_CALLS)
+
+
+def _keras_calls(layer: Any) -> int:
+    nodes = layer.get("inbound_nodes") if isinstance(layer, dict) else None
+    return max(1, len(nodes)) if isinstance(nodes, list) else 1
 
 
 # -- what compile is given ---------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def load_model(filepath: str | Path, custom_objects: Mapping[str, Any] | None = 
     header = read_header(path, limits)
     info = model_info(path, header.metadata, limits)
     architecture.check(str(path), info["model"])
-    _compare_outline(path, info["model"], custom, header)
+    compare_outline(path, info["model"], custom, header)
     model = architecture.make(str(path), info["model"], custom)
     _fill(model, _read_tensors(path), path, allow_nonfinite)
     model.class_names = info.get("class_names")
@@ -236,7 +236,7 @@ def model_info(path: Path, metadata: Mapping[str, str], limits: Limits = LIMITS)
 # -- what fits ---------------------------------------------------------------------------------------------------------
 
 
-def _compare_outline(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any], header: Header) -> None:
+def compare_outline(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any], header: Header) -> None:
     """Makes the model without memory and compares its weights with those of the file."""
     try:
         outline = architecture.make(str(path), description, custom, values=False)
