@@ -9,6 +9,7 @@ axis at index 1 (see `convolt.layout`).
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from convolt import constraints, initializers, regularizers
 from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
-from convolt.errors import ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
+from convolt.errors import ArgumentTypeError, ConvoltWarning, ShapeError, StateError, did_you_mean, explain
 from convolt.layers.infer import infer_output_shape
 from convolt.layers.symbolic import Node, SymbolicTensor, map_structure, shapes_of
 from convolt.layout import channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
+from convolt.masks import attach, mask_of, masks_of
 
 registry: Registry[type[Layer]] = Registry("layer")
 """Every layer that can be made from its name, and so from a file."""
@@ -61,6 +63,8 @@ class Layer(Configurable, nn.Module):
     built: bool
     own_counts: ClassVar[frozenset[str]] = frozenset()  # buffers that are saved and are no weights: Keras has none for them
     is_leaf: ClassVar[bool] = True  # whether a graph of the model shows this layer as one node
+    supports_masking: bool = False  # whether the output keeps the input's mask; True where a class defines `compute_mask`
+    takes_masks: ClassVar[bool] = True  # whether an argument `mask` of `forward` or `call` is filled from the input
 
     def __init__(self, *, name: str | None = None, trainable: bool = True, activity_regularizer: Any = None,
                  input_shape: Sequence[int | None] | None = None, **unknown: Any) -> None:
@@ -81,6 +85,12 @@ class Layer(Configurable, nn.Module):
         self.constrained_weights: list[constraints.Constrained] = []
         self._activity_losses: list[Tensor] = []
         self.build_shapes: tuple[Any, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A class that computes masks supports them, as in Keras."""
+        super().__init_subclass__(**kwargs)
+        if "compute_mask" in cls.__dict__ and "supports_masking" not in cls.__dict__:
+            cls.supports_masking = True
 
     def build(self, *input_shapes: Any) -> None:
         """Makes the parameters; called once, with the shape of each input (channels last, batch first)."""
@@ -114,9 +124,13 @@ class Layer(Configurable, nn.Module):
             return self._call_on_arrays(args, kwargs)
         if not self.built:
             self._build_for(args)
+        given = args[0] if args else first
+        mask = self._fill_masks(given, args, kwargs)
         output = super().__call__(*args, **kwargs)
-        if self.activity_regularizer is not None and self.training and isinstance(output, Tensor):
-            self._activity_losses.append(self.activity_regularizer(output) / output.shape[0])
+        if (mask is not None or type(self).compute_mask is not Layer.compute_mask) and self.is_leaf:
+            self._hand_on(given, output, mask)
+        if self.activity_regularizer is not None and self.training:
+            self._activity_losses += [self.activity_regularizer(t) / t.shape[0] for t in leaves(output) if isinstance(t, Tensor)]
         return output
 
     def _call_in_mode(self, training: bool | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -148,8 +162,49 @@ class Layer(Configurable, nn.Module):
             tensor = tensor_from_array(value).to(device)
             return to_inside(tensor.float() if tensor.dtype in (torch.float64, torch.uint8) else tensor)
 
-        output = self(*map_structure(enter, args), **map_structure(enter, kwargs))
+        given = {name: torch.from_numpy(value.copy()).to(device) if name.endswith("mask") and isinstance(value, np.ndarray)
+                 else map_structure(enter, value) for name, value in kwargs.items()}  # masks keep the user's order of axes
+        output = self(*map_structure(enter, args), **given)
         return map_structure(lambda t: to_outside(t.detach()).cpu().numpy() if isinstance(t, Tensor) else t, output)
+
+    # -- masks -----------------------------------------------------------------------------------------------------
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Returns the mask of the output, which marks the steps that count; by default the input's (see `convolt.masks`).
+
+        Args:
+            inputs: what the layer was called on, with the channel axis at index 1.
+            mask: of the first argument, `(batch, steps)`; a list where that is a list; None where there is none.
+        """
+        return mask
+
+    def _fill_masks(self, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Fills arguments called `mask` and `NAME_mask` from the tensors that they belong to; returns the first argument's mask."""
+        mask = masks_of(given)
+        names, wanted = _mask_arguments(type(self))
+        for name in wanted:
+            if kwargs.get(name) is not None or name in names[:len(args)]:
+                continue
+            owner = name.removesuffix("_mask")
+            place = names.index(owner) if owner in names else -1
+            found = mask if name == "mask" else masks_of(args[place] if 0 <= place < len(args) else kwargs.get(owner))
+            if found is not None:
+                kwargs[name] = found
+        return mask if kwargs.get("mask") is None else kwargs["mask"]
+
+    def _hand_on(self, given: Any, output: Any, mask: Any) -> None:
+        """Gives the output its mask, or says once that this layer loses it, as Keras does."""
+        if self.supports_masking:
+            masks = leaves(self.compute_mask(given, mask))
+            for tensor, own in zip(leaves(output), masks, strict=False):
+                if isinstance(own, Tensor) and isinstance(tensor, Tensor) and mask_of(tensor) is None:
+                    attach(tensor, own)
+        elif any(isinstance(own, Tensor) for own in leaves(mask)) and not self.__dict__.get("_told_of_mask"):
+            self.__dict__["_told_of_mask"] = True
+            warnings.warn(explain(f"{type(self).__name__} {self.name!r}", "an input with a mask, which this layer loses",
+                                  "a layer that supports masking", "Layers after it see all steps. A layer of your own sets "
+                                  "self.supports_masking = True if each step of its output is one of its input."),
+                          ConvoltWarning, stacklevel=4)
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -357,6 +412,19 @@ def leaves(values: Any) -> Iterator[Any]:
 
 def _first_leaf(values: Any) -> Any:
     return next(leaves(values), None)
+
+
+_named_masks: dict[type, tuple[list[str], list[str]]] = {}
+
+
+def _mask_arguments(cls: type[Layer]) -> tuple[list[str], list[str]]:
+    """Returns the names of the arguments of the class's `forward` or `call`, and those among them that are filled with masks."""
+    if cls not in _named_masks:
+        method = cls.forward if cls.forward is not Layer.forward else getattr(cls, "call", cls.forward)
+        names = list(inspect.signature(method).parameters)[1:]
+        _named_masks[cls] = names, [name for name in names if cls.takes_masks and (
+            name == "mask" or (name.endswith("_mask") and name.removesuffix("_mask") in names))]
+    return _named_masks[cls]
 
 
 _training_argument: dict[type, bool] = {}

@@ -6,6 +6,7 @@ stretched.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -66,6 +67,12 @@ class Merge(Layer):
             self.compute_output_shape([outside_shape(x) for x in inputs])
         rank = max(x.ndim for x in inputs)
         return self.merge([_with_rank(x, rank) for x in inputs])
+
+    def compute_mask(self, inputs: Sequence[Tensor], mask: Any = None) -> Tensor | None:
+        """Returns the steps that count in one input or another; None unless each has a mask."""
+        if not mask or any(m is None for m in mask):
+            return None
+        return functools.reduce(torch.logical_or, mask)
 
     def merge(self, inputs: list[Tensor]) -> Tensor:
         """Returns one tensor; defined by each layer."""
@@ -158,6 +165,16 @@ class Concatenate(Merge):
         sizes[axis] = sum(along) if len(along) == len(shapes) else None
         return tuple(sizes)
 
+    def compute_mask(self, inputs: Sequence[Tensor], mask: Any = None) -> Tensor | None:
+        """Returns the masks joined along the axis of steps, or along channels the steps that count in one of them."""
+        if not mask or all(m is None for m in mask):
+            return None
+        shapes = [to_outside(x).shape for x in inputs]
+        full = [torch.ones(shape, dtype=torch.bool, device=x.device) if m is None else
+                m.reshape(*m.shape, *(1,) * (len(shape) - m.ndim)).expand(shape)
+                for x, m, shape in zip(inputs, mask, shapes, strict=True)]
+        return torch.cat(full, self.axis).any(-1)
+
     def merge(self, inputs: list[Tensor]) -> Tensor:
         return torch.cat(inputs, inside_axis(self.axis, inputs[0].ndim))
 
@@ -199,6 +216,9 @@ class Dot(Merge):
                                      f"the same size of axis {i} and axis {j}, along which products are summed"))
         rest = (*left[1:i], *left[i + 1:], *right[1:j], *right[j + 1:])
         return (left[0], *(rest or (1,)))
+
+    def compute_mask(self, inputs: Sequence[Tensor], mask: Any = None) -> None:
+        """Returns None: sums of products have no steps."""
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         left, right = (to_outside(x) for x in inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
@@ -255,13 +256,23 @@ class GlobalMaxPooling3D(_GlobalMaxPooling):
 @registry.register("GlobalAvgPool1D")
 @documented_like(_GlobalPooling)
 class GlobalAveragePooling1D(_GlobalAveragePooling):
-    """Mean of each channel over sequences.
+    """Mean of each channel over sequences; steps that a mask leaves out do not count.
 
     Shapes: (batch, length, channels) → (batch, channels), or (batch, 1, channels) with `keepdims`.
     Keras counterpart: `keras.layers.GlobalAveragePooling1D`.
     """
 
     rank = 1
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return super().forward(x)
+        counted = mask.bool().unsqueeze(1)  # (N, 1, steps)
+        total = torch.where(counted, x, 0.0).sum(2, keepdim=self.keepdims)
+        return total / counted.to(x.dtype).sum(2, keepdim=self.keepdims)
+
+    def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        """Returns None: no steps are left."""
 
 
 @registry.register("GlobalAvgPool2D")

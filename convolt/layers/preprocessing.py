@@ -41,6 +41,8 @@ class Rescaling(Layer):
     _scale: Tensor
     _offset: Tensor
 
+    supports_masking = True
+
     def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scale = _number_or_array("scale", scale)
@@ -92,6 +94,8 @@ class Normalization(Layer):
 
     adapt_mean: Tensor
     adapt_variance: Tensor
+
+    supports_masking = True
 
     def __init__(self, axis: int | Sequence[int] | None = -1, mean: Any = None, variance: Any = None, invert: bool = False,
                  **kwargs: Any) -> None:

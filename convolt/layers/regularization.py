@@ -24,6 +24,8 @@ class _Random(Layer):
     their states, and a CUDA graph has them registered.
     """
 
+    supports_masking = True
+
     def _keep_seed(self, seed: int | None) -> None:
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise ArgumentError(explain(f"{type(self).__name__}(seed)", repr(seed),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convolt.configurable import Configurable, Registry, snake_case, to_json
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
 from convolt.losses.shapes import computed_in, entered, outside, paired, same_rank, weights_like
+from convolt.masks import mask_of
 
 registry: Registry[type[Loss]] = Registry("loss")
 """Every loss that can be made from its name."""
@@ -82,15 +83,31 @@ class Loss(Configurable):
             ShapeError: the shapes of labels, predictions or weights do not fit.
         """
         y_true, y_pred = entered(y_true, y_pred)
+        mask = mask_of(y_pred)
         y_pred = computed_in(y_pred, getattr(torch, self.dtype) if self.dtype else None)
         values = self.per_sample(y_true, y_pred)
-        return reduced(values, sample_weight, self.valid(y_true, y_pred, values), self.reduction)
+        return reduced(values, sample_weight, unmasked(values, self.valid(y_true, y_pred, values), mask), self.reduction)
 
 
 def _for_users(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Returns channels-last views as Keras hands them to a function: equal ranks, floating labels in the predictions' type."""
     y_true, y_pred = same_rank(*outside(y_true, y_pred))
     return (y_true.to(y_pred.dtype) if y_true.is_floating_point() else y_true), y_pred
+
+
+def unmasked(values: Tensor, valid: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Returns which values count where the predictions carry a mask, `(batch, steps)`: those that are valid and not masked.
+
+    Raises:
+        ShapeError: the mask has another shape than the values.
+    """
+    if mask is None or values.ndim == 0:
+        return valid
+    if mask.shape != values.shape:
+        raise ShapeError(explain("loss of predictions with a mask", f"losses of shape {tuple(values.shape)}",
+                                 f"one for each step of the mask, {tuple(mask.shape)}",
+                                 "Let a layer between leave the steps out, such as a recurrent layer without return_sequences."))
+    return mask.bool() if valid is None else valid & mask.bool()
 
 
 def reduced(values: Tensor, sample_weight: Any, valid: Tensor | None, reduction: str | None) -> Tensor:
@@ -167,11 +184,12 @@ class FunctionLoss(Loss):
         if sample_weight is None:
             return super().__call__(y_true, y_pred)
         y_true, y_pred = entered(y_true, y_pred)
+        mask = mask_of(y_pred)
         values = self.per_sample(y_true, computed_in(y_pred, getattr(torch, self.dtype) if self.dtype else None))
         if values.ndim == 0:
             raise ShapeError(explain(f"loss {self.name!r} with sample weights", "a scalar", "one loss per sample, (N,)",
                                      "Take the mean over the last axis alone; PyTorch's losses do with reduction='none'."))
-        return reduced(values, sample_weight, None, self.reduction)
+        return reduced(values, sample_weight, unmasked(values, None, mask), self.reduction)
 
 
 def get(identifier: Any) -> Loss:
