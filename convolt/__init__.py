@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from convolt.models import Functional, Model, Sequential, load_model
     from convolt.optimizers import Optimizer
     from convolt.regularizers import Regularizer
+    from convolt.training.checkpoint import Checkpoint
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Checkpoint",
     "Functional",
     "Initializer",
     "Input",
@@ -70,7 +72,8 @@ __all__ = [
     "utils",
 ]
 
-_HOMES = {"Functional": "models", "Initializer": "initializers", "Input": "layers", "Layer": "layers", "Loss": "losses",
+_HOMES = {"Checkpoint": "training.checkpoint", "Functional": "models", "Initializer": "initializers", "Input": "layers",
+          "Layer": "layers", "Loss": "losses",
           "Metric": "metrics", "Model": "models", "Optimizer": "optimizers", "Regularizer": "regularizers",
           "Sequential": "models", "load_model": "models"}
 """Where the names live that are no modules."""

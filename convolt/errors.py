@@ -43,6 +43,14 @@ class StateError(ConvoltError, RuntimeError):
     """A call came too early, such as `fit` before `compile`."""
 
 
+class CheckpointError(ConvoltError, RuntimeError):
+    """A checkpoint cannot be written, is damaged, or belongs to another training than the one that asks for it."""
+
+
+class NonFiniteError(StateError):
+    """Losses or weights became NaN or infinite in a training."""
+
+
 class MissingFeatureError(ConvoltError, AttributeError):
     """Something that Keras has and Convolt does not (yet) have, or a misspelt name."""
 

@@ -108,6 +108,10 @@ class Plan:
             return dataclasses.replace(self, execution="graph", rows=(*self.rows, _row(GRAPH, "chosen", "the rule on CUDA")))
         return dataclasses.replace(self, execution="eager", rows=(*self.rows, _row(GRAPH, "refused", refused)))
 
+    def as_fusions(self) -> str | tuple[str, ...]:
+        """Returns what `compile(fusions=…)` takes to get this form again without measuring."""
+        return tuple(self.fusions) if self.form == "fused" else "none"
+
     def graph(self) -> str:
         """Returns the model's graph before and after the rewrites."""
         return f"before:\n{self.before}\n\nafter:\n{self.after}"

@@ -121,10 +121,11 @@ class Streamed:
         self.generators = tuple(generators)
 
     def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
-        """Yields the batches of one epoch, from batch number `first` on."""
-        for x, y, weights in self._source(epoch, first):
-            sent_x, sent_y, sent_weights = (tuple(self._send(t) for t in part) for part in (x, y, weights))
-            yield Batch(sent_x, sent_y, sent_weights, len(x[0]))
+        """Returns the batches of one epoch, from batch number `first` on; those before it are behind when this returns."""
+        return (Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0])) for x, y, weights in self._source(epoch, first))
+
+    def _sent(self, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(self._send(t) for t in part)
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda" and tensor.device.type == "cpu":

@@ -87,8 +87,8 @@ class Model(Layer):
         key = layer.name.replace(".", "_").replace("/", "_")
         if key in taken:
             raise ArgumentError(explain(f"layer name in {self.name!r}", f"{layer.name!r} twice", "a name of its own for each layer"))
-        if hasattr(type(self), key) or key in self.__dict__:
-            raise ArgumentError(explain(f"layer name in {self.name!r}", repr(layer.name), "a name that is not an attribute of the model"))
+        if hasattr(type(self), key) or key in self.__dict__:  # a layer may be called "outputs"; the model's attribute keeps that name
+            key = next(k for i in range(len(taken) + 1) if (k := f"{key}_layer{i or ''}") not in taken)
         self.add_module(key, layer)
         return key
 
@@ -249,7 +249,8 @@ class Model(Layer):
             callbacks: Any = None, validation_split: float = 0.0, validation_data: Any = None, shuffle: bool = True,
             class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
             steps_per_epoch: int | None = None, validation_steps: int | None = None, validation_batch_size: int | None = None,
-            validation_freq: int = 1, seed: int | None = None) -> History:
+            validation_freq: int = 1, seed: int | None = None, checkpoint: Any = None, resume: str | bool = "auto",
+            resume_allow: Sequence[str] = ()) -> History:
         """Trains the model and returns the history of losses and metrics.
 
         Args:
@@ -269,16 +270,23 @@ class Model(Layer):
             steps_per_epoch: steps after which an epoch ends; needed for endless generators.
             validation_steps, validation_batch_size, validation_freq: the same for validation.
             seed: of the order of samples; drawn from PyTorch's generator if None, so that `set_random_seed` decides all.
+            checkpoint: folder in which the state of the training is kept, or a `convolt.Checkpoint` that also says how often.
+                Stopped or killed at any instant, the same call goes on where the last checkpoint was, bit for bit.
+            resume: "auto" goes on from the folder's last checkpoint if there is one, True insists on one, False starts anew.
+            resume_allow: names of settings that may differ from the saved ones, such as "learning_rate".
 
         Raises:
             StateError: before `compile`.
             DataError: arrays or labels that cannot be used; the message says which and what to do.
+            CheckpointError: the folder cannot be used, or its training had other settings; the message lists them.
+            NonFiniteError: with checkpoints, the loss became NaN or infinite; the message names the first layer where it did.
         """
         return self.trainer.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=callbacks,
                                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
                                 class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
                                 steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
-                                validation_batch_size=validation_batch_size, validation_freq=validation_freq, seed=seed)
+                                validation_batch_size=validation_batch_size, validation_freq=validation_freq, seed=seed,
+                                checkpoint=checkpoint, resume=resume, resume_allow=resume_allow)
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: int | str = "auto",
                  sample_weight: Any = None, steps: int | None = None, callbacks: Any = None, return_dict: bool = False) -> Any:

@@ -20,7 +20,7 @@ from convolt.errors import (
     ArgumentTypeError,
     MissingFeatureError,
     MissingPackageError,
-    StateError,
+    NonFiniteError,
     did_you_mean,
     explain,
 )
@@ -181,8 +181,7 @@ class TerminateOnNaN(Callback):
         if loss is None or math.isfinite(loss):
             return
         if self.raise_error:
-            raise StateError(explain(f"{where}, loss", str(loss), "a finite number",
-                                     "Try a lower learning rate, or clipnorm in the optimizer."))
+            raise NonFiniteError(explain(f"{where}, loss", str(loss), "a finite number"))
         print(f"{where}: Invalid loss, terminating training")
         self.model.stop_training = True
 

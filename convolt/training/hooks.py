@@ -254,6 +254,10 @@ class CallbackList:
 
     # -- state -----------------------------------------------------------------------------------------------------
 
+    def keys(self) -> list[str]:
+        """Returns the name of each callback in `state_dict`: its place and its class."""
+        return [self._key(i) for i in range(len(self.callbacks))]
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of each callback as JSON values, with its class and place as its key (`0.EarlyStopping`)."""
         return {self._key(i): callback.state_dict() for i, callback in enumerate(self.callbacks)}
@@ -264,7 +268,7 @@ class CallbackList:
         Raises:
             ArgumentError: the callbacks are others than those that were saved.
         """
-        keys = [self._key(i) for i in range(len(self.callbacks))]
+        keys = self.keys()
         if keys != list(state):
             saved = ", ".join(state) or "none"
             raise ArgumentError(explain("callbacks", ", ".join(keys) or "none", f"those of the saved run: {saved}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -69,9 +69,11 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
         else:
             running = running if running is not None else iter(x)
             items = running
-        for item in items if steps is None else islice(items, max(0, steps - first)):
-            batch = host_batch(item, input_names, output_names)
-            yield class_weight(batch) if class_weight else batch
+        return (prepare(item) for item in (items if steps is None else islice(items, max(0, steps - first))))
+
+    def prepare(item: Any) -> HostBatch:
+        batch = host_batch(item, input_names, output_names)
+        return class_weight(batch) if class_weight else batch
 
     return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x))
 
@@ -80,25 +82,32 @@ def _opener(x: Any, batch_size: int, seed: int | None) -> tuple[Callable[[int, i
     """Returns ((epoch, first batch) → iterator over raw batches, number of batches if known).
 
     What can be asked for by number starts at the first batch without reading those before it; what can only be
-    iterated is read and thrown away up to there.
+    iterated is read and thrown away up to there, before the iterator is returned.
     """
     from torch.utils.data import DataLoader, Dataset, IterableDataset
 
     if isinstance(x, IterableDataset):
-        return (lambda epoch, first: islice(DataLoader(x, batch_size), first, None)), None
+        # A loader without a generator draws from PyTorch's global one.
+        return (lambda epoch, first: _behind(DataLoader(x, batch_size, generator=epoch_generator(seed or 0, epoch)), first)), None
     if isinstance(x, Dataset):
         count = len(x)  # type: ignore[arg-type]
 
         def load(epoch: int, first: int) -> Iterator[Any]:
             order = range(count) if seed is None else epoch_order(count, seed, epoch).tolist()
-            generator = epoch_generator(seed or 0, epoch)  # a loader without one draws from PyTorch's
-            return iter(DataLoader(x, batch_size, sampler=order[first * batch_size :], generator=generator))
+            return iter(DataLoader(x, batch_size, sampler=order[first * batch_size :], generator=epoch_generator(seed or 0, epoch)))
 
         return load, -(-count // batch_size)
     length = len(x) if hasattr(x, "__len__") else None
     if hasattr(x, "__iter__"):
-        return (lambda epoch, first: islice(x, first, None)), length
+        return (lambda epoch, first: _behind(x, first)), length
     return (lambda epoch, first: (x[i] for i in range(first, len(x)))), length
+
+
+def _behind(items: Iterable[Any], first: int) -> Iterator[Any]:
+    """Returns an iterator whose first `first` items have been read."""
+    iterator = iter(items)
+    next(islice(iterator, first, first), None)
+    return iterator
 
 
 def _generators_of(x: Any) -> list[torch.Generator]:

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from convolt.compiler.execute import CapturedStep
 from convolt.data.batches import Resident, Streamed
 from convolt.errors import DataError, explain
+from convolt.training.checkpoint.capture import VALIDATION, Cursor
+from convolt.training.checkpoint.keeper import Keeper
+from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.hooks import CallbackList, LazyLogs, scalars
 from convolt.training.progress import Progress
 from convolt.training.step import Step
@@ -30,7 +35,7 @@ class Schedule:
 
 
 def train(model: Any, step: Step | CapturedStep, data: Resident | Streamed, validation: Resident | Streamed | None, schedule: Schedule,
-          callbacks: CallbackList, progress: Progress, extra_logs: Callable[[], dict[str, float]]) -> None:
+          callbacks: CallbackList, progress: Progress, extra_logs: Callable[[], dict[str, float]], keeper: Keeper | None = None) -> None:
     """Runs the epochs; ends early when a callback sets `model.stop_training`, or on Ctrl-C.
 
     Args:
@@ -41,59 +46,79 @@ def train(model: Any, step: Step | CapturedStep, data: Resident | Streamed, vali
         callbacks: hooks of the user.
         progress: the line on the terminal.
         extra_logs: values added to the logs at the end of an epoch, such as the learning rate.
+        keeper: saves the state, and says where to begin; None: from the start, saving nothing.
     """
+    keeper = keeper or Keeper()
     model.stop_training = False
     callbacks.on_train_begin()
     logs: dict[str, Any] = {}
     try:
-        for epoch in range(schedule.first, schedule.last):
-            progress.epoch_begin(epoch)
-            callbacks.on_epoch_begin(epoch)
-            model.train()
-            seen = train_epoch(model, step, data, epoch, callbacks, progress)
-            if not seen:
-                raise DataError(explain(f"training data in epoch {epoch + 1}", "no batches", "at least one",
-                                        "A generator that has ended cannot be used again; give fit a re-iterable or steps_per_epoch."))
-            logs = step.train_totals.read()  # SYNC: the end of an epoch
-            if validation is not None and (epoch + 1) % schedule.validate_every == 0:
-                progress.validation_begin(validation.steps, seen)
-                logs |= {f"val_{name}": value for name, value in evaluate(model, step, validation, callbacks, progress).items()}
-            logs |= extra_logs()
-            callbacks.on_epoch_end(epoch, logs)
-            progress.epoch_end(scalars(logs), seen)
+        start = keeper.start(schedule.first)
+        if start.within:  # what this hook does to callbacks and optimizer is then replaced by the saved state
+            callbacks.on_epoch_begin(start.epoch)
+        keeper.restore()
+        for epoch in range(start.epoch, schedule.last):
             if model.stop_training:
                 break
+            at = start if epoch == start.epoch else Cursor(epoch)
+            progress.epoch_begin(epoch, at.batch, at.seen)
+            if not at.within:
+                callbacks.on_epoch_begin(epoch)
+            model.train()
+            at, logs = train_epoch(model, step, data, at, callbacks, progress, keeper)
+            keeper.look(logs, at)
+            if validation is not None and (epoch + 1) % schedule.validate_every == 0:
+                keeper.validation_begin(at)
+                progress.validation_begin(validation.steps, at.seen)
+                results = evaluate(model, step, validation, callbacks, progress, keeper)
+                logs |= {f"val_{name}": value for name, value in results.items()}
+            logs |= extra_logs()
+            callbacks.on_epoch_end(epoch, logs)
+            progress.epoch_end(scalars(logs), at.seen)
+            keeper.epoch_done(epoch, logs, epoch + 1 == schedule.last or model.stop_training)
+    except StopAtOnce:
+        raise
     except KeyboardInterrupt:
         model.stop_training = True
-        progress.note("Stopped by Ctrl-C: the model keeps its present weights, and the history so far is returned.")
+        progress.note(keeper.stop_note())
     finally:
         progress.close()
         model.eval()
     callbacks.on_train_end(logs)
 
 
-def train_epoch(model: Any, step: Step | CapturedStep, data: Resident | Streamed, epoch: int, callbacks: CallbackList,
-                progress: Progress) -> int:
-    """Runs the steps of one epoch and returns the number of samples seen."""
+def train_epoch(model: Any, step: Step | CapturedStep, data: Resident | Streamed, at: Cursor, callbacks: CallbackList, progress: Progress,
+                keeper: Keeper) -> tuple[Cursor, dict[str, Any]]:
+    """Runs the steps of an epoch from a place in it on; returns the place before validation, and the losses and metrics."""
+    if at.phase == VALIDATION:
+        return at, {name: np.asarray(value, np.float32) if isinstance(value, list) else value for name, value in (at.logs or {}).items()}
     hooks = callbacks.listens("on_train_batch_begin", "on_train_batch_end")
-    step.train_totals.reset()
-    seen = 0
-    for index, batch in enumerate(data.epoch(epoch)):
+    if not at.within:
+        step.train_totals.reset()
+    done, seen = at.batch, at.seen
+    for index, batch in enumerate(keeper.batches(data, at), at.batch):
         if hooks:
             callbacks.on_train_batch_begin(index)
         step.train(batch)
-        seen += batch.size
+        done, seen = index + 1, seen + batch.size
         if hooks:
             callbacks.on_train_batch_end(index, LazyLogs(step.train_totals.read))  # SYNC only if a callback looks
             if model.stop_training:
                 break
         if progress.wants_update():
-            progress.update(index + 1, seen, scalars(step.train_totals.read()))  # SYNC: about four times a second
-    return seen
+            values = scalars(step.train_totals.read())  # SYNC: about four times a second
+            progress.update(done, seen, values)
+            keeper.look(values, Cursor(at.epoch, done, seen))
+        keeper.step_done(at.epoch, done, seen)
+    if not seen:
+        raise DataError(explain(f"training data in epoch {at.epoch + 1}", "no batches", "at least one",
+                                "A generator that has ended cannot be used again; give fit a re-iterable or steps_per_epoch."))
+    logs = step.train_totals.read()  # SYNC: the end of an epoch
+    return Cursor(at.epoch, done, seen, VALIDATION, dict(logs)), logs
 
 
 def evaluate(model: Any, step: Step | CapturedStep, data: Resident | Streamed, callbacks: CallbackList,
-             progress: Progress | None = None) -> dict[str, Any]:
+             progress: Progress | None = None, keeper: Keeper | None = None) -> dict[str, Any]:
     """Returns the loss and the metrics over all of `data`; the model is left in the mode that it had."""
     hooks = callbacks.listens("on_test_batch_begin", "on_test_batch_end")
     was_training = model.training
@@ -110,6 +135,8 @@ def evaluate(model: Any, step: Step | CapturedStep, data: Resident | Streamed, c
             callbacks.on_test_batch_end(index, LazyLogs(step.test_totals.read))  # SYNC only if a callback looks
         if progress is not None and progress.wants_update():
             progress.update(index + 1, seen, scalars(step.test_totals.read()))  # SYNC: about four times a second
+        if keeper is not None:
+            keeper.poll()
     if not seen:
         raise DataError(explain("evaluation data", "no batches", "at least one"))
     logs = step.test_totals.read()  # SYNC: the end

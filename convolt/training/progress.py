@@ -63,7 +63,7 @@ class Progress:
         self._clock = clock
         self._silent = verbose == 0
         self._live = _live_line(stream, clock) if verbose in (1, "auto") else None
-        self._epoch = self._images = 0
+        self._epoch = self._images = self._before = 0
         self._start = self._shown = clock()
         self._trained: float | None = None
         self._validation_seconds = 0.0
@@ -72,12 +72,12 @@ class Progress:
         self._window: deque[tuple[float, int, int]] = deque(maxlen=20)
         self._last_learning_rate: float | None = None
 
-    def epoch_begin(self, epoch: int) -> None:
-        """Starts the clock of an epoch; `epoch` counts from 0."""
-        self._epoch, self._images, self._phase = epoch, 0, ""
+    def epoch_begin(self, epoch: int, step: int = 0, images: int = 0) -> None:
+        """Starts the clock of an epoch; `epoch` counts from 0. Of one that goes on, `step` batches with `images` are done."""
+        self._epoch, self._images, self._before, self._phase = epoch, images, images, ""
         self._start = self._shown = self._clock()
         self._trained = None
-        self._restart_window()
+        self._restart_window(step, images)
 
     def validation_begin(self, steps: int | None, images: int | None = None) -> None:
         """Turns the live line to the validation of this epoch; `images` were trained on."""
@@ -87,9 +87,9 @@ class Progress:
         self._validation_steps = steps
         self._restart_window()
 
-    def _restart_window(self) -> None:
+    def _restart_window(self, step: int = 0, images: int = 0) -> None:
         self._window.clear()
-        self._window.append((self._clock(), 0, 0))
+        self._window.append((self._clock(), step, images))
 
     def wants_update(self) -> bool:
         """Whether the live line is due; looks at the clock alone, and is False where no live line is shown."""
@@ -123,7 +123,8 @@ class Progress:
         self._images = images if images is not None else self._images
         trained = self._trained if self._trained is not None else seconds
         self._validation_seconds = seconds - trained
-        rate = self._images / trained if self._images and trained > 0 else None
+        worked = self._images - self._before
+        rate = worked / trained if worked and trained > 0 else None
         fields = [self._name(), _duration(seconds), _speed(rate), *self._values(values), _memory(self.device)]
         self.note("  ".join(field for field in fields if field))
 

@@ -5,7 +5,7 @@ Nothing in a step reads the device: losses and metrics are summed there, and `To
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -67,6 +67,21 @@ class Totals:
         for head in self.heads:
             for metric in head.all_metrics():
                 metric.reset()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the live sums by name, for a checkpoint."""
+        metrics = {f"{i}.{j}.{name}": value for i, head in enumerate(self.heads) for j, metric in enumerate(head.all_metrics())
+                   for name, value in metric.state().items()}
+        return {"sums": self._sums, "count": self._count, **metrics}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` returned."""
+        self._sums.copy_(tensors["sums"])
+        self._count.copy_(tensors["count"])
+        for i, head in enumerate(self.heads):
+            for j, metric in enumerate(head.all_metrics()):
+                prefix = f"{i}.{j}."
+                metric.load_state({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
 
     def result_names(self) -> list[str]:
         """Returns the names of the results, in order."""

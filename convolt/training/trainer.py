@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,14 @@ from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured
 from convolt.compiler.measure import Probe
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
-from convolt.errors import ArgumentError, DataError, did_you_mean, explain
-from convolt.training import checks, inputs, loop
+from convolt.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, did_you_mean, explain
+from convolt.training import checks, inputs, loop, nonfinite
 from convolt.training.callbacks import History
+from convolt.training.checkpoint.capture import Live
+from convolt.training.checkpoint.keeper import CheckpointKeeper
+from convolt.training.checkpoint.options import Checkpoint, check_resume
+from convolt.training.checkpoint.session import Session
+from convolt.training.checkpoint.settings import fingerprint, model_settings, optimizer_settings
 from convolt.training.heads import Head, is_config, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.progress import Progress
@@ -67,15 +73,28 @@ class Trainer:
 
     # -- the doors -------------------------------------------------------------------------------------------------
 
-    def fit(self, x: Any, y: Any, *, batch_size: int | None, epochs: int, verbose: int | str, callbacks: Any, validation_split: float,
-            validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None, sample_weight: Any, initial_epoch: int,
-            steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None, validation_freq: int,
-            seed: int | None) -> History:
+    def fit(self, x: Any, y: Any, *, checkpoint: Any = None, resume: str | bool = "auto", resume_allow: Sequence[str] = (),
+            **arguments: Any) -> History:
         """Trains; see `Model.fit`."""
+        options = Checkpoint.of(checkpoint)
+        check_resume(resume)
+        if options is None:
+            return self._fit(x, y, None, **arguments)
+        session = Session(options, resume, resume_allow)
+        try:
+            return self._fit(x, y, session, **arguments)
+        finally:
+            session.close()
+
+    def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | None, epochs: int, verbose: int | str, callbacks: Any,
+             validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None, sample_weight: Any,
+             initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None,
+             validation_freq: int, seed: int | None) -> History:
         for name, value in (("epochs", epochs), ("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch),
                             ("validation_freq", validation_freq)):
             _check_count(f"fit({name})", value)
         order_seed = (int(torch.randint(2**62, ())) if seed is None else seed) if shuffle else None
+        order_seed = session.order_seed(order_seed, seed is not None or not shuffle) if session else order_seed
         data, held_out = self._data("fit", x, y, sample_weight, batch_size, steps_per_epoch, order_seed, class_weight, validation_split)
         validation = held_out
         if validation_data is not None:
@@ -83,16 +102,63 @@ class Trainer:
             validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or batch_size, validation_steps)
         step = self._prepare_training(data, epochs)
         progress = Progress(epochs, data.steps, verbose, device=self.device)
-        if self.plan is None:
-            self.plan = self._plan(step, data, epochs - initial_epoch)
-            progress.note(self.plan.describe())
-        runner = self._runner(step)
         self.history = History()
         callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
-        loop.train(self.model, runner, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
-                   progress, self._extra_logs)
+        if session is None:
+            keeper = None
+            if self.plan is None:
+                self.plan = self._plan(step, data, epochs - initial_epoch)
+                progress.note(self.plan.describe())
+        else:
+            settings = {
+                "batch_size": batch_size or 32, "shuffle": shuffle, "seed": seed if shuffle else None, "initial_epoch": initial_epoch,
+                "steps_per_epoch": steps_per_epoch, "class_weight": class_weight, "validation_split": validation_split,
+                "validation_steps": validation_steps, "validation_batch_size": validation_batch_size, "validation_freq": validation_freq,
+                "data": fingerprint(x), "labels": fingerprint(y), "sample_weight": fingerprint(sample_weight),
+                "validation_data": fingerprint(validation_data),
+            }  # fmt: skip
+            keeper = self._keeper(session, step, data, callback_list, settings, order_seed, epochs, epochs - initial_epoch, progress)
+        try:
+            loop.train(self.model, self._runner(step), data, validation, loop.Schedule(initial_epoch, epochs, validation_freq),
+                       callback_list, progress, self._extra_logs, keeper)
+            if keeper is not None:
+                keeper.finish()
+        except NonFiniteError as error:
+            raise self._where_it_began(error, step, data, session, keeper) from error
         self.optimizer.finalize_variable_values()
         return self.history
+
+    def _keeper(self, session: Session, step: Step, data: Resident | Streamed, callbacks: CallbackList, settings: dict[str, Any],
+                order_seed: int | None, epochs: int, to_come: int, progress: Progress) -> CheckpointKeeper:
+        """Returns what saves the state of this training, after comparing it with the one that is resumed."""
+        settings |= {**model_settings(self.model), **optimizer_settings(self.optimizer), **self.spec, "precision": self.precision,
+                     "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "callbacks": callbacks.keys(),
+                     "length of schedule": getattr(self.optimizer.schedule, "resolved_steps", None)}
+        generators = getattr(data, "generators", ())
+        live = Live(self.model, self.optimizer, step.train_totals, callbacks, generators)
+        known = session.plan
+        if known is None or self.plan is None:
+            self.plan = self._plan(step, data, to_come, known)
+        keeper = session.keeper(live, settings, self.plan, order_seed, getattr(data, "repeatable", True))
+        if known is None:
+            progress.note(self.plan.describe())
+        else:
+            for line in (session.describe(epochs), session.use_threads(known)):
+                if line:
+                    progress.note(line)
+        return keeper
+
+    def _where_it_began(self, error: NonFiniteError, step: Step, data: Resident | Streamed, session: Session | None,
+                        keeper: CheckpointKeeper | None) -> NonFiniteError:
+        """Returns the error with the first layer that was not finite, as far as that can be found."""
+        if session is None or keeper is None:
+            found = nonfinite.look(step, next(data.epoch(), None) if isinstance(data, Resident) else None)
+        else:
+            keeper.close()
+            saved = session.store.load(lambda text: None)
+            assert saved is not None, "the loop writes one before its first step"
+            found = nonfinite.replay(keeper, saved, step, data)
+        return NonFiniteError(f"{error} {found}")
 
     def evaluate(self, x: Any, y: Any, *, batch_size: int | None, verbose: int | str, sample_weight: Any, steps: int | None,
                  callbacks: Any) -> dict[str, Any]:
@@ -234,8 +300,8 @@ class Trainer:
                 self.plan, self._step.module = None, self.model
         return self._step
 
-    def _plan(self, step: Step, data: Resident | Streamed, epochs: int) -> Plan:
-        """Chooses the form in which the step runs; see `convolt.compiler`."""
+    def _plan(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None = None) -> Plan:
+        """Chooses the form in which the step runs, or takes that of a saved plan; see `convolt.compiler`."""
         known = isinstance(data, Resident)  # looking at a stream's first batch would take it away
         batch = next(data.epoch()) if known else None
         example = step.inputs(batch)[:] if batch else self._example
@@ -243,7 +309,13 @@ class Trainer:
         plan, step.module = make_plan(
             self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
             batch_size=batch.size if batch else 0,
-            steps=data.steps * epochs if data.steps else None, fusions=self.fusions, cache=cache_folder() / "plans")
+            steps=data.steps * epochs if data.steps else None, fusions=self.fusions if saved is None else saved.as_fusions(),
+            cache=cache_folder() / "plans")
+        if saved is not None:
+            if (plan.form, plan.fusions) != (saved.form, saved.fusions):
+                raise CheckpointError(explain("plan", f"{plan.form} {plan.fusions}", f"the checkpoint's {saved.form} {saved.fusions}",
+                                              "This version rewrites the model otherwise; resume=False starts anew."))
+            return replace(saved, before=plan.before, after=plan.after)
         refused = why_not_captured(self.model, self.optimizer, self.device) if known else "batches of a stream differ in shape"
         return plan.with_execution("asked for eager" if self.execution == "eager" else refused)
 
