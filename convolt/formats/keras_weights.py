@@ -1,0 +1,134 @@
+"""Where Keras keeps each weight of a model: under which path in a file of Keras 3, and in which order in a legacy HDF5 file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convolt.configurable import snake_case
+from convolt.errors import ConvoltError, ModelFileError, StateError, explain
+from convolt.formats.keras_graph import layers_in_order
+from convolt.formats.keras_objects import AS_ACTIVATION, keras_name
+from convolt.layers.base import Layer
+from convolt.models import Functional, Model, Sequential
+
+PARTS: Mapping[str, Mapping[str, str]] = {}
+"""Class → what Keras calls an attribute that holds a layer inside, where the names differ."""
+
+IN_CELL = frozenset({"LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"})
+"""Layers whose own weights Keras keeps in a layer called `cell`."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One weight of a layer.
+
+    Attributes:
+        path: in files of Keras 3, such as "cell/vars/0", from the layer that was asked.
+        name: for people and for names in legacy files, such as "forward_layer/weight".
+        view: of the weight's memory, in Keras's order of axes.
+        trainable: whether training changes it.
+    """
+
+    path: str
+    name: str
+    view: Tensor
+    trainable: bool
+
+
+def leaves_of(layer: Layer) -> list[Leaf]:
+    """Returns the weights of a layer or model in the order of Keras's `layer.weights`."""
+    if isinstance(layer, (Sequential, Functional)):
+        return [replace(leaf, path=f"layers/{key}/{leaf.path}", name=f"{keras_name(part.name)}/{leaf.name}")
+                for key, part in children_of(layer) for leaf in leaves_of(part)]
+    found = _own_leaves(layer)
+    renamed = PARTS.get(type(layer).__name__, {})
+    for attribute, part in layer.named_children():
+        if isinstance(part, Layer):
+            found += [replace(leaf, path=f"{renamed.get(attribute, attribute)}/{leaf.path}", name=f"{attribute}/{leaf.name}")
+                      for leaf in leaves_of(part)]
+        elif any(True for _ in part.parameters()):
+            raise ModelFileError(explain("a Keras file", f"the PyTorch module {attribute!r} in {layer.name!r}", "layers alone",
+                                         "Save it as .safetensors."))
+    return found
+
+
+def children_of(model: Model) -> list[tuple[str, Layer]]:
+    """Returns (name in files of Keras 3, layer) of a model, in Keras's order: classes in snake_case, counted."""
+    layers = model.layers if isinstance(model, Sequential) else [p for p in layers_in_order(model) if isinstance(p, Layer)]  # type: ignore[arg-type]
+    counts: Counter[str] = Counter()
+    found = []
+    for layer in layers:
+        stem = "activation" if type(layer).__name__ in AS_ACTIVATION else snake_case(type(layer).__name__)
+        found.append((f"{stem}_{counts[stem]}" if counts[stem] else stem, layer))
+        counts[stem] += 1
+    return found
+
+
+def _own_leaves(layer: Layer) -> list[Leaf]:
+    """Returns the weights that the layer itself holds."""
+    parts = {f"{name}." for name, _ in layer.named_children()}
+    own = [(name, view) for name, view in layer.keras_weights() if not any(name.startswith(part) for part in parts)]
+    folder = "cell/vars" if type(layer).__name__ in IN_CELL else "vars"
+    return [Leaf(f"{folder}/{i}", name, view, _is_trained(layer, name)) for i, (name, view) in enumerate(own)]
+
+
+def _is_trained(layer: nn.Module, name: str) -> bool:
+    value = getattr(layer, name, None)
+    return isinstance(value, nn.Parameter) and value.requires_grad
+
+
+def legacy_order(layer: Layer) -> list[Leaf]:
+    """Returns the weights of a layer in the order of legacy files: those that are trained first."""
+    found = leaves_of(layer)
+    return [leaf for leaf in found if leaf.trainable] + [leaf for leaf in found if not leaf.trainable]
+
+
+def check_built(model: Any, what: str) -> None:
+    """Raises `StateError` unless every layer has its weights."""
+    if not all(getattr(module, "built", True) for module in model.modules()):
+        raise StateError(explain(f"{what} of {model.name!r}", "a model that is not built", "a built model",
+                                 "Call model.build((None, height, width, channels)) first, or fit it."))
+
+
+def fits(leaf: Leaf, value: np.ndarray, thing: str) -> None:
+    """Raises `ModelFileError` unless a value from a file has the weight's shape, numbers of its kind, and no NaN."""
+    if tuple(value.shape) != tuple(leaf.view.shape):
+        raise ModelFileError(explain(thing, f"shape {tuple(value.shape)}", f"{tuple(leaf.view.shape)}"))
+    if leaf.view.is_floating_point() != (value.dtype.kind == "f"):
+        raise ModelFileError(explain(thing, f"values of type {value.dtype}", f"{str(leaf.view.dtype).removeprefix('torch.')}"))
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ModelFileError(explain(thing, "values that are NaN or infinite", "finite weights"))
+
+
+@torch.no_grad()
+def fill(model: Model, values: Sequence[tuple[Leaf, np.ndarray]]) -> None:
+    """Copies values into weights; every one was checked before."""
+    for leaf, value in values:
+        leaf.view.copy_(torch.from_numpy(np.array(value, order="C")))
+    for module in model.modules():
+        if isinstance(module, Layer):
+            try:
+                module.weights_were_set()
+            except ConvoltError as error:
+                raise ModelFileError(explain(f"weights of {module.name!r}", str(error), "weights that fit together")) from error
+
+
+def as_array(leaf: Leaf) -> np.ndarray:
+    """Returns a weight as an array in Keras's order of axes."""
+    return np.array(leaf.view.detach().cpu().numpy(), order="C")
+
+
+def layer_names(model: Model) -> Iterator[tuple[str, Layer | None]]:
+    """Yields (name, layer) of a model for legacy files, inputs with None."""
+    if isinstance(model, Functional):
+        for i, part in enumerate(layers_in_order(model)):
+            yield (keras_name(part.name or f"input_{i}"), part if isinstance(part, Layer) else None)
+    else:
+        yield from ((keras_name(layer.name), layer) for layer in model.layers)
