@@ -35,7 +35,7 @@ def _ids_and_embeddings(name: str, y_true: Any, y_pred: Any) -> tuple[Tensor, Te
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Returns all scalar products of two sets of vectors, also under autocast in the vectors' own type."""
-    if not torch.amp.is_autocast_available(a.device.type):  # type: ignore[attr-defined]
+    if not torch.amp.is_autocast_available(a.device.type):
         return a @ b.T
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.T

@@ -38,6 +38,7 @@ from convolt.metrics.accuracy import (
     top_k_categorical_accuracy,
 )
 from convolt.metrics.base import Metric, registry
+from convolt.metrics.calibration import ExpectedCalibrationError
 from convolt.metrics.classes import (
     ConfusionMatrix,
     F1Score,
@@ -48,7 +49,21 @@ from convolt.metrics.classes import (
     MacroRecall,
     MeanIoU,
 )
-from convolt.metrics.find import get, get_all, logits_of_loss
+from convolt.metrics.correlation import (
+    ConcordanceCorrelation,
+    PearsonCorrelation,
+    concordance_correlation,
+    pearson_correlation,
+)
+from convolt.metrics.curves import (
+    AveragePrecision,
+    PrecisionAtRecall,
+    RecallAtPrecision,
+    SensitivityAtSpecificity,
+    SpecificityAtSensitivity,
+)
+from convolt.metrics.detection import MeanAveragePrecision
+from convolt.metrics.find import deserialize, get, get_all, logits_of_loss, serialize
 from convolt.metrics.means import (
     CosineSimilarity,
     LogCoshError,
@@ -62,6 +77,7 @@ from convolt.metrics.means import (
     RootMeanSquaredError,
     Sum,
 )
+from convolt.metrics.overlap import BinaryIoU, DiceScore, OneHotIoU, OneHotMeanIoU
 from convolt.metrics.probabilistic import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -86,19 +102,22 @@ from convolt.metrics.thresholds import (
 from convolt.missing import explain_missing_names
 
 __all__ = [
-    "AUC", "Accuracy", "AutoAccuracy", "BinaryAccuracy", "BinaryCrossentropy", "CategoricalAccuracy",
-    "CategoricalCrossentropy", "CategoricalHinge", "ConfusionMatrix", "CosineSimilarity", "Crossentropy", "F1Score",
-    "FBetaScore", "FalseNegatives", "FalsePositives", "Hinge", "IoU", "KLDivergence", "LogCoshError", "MacroAUC",
-    "MacroF1", "MacroPrecision", "MacroRecall", "Mean", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanIoU",
-    "MeanMetricWrapper", "MeanSquaredError", "MeanSquaredLogarithmicError", "Metric", "Poisson", "Precision", "R2Score",
-    "Recall", "RootMeanSquaredError", "SparseCategoricalAccuracy", "SparseCategoricalCrossentropy",
-    "SparseTopKCategoricalAccuracy", "SquaredHinge", "Sum", "TopKCategoricalAccuracy", "TrueNegatives", "TruePositives",
-    "binary_accuracy", "binary_crossentropy", "binary_focal_crossentropy", "categorical_accuracy",
-    "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge", "get", "get_all", "hinge",
-    "huber", "kl_divergence", "log_cosh", "logits_of_loss", "mean_absolute_error", "mean_absolute_percentage_error",
-    "mean_squared_error", "mean_squared_logarithmic_error", "poisson", "registry", "sparse_categorical_accuracy",
-    "sparse_categorical_crossentropy", "sparse_top_k_categorical_accuracy", "squared_hinge",
-    "top_k_categorical_accuracy",
+    "AUC", "Accuracy", "AutoAccuracy", "AveragePrecision", "BinaryAccuracy", "BinaryCrossentropy", "BinaryIoU",
+    "CategoricalAccuracy", "CategoricalCrossentropy", "CategoricalHinge", "ConcordanceCorrelation", "ConfusionMatrix",
+    "CosineSimilarity", "Crossentropy", "DiceScore", "ExpectedCalibrationError", "F1Score", "FBetaScore",
+    "FalseNegatives", "FalsePositives", "Hinge", "IoU", "KLDivergence", "LogCoshError", "MacroAUC", "MacroF1",
+    "MacroPrecision", "MacroRecall", "Mean", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanAveragePrecision",
+    "MeanIoU", "MeanMetricWrapper", "MeanSquaredError", "MeanSquaredLogarithmicError", "Metric", "OneHotIoU",
+    "OneHotMeanIoU", "PearsonCorrelation", "Poisson", "Precision", "PrecisionAtRecall", "R2Score", "Recall",
+    "RecallAtPrecision", "RootMeanSquaredError", "SensitivityAtSpecificity", "SparseCategoricalAccuracy",
+    "SparseCategoricalCrossentropy", "SparseTopKCategoricalAccuracy", "SpecificityAtSensitivity", "SquaredHinge", "Sum",
+    "TopKCategoricalAccuracy", "TrueNegatives", "TruePositives", "binary_accuracy", "binary_crossentropy",
+    "binary_focal_crossentropy", "categorical_accuracy", "categorical_crossentropy", "categorical_focal_crossentropy",
+    "categorical_hinge", "concordance_correlation", "deserialize", "get", "get_all", "hinge", "huber", "kl_divergence",
+    "log_cosh", "logits_of_loss", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_error",
+    "mean_squared_logarithmic_error", "pearson_correlation", "poisson", "registry", "serialize",
+    "sparse_categorical_accuracy", "sparse_categorical_crossentropy", "sparse_top_k_categorical_accuracy",
+    "squared_hinge", "top_k_categorical_accuracy",
 ]
 
 explain_missing_names(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convolt import losses
+from convolt.configurable import to_json
 from convolt.errors import ArgumentError, did_you_mean, explain
 from convolt.losses.base import Loss
 from convolt.metrics import accuracy, classes, means, thresholds
@@ -80,6 +81,18 @@ def _find_by_name(name: str) -> Metric:
         raise ArgumentError(explain("metric", repr(name), "the name of a known metric or loss", did_you_mean(name, known)))
     metric.name = name
     return metric
+
+
+def serialize(metric: Metric) -> dict[str, Any]:
+    """Returns a metric as `{"class_name", "config"}`, which `deserialize` takes."""
+    described: dict[str, Any] = to_json(metric)
+    return described
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, type[Metric]] | None = None) -> Metric:
+    """Returns the metric of a name or of what `serialize` returned; `custom_objects` has the user's own classes by name."""
+    with registry.extended(custom_objects or {}):
+        return get(config)
 
 
 def get_all(identifiers: Iterable[Any], from_logits: bool | str | None = None) -> list[Metric]:

@@ -114,6 +114,11 @@ class MeanMetricWrapper(MeanOfSamples):
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.fn.per_sample(y_true, y_pred)
 
+    def accumulate(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> None:
+        values = self.values(y_true, y_pred)
+        weight = masked_weight(mask_of(y_pred), sample_weight)
+        self.add(values, masked_weight(self.fn.valid(y_true, y_pred, values), weight))  # values of an ignored class count nowhere
+
 
 @registry.register("mse", "MSE")
 class MeanSquaredError(MeanOfSamples):

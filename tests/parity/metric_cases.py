@@ -103,7 +103,36 @@ CASES = [
     Case("Hinge", {}, "binary"),
     Case("SquaredHinge", {}, "binary"),
     Case("CategoricalHinge", {}, "one_hot"),
+    Case("BinaryIoU", {}, "binary", "sigmoid"),
+    Case("BinaryIoU", {"target_class_ids": (1,), "threshold": 0.3}, "binary", "fifths"),
+    Case("OneHotIoU", {"num_classes": 4, "target_class_ids": [1, 3]}, "one_hot", "softmax"),
+    Case("OneHotIoU", {"num_classes": 4, "target_class_ids": [0], "ignore_class": 2, "sparse_y_pred": True}, "one_hot", "guesses"),
+    Case("OneHotMeanIoU", {"num_classes": 4}, "one_hot", "softmax"),
+    Case("SensitivityAtSpecificity", {"specificity": 0.6}, "binary", "sigmoid"),
+    Case("SensitivityAtSpecificity", {"specificity": 0.9, "num_thresholds": 1}, "binary", "sigmoid"),
+    Case("SpecificityAtSensitivity", {"sensitivity": 0.3, "num_thresholds": 20}, "binary", "sigmoid"),
+    Case("PrecisionAtRecall", {"recall": 0.4}, "binary", "sigmoid"),
+    Case("PrecisionAtRecall", {"recall": 0.3, "class_id": 2}, "one_hot", "softmax"),
+    Case("RecallAtPrecision", {"precision": 0.55}, "binary", "sigmoid"),
+    Case("RecallAtPrecision", {"precision": 0.5, "num_thresholds": 7, "class_id": 0}, "one_hot", "softmax"),
+    Case("PearsonCorrelation"),
+    Case("ConcordanceCorrelation"),
 ]
+"""Metrics that Keras has."""
+
+OWN_CASES = [
+    Case("DiceScore", {}, "classes", "softmax"),
+    Case("DiceScore", {"average": None, "include_background": False}, "one_hot", "softmax"),
+    Case("DiceScore", {"average": "weighted", "per_image": True}, "classes", "softmax"),
+    Case("DiceScore", {"average": None, "per_image": True}, "classes", "softmax"),
+    Case("ExpectedCalibrationError", {}, "classes", "softmax"),
+    Case("ExpectedCalibrationError", {"num_bins": 10, "norm": "l2"}, "one_hot", "softmax"),
+    Case("ExpectedCalibrationError", {"norm": "max"}, "binary", "sigmoid"),
+    Case("AveragePrecision", {}, "binary", "fifths"),
+    Case("AveragePrecision", {"average": "weighted", "num_thresholds": 50}, "classes", "softmax"),
+    Case("AveragePrecision", {"average": None}, "one_hot", "softmax"),
+]
+"""Metrics that Keras lacks; `test_metrics_beyond_keras.py` has their references."""
 
 
 def inside(y: np.ndarray, p: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
