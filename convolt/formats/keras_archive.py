@@ -102,8 +102,8 @@ def load_weights(model: Model, filepath: str | Path, *, skip_mismatch: bool = Fa
 
 
 def _members(path: Path, limits: Limits) -> dict[str, bytes]:
-    return read_members(path, {WEIGHTS: limits.file_bytes}, optional={CONFIG: limits.header_bytes, METADATA: limits.header_bytes, "assets/": 0},
-                        limits=limits)
+    optional = {CONFIG: limits.header_bytes, METADATA: limits.header_bytes, "assets/": 0}
+    return read_members(path, {WEIGHTS: limits.file_bytes}, optional=optional, limits=limits)
 
 
 def _state(file: Hdf5File) -> list[np.ndarray]:

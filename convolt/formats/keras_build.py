@@ -83,7 +83,7 @@ def settings_of(value: Any, source: Source, limits: Limits) -> Mapping[str, Any]
     """Returns Convolt's own settings in a Keras file; empty where Keras wrote it."""
     if value is None:
         return {}
-    settings = read_json(f"{source.name}: convolt", value if isinstance(value, str) else "", limits) if not isinstance(value, Mapping) else value
+    settings = read_json(f"{source.name}: convolt", value, limits) if isinstance(value, str) else value
     if not isinstance(settings, Mapping):
         raise ModelFileError(explain(f"{source.name}: convolt", f"a {type(settings).__name__}", "a mapping"))
     names = settings.get("class_names")

@@ -20,13 +20,13 @@ from convolt.formats.keras_objects import (
     layer_to_keras,
     value_to_keras,
 )
-from convolt.formats.keras_ops import is_operation, run_operation
-from convolt.layers.base import Layer
+from convolt.formats.keras_ops import Mask, is_operation, run_operation
+from convolt.layers.base import Layer, leaves
 from convolt.layers.symbolic import Input, Node, SymbolicTensor, find_symbolic, map_structure
 from convolt.models import Functional, Model, Sequential
 
-KWARGS_OF_KERAS = ("training", "mask")
-"""Arguments that Keras passes to layers by itself."""
+NESTED = ("Functional", "Model", "Sequential")
+"""Classes of models that can be layers of a model."""
 
 
 # -- the order of layers -----------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def _input(config: Mapping[str, Any]) -> SymbolicTensor:
 def _sequential(config: Mapping[str, Any], source: Source) -> Sequential:
     name = config.get("name")
     model = Sequential(name=None if name is None else str(name))
-    specs = [spec for spec in config["layers"]]
+    specs = list(config["layers"])
     shape = config.get("build_input_shape")
     if specs and specs[0].get("class_name") == "InputLayer":
         model.add(_input(specs.pop(0)["config"]))
@@ -300,16 +300,14 @@ class _Graph:
         return value
 
     def _first_node(self, name: str) -> int:
-        """Returns the number under which calls go for the first call of a layer: 1 for models inside a model in Keras 2."""
-        nested = self.entries[name].get("class_name") in ("Functional", "Model", "Sequential")
-        if not nested or not self.old:
+        """Returns the number under which inputs name the first call of a layer: 1 for models inside a model in Keras 2, else 0."""
+        nested = self.entries[name].get("class_name") in NESTED
+        if not nested or not self.old or self.source.version.startswith("3"):
             return 0
         used = [ref.node for calls in self.nodes.values() for args, kwargs in calls for ref in _references([args, kwargs])
                 if ref.name == name]
         used += [ref.node for ref in _references(self._tensors(self.config["output_layers"])) if ref.name == name]
-        if 0 in used:
-            return 0
-        return 1 if len(self.nodes[name]) in used or self.source.version[:1] in ("1", "2") else 0
+        return 0 if 0 in used else 1
 
     def _tensors(self, value: Any) -> Any:
         """Returns `input_layers` or `output_layers` with references in the places of `[name, node, tensor]`."""
@@ -372,8 +370,9 @@ class _Graph:
         if kwargs.get("training"):
             raise ModelFileError(explain(thing, "training=True", "a layer that follows the model's mode",
                                          "Convolt has no call that trains always; leave the argument out in Keras."))
-        if "mask" in kwargs:
-            raise ModelFileError(explain(thing, "a mask", "a call without one"))
+        kwargs = {key: value for key, value in kwargs.items() if not (key.endswith("mask") and isinstance(value, Mask))}
+        if any(isinstance(value, Mask) for value in leaves([args, kwargs])):
+            raise ModelFileError(explain(thing, "a comparison as input", "tensors", "Convolt has no layer that compares."))
         try:
             return self.layers[name](*args, **kwargs)
         except ConvoltError as error:
@@ -383,9 +382,11 @@ class _Graph:
         """Returns the symbolic tensor that a reference means; other values pass."""
         if not isinstance(leaf, _Reference):
             return leaf
-        node = leaf.node - self.first_node.get(leaf.name, 0)
-        if output and not self.old and self.entries.get(leaf.name, {}).get("class_name") in ("Functional", "Model"):
-            node -= 1  # Keras 3 counts from 1 there
+        if leaf.name not in self.entries:
+            raise ModelFileError(explain(self.thing, f"the layer {shorten(leaf.name)!r} among inputs or outputs", "names of layers"))
+        node = leaf.node - self.first_node[leaf.name]
+        if output and leaf.node and not self.first_node[leaf.name] and self.entries[leaf.name].get("class_name") in ("Functional", "Model"):
+            node -= 1  # Keras 3 counts from 1 for outputs alone
         results = self.results.get(leaf.name, [])
         if not 0 <= node < len(results):
             raise ModelFileError(explain(self.thing, f"output {leaf.node} of {shorten(leaf.name)!r}", f"one of its {len(results)} calls"))

@@ -203,8 +203,9 @@ def layer_class(spec: Mapping[str, Any], kind: str, thing: str, source: Source) 
     if not own and kind in registry and kind not in NOT_IN_KERAS:
         return registry.find(kind)
     if kind in CODE:
-        raise ModelFileError(explain(thing, CODE[kind], "a layer without code", "Code in a file is never run. In Keras, replace it by a layer "
-                                     "of a class, and give that class here: load_model(path, custom_objects={'Name': Class})."))
+        raise ModelFileError(explain(thing, CODE[kind], "a layer without code",
+                                     "Code in a file is never run. In Keras, replace it by a layer of a class, and give that class here: "
+                                     "load_model(path, custom_objects={'Name': Class})."))
     word = shorten(registered if own and isinstance(registered, str) else kind)
     near = did_you_mean(kind, registry)
     got = f"the {'custom' if own else 'unknown'} class {word!r}"
@@ -283,7 +284,7 @@ def _argument(key: str, value: Any, thing: str, source: Source) -> Any:
 
 def _initializer(value: Any, thing: str, source: Source) -> Any:
     """Returns an initializer; the weights come from the file, so that an unknown one costs a warning alone."""
-    if value is None or isinstance(value, str) and value in initializers.registry:
+    if value is None or (isinstance(value, str) and value in initializers.registry):
         return value
     kind, config = class_and_config(value if isinstance(value, Mapping) else {"class_name": str(value), "config": {}}, thing)
     if kind in source.custom:

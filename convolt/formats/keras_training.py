@@ -30,6 +30,9 @@ OWN_WORDS = frozenset({"precision", "recall", "f1", "f1_score", "auc"})
 SLOTS: Mapping[str, tuple[str, ...]] = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "SGD": ("momentum",)}
 """Optimizer → its state for each weight, in Keras's order; the states of others are not in Keras files."""
 
+ACCURACIES = frozenset({"MeanMetricWrapper", "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy"})
+"""What "accuracy" may have become in a file of Keras 2; by that name it is the word again."""
+
 OLD_OPTIMIZER_KEYS = frozenset({"jit_compile", "is_legacy_optimizer", "decay", "loss_scale_factor", "centered_decay", "fused"})
 
 
@@ -204,8 +207,8 @@ def _metric_list(spec: Any, source: Source) -> Any:
 def _metric(spec: Any, source: Source) -> Any:
     if spec is None:
         return None
-    if isinstance(spec, Mapping) and isinstance(spec.get("config"), Mapping) and spec["config"].get("name") in ("accuracy", "acc") \
-            and spec.get("class_name") in ("MeanMetricWrapper", "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy"):
+    if isinstance(spec, Mapping) and str(spec.get("class_name")) in ACCURACIES and isinstance(spec.get("config"), Mapping) \
+            and spec["config"].get("name") in ("accuracy", "acc"):
         return spec["config"]["name"]
     name = _name_in(spec, source)
     if not isinstance(name, str) or name in source.custom:

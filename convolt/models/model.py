@@ -321,10 +321,13 @@ class Model(Layer):
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, filepath: str | Path, overwrite: bool = True) -> None:
-        """Writes architecture, weights and how it was compiled to one `.safetensors` file, without pickle.
+        """Writes architecture, weights and how it was compiled to one file, without pickle; the suffix says which.
+
+        `.safetensors` holds any model of Convolt; `.keras` and `.h5` are files that Keras 3 loads, of `Sequential` and functional
+        models of layers that Keras has.
 
         Raises:
-            ModelFileError: the model cannot be written (a wrapped PyTorch module, a lambda), with what to do.
+            ModelFileError: the model cannot be written so (a wrapped PyTorch module, a lambda), with what to do.
         """
         from convolt.formats import save_model
 
@@ -350,18 +353,23 @@ class Model(Layer):
         return export(self, filepath, format, input_dtype=input_dtype, check=check)
 
     def save_weights(self, filepath: str | Path, overwrite: bool = True) -> None:
-        """Writes the weights alone to a `.safetensors` file that any tool can read (PyTorch's names and axes)."""
+        """Writes the weights alone: `.safetensors` for any tool (PyTorch's names and axes), `.weights.h5` or `.h5` for Keras."""
         from convolt.formats import save_weights
 
         save_weights(self, filepath, overwrite=overwrite)
 
-    def load_weights(self, filepath: str | Path) -> Self:
-        """Reads weights from a `.safetensors` file into this model.
+    def load_weights(self, filepath: str | Path, by_name: bool = False, skip_mismatch: bool = False) -> Self:
+        """Reads weights into this model: of Convolt, of a PyTorch state dict in `.safetensors`, or of Keras (`.h5`, `.keras`).
+
+        Args:
+            filepath: the file; what it is, its content says.
+            by_name: for legacy `.h5` files: take the layers whose names are equal, rather than all in their order.
+            skip_mismatch: for Keras's files: leave out, with a warning, what has another shape.
 
         Raises:
             ModelFileError: names or shapes do not fit; the message lists what is missing, unknown or misshaped.
         """
         from convolt.formats import load_weights
 
-        load_weights(self, filepath)
+        load_weights(self, filepath, by_name=by_name, skip_mismatch=skip_mismatch)
         return self
