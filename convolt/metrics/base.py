@@ -14,6 +14,7 @@ from convolt.errors import StateError, explain
 from convolt.layout import to_inside
 from convolt.losses.base import dtype_name
 from convolt.losses.shapes import entered, outside, targets_to_inside
+from convolt.masks import mask_of, masked_weight
 
 registry: Registry[type[Metric]] = Registry("metric")
 """Every metric that can be made from its name."""
@@ -139,7 +140,7 @@ class Metric(Configurable):
     # -- use -------------------------------------------------------------------------------------------------------
 
     def update(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch.
+        """Adds a batch; steps that the mask of the predictions leaves out weigh nothing.
 
         Args:
             y_true: labels; tensors as `losses.targets_to_inside` gives them, NumPy arrays channels-last.
@@ -155,8 +156,8 @@ class Metric(Configurable):
             self._add(y_true, y_pred, weight)
         else:
             self.follow(y_pred.device)
-            with torch.no_grad():
-                self.update_state(*outside(y_true, y_pred), weight)
+            with torch.no_grad():  # the views for the user carry no mask
+                self.update_state(*outside(y_true, y_pred), masked_weight(mask_of(y_pred), weight))
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch as Keras does: tensors are channels-last here, as NumPy arrays are."""
@@ -170,7 +171,7 @@ class Metric(Configurable):
     def _add(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> None:
         self.follow(y_pred.device)
         with torch.no_grad():
-            self.accumulate(y_true, y_pred, sample_weight)
+            self.accumulate(y_true, y_pred, masked_weight(mask_of(y_pred), sample_weight))
 
     def follow(self, device: torch.device) -> None:
         """Moves the state to where the batches are, once."""

@@ -12,7 +12,7 @@ from convolt.arrays import as_tensor
 from convolt.errors import ArgumentError, ArgumentTypeError, explain
 from convolt.losses.base import FunctionLoss, Loss
 from convolt.losses.shapes import paired, weights_like
-from convolt.masks import mask_of, masked_weight
+from convolt.masks import masked_weight
 from convolt.metrics.base import Metric, ratio, registry
 
 
@@ -32,7 +32,7 @@ class MeanOfSamples(Metric):
         raise ArgumentTypeError(explain(type(self).__name__, "no `values`", "a method that gives one value per sample"))
 
     def accumulate(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> None:
-        self.add(self.values(y_true, y_pred), masked_weight(mask_of(y_pred), sample_weight))
+        self.add(self.values(y_true, y_pred), sample_weight)
 
     def add(self, values: Tensor, sample_weight: Tensor | None) -> None:
         """Adds values `(N, …)`: the mean of each sample counts once, times its weight."""
@@ -116,8 +116,7 @@ class MeanMetricWrapper(MeanOfSamples):
 
     def accumulate(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> None:
         values = self.values(y_true, y_pred)
-        weight = masked_weight(mask_of(y_pred), sample_weight)
-        self.add(values, masked_weight(self.fn.valid(y_true, y_pred, values), weight))  # values of an ignored class count nowhere
+        self.add(values, masked_weight(self.fn.valid(y_true, y_pred, values), sample_weight))  # without those of an ignored class
 
 
 @registry.register("mse", "MSE")

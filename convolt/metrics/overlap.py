@@ -98,7 +98,8 @@ class DiceScore(Metric):
         self.average, self.per_image, self.include_background = average, per_image, include_background
 
     def accumulate(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> None:
-        counts = self._counts(y_true, y_pred, None if self.per_image else sample_weight)  # (N, 3, C)
+        of_places = sample_weight is not None and (not self.per_image or sample_weight.numel() > len(y_pred))
+        counts = self._counts(y_true, y_pred, sample_weight if of_places else None)  # (N, 3, C)
         if not self.include_background and counts.shape[2] > 1:
             counts = counts[:, :, 1:]
         if not self._state_names:
@@ -110,7 +111,7 @@ class DiceScore(Metric):
             return
         scores, exists = self._averaged(counts)
         weight = exists.to(scores.dtype)
-        if sample_weight is not None:
+        if sample_weight is not None and not of_places:
             per_image = weights_like(sample_weight, scores[:, 0] if scores.ndim > 1 else scores).to(scores.dtype)
             weight = weight * per_image.reshape(-1, *(1,) * (scores.ndim - 1))
         self.total.add_((scores * weight).sum(0))

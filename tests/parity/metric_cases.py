@@ -36,10 +36,11 @@ class Case:
         rng = np.random.default_rng(seed)
         classes = rng.integers(0, shape[-1], shape[:-1])
         real = rng.normal(size=shape) * 1.5
-        p = np.exp(real)
+        p, q = np.exp(real), np.exp(rng.normal(size=shape))
         kinds = {"real": lambda: rng.normal(size=shape), "positive": lambda: rng.uniform(0.5, 3, shape), "classes": lambda: classes,
                  "one_hot": lambda: np.eye(shape[-1])[classes], "binary": lambda: rng.integers(0, 2, shape),
                  "softmax": lambda: p / p.sum(-1, keepdims=True), "sigmoid": lambda: 1 / (1 + np.exp(-real)),
+                 "soft": lambda: q / q.sum(-1, keepdims=True),
                  "guesses": lambda: np.where(rng.uniform(size=shape[:-1]) < 0.5, classes, rng.integers(0, shape[-1], shape[:-1])),
                  "ranking": lambda: np.argsort(-real, axis=-1), "fifths": lambda: rng.integers(0, 6, shape) / 5}
         labels, predictions = kinds[self.labels](), kinds[self.predictions]()
@@ -98,7 +99,7 @@ CASES = [
     Case("BinaryCrossentropy", {"from_logits": True}, "binary"),
     Case("CategoricalCrossentropy", {"label_smoothing": 0.1}, "one_hot", "softmax"),
     Case("SparseCategoricalCrossentropy", {"from_logits": True}, "classes"),
-    Case("KLDivergence", {}, "softmax", "softmax"),
+    Case("KLDivergence", {}, "soft", "softmax"),
     Case("Poisson", {}, "positive", "positive"),
     Case("Hinge", {}, "binary"),
     Case("SquaredHinge", {}, "binary"),
@@ -109,12 +110,12 @@ CASES = [
     Case("OneHotIoU", {"num_classes": 4, "target_class_ids": [0], "ignore_class": 2, "sparse_y_pred": True}, "one_hot", "guesses"),
     Case("OneHotMeanIoU", {"num_classes": 4}, "one_hot", "softmax"),
     Case("SensitivityAtSpecificity", {"specificity": 0.6}, "binary", "sigmoid"),
-    Case("SensitivityAtSpecificity", {"specificity": 0.9, "num_thresholds": 1}, "binary", "sigmoid"),
+    Case("SensitivityAtSpecificity", {"specificity": 0.4, "num_thresholds": 1}, "binary", "sigmoid"),
     Case("SpecificityAtSensitivity", {"sensitivity": 0.3, "num_thresholds": 20}, "binary", "sigmoid"),
     Case("PrecisionAtRecall", {"recall": 0.4}, "binary", "sigmoid"),
     Case("PrecisionAtRecall", {"recall": 0.3, "class_id": 2}, "one_hot", "softmax"),
-    Case("RecallAtPrecision", {"precision": 0.55}, "binary", "sigmoid"),
-    Case("RecallAtPrecision", {"precision": 0.5, "num_thresholds": 7, "class_id": 0}, "one_hot", "softmax"),
+    Case("RecallAtPrecision", {"precision": 0.6}, "binary", "sigmoid"),
+    Case("RecallAtPrecision", {"precision": 0.2, "num_thresholds": 7, "class_id": 0}, "one_hot", "softmax"),
     Case("PearsonCorrelation"),
     Case("ConcordanceCorrelation"),
 ]

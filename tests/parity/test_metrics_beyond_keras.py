@@ -12,8 +12,9 @@ from torchmetrics.segmentation import DiceScore as TheirDiceScore
 from convolt import layers, metrics
 from convolt.errors import ArgumentError, ShapeError
 from convolt.layout import to_inside
+from convolt.masks import attach
 from convolt.models import Sequential
-from tests.parity.metric_cases import CASES, OWN_CASES, Case, in_batches
+from tests.parity.metric_cases import CASES, OWN_CASES, Case, in_batches, inside
 
 SCORES = Case("", {}, "classes", "softmax")
 
@@ -172,14 +173,20 @@ def test_a_weight_for_each_step_is_keras_s(keras, case):
 
 @pytest.mark.parametrize("case", [*OF_PLACES, *OWN_CASES], ids=str)
 def test_steps_of_weight_zero_could_be_anything(case):
-    if case.kwargs.get("per_image"):
-        pytest.skip("its weights are those of images")
     y, p = case.arrays(STEPS)
     mask = (np.arange(7) < np.array([[7], [3], [1], [5], [2]])).astype("float32")
     other_y, other_p = case.arrays(STEPS, seed=9)
     kept = mask.astype(bool)
     other_y[kept], other_p[kept] = y[kept], p[kept]
-    np.testing.assert_allclose(in_batches(case.make(), other_y, other_p, mask, []), in_batches(case.make(), y, p, mask, []), rtol=1e-6)
+    expected = in_batches(case.make(), y, p, mask, [])
+    np.testing.assert_allclose(in_batches(case.make(), other_y, other_p, mask, []), expected, rtol=1e-6)
+    masked = case.make()  # what the predictions carry as a mask counts as weights of zero
+    targets, predictions = inside(other_y, other_p)
+    masked.update(targets, attach(predictions, torch.tensor(kept)))
+    np.testing.assert_allclose(masked.result(), expected, rtol=1e-6)
+    whole = case.make()
+    whole.update(*inside(other_y, other_p))
+    assert any(not torch.allclose(value, whole.state()[name]) for name, value in masked.state().items()), "the weights do something"
 
 
 # -- in training -----------------------------------------------------------------------------------------------------
