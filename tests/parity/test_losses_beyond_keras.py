@@ -82,6 +82,20 @@ def test_own_losses_are_their_definitions(case, seed):
         np.testing.assert_allclose(value, REFERENCES[case.loss](y, p, **case.kwargs), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("metric", "semihard_value", "hard_value", "soft_value"), [
+    ("L2", 0.8418093919754028, 3.268193483352661, 2.4062695503234863),
+    ("squared-L2", 0.5675784945487976, 14.533869743347168, 13.565370559692383),
+    ("angular", 0.9045220017433167, 2.0491416454315186, 1.3638417720794678),
+])
+def test_triplets_are_those_of_tensorflow_addons(metric, semihard_value, hard_value, soft_value):
+    """What the functions of tensorflow-addons 0.23.0, which does not go with Keras 3, returned for these arrays."""
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 4, 20), rng.normal(size=(20, 6)).astype("float32")
+    for loss, expected in ((losses.TripletSemiHard(1.0, metric), semihard_value), (losses.TripletHard(1.0, False, metric), hard_value),
+                           (losses.TripletHard(1.0, True, metric), soft_value)):
+        assert float(loss(y, p)) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("case", OWN_CASES, ids=str)
 def test_names_configuration_and_functions_of_own_losses(case):
     y, p = case.arrays(case.shapes[0])
