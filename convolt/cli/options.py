@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -129,6 +129,8 @@ Data = Annotated[
         help=("[b]mnist[/b], [b]cifar10[/b], [b]digits[/b]; a folder with one folder per class; or an [b].npz[/b] file."),
     ),
 ]
+OptionalModel = Annotated[str | None, get_args(Model)[1]]
+OptionalData = Annotated[str | None, get_args(Data)[1]]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per step.")]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", callback=check_device, help="auto, cpu, cuda, cuda:1, mps or xpu.")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from convolt.errors import ConvoltWarning
 
 LABEL_WIDTH = 12
 
@@ -51,6 +56,24 @@ def table(columns: Sequence[str], body: Iterable[Sequence[str]], right: Iterable
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         line(("  " + "  ".join(padded)).rstrip(), "bold" if number == 0 else "")
+
+
+@contextmanager
+def spoken_warnings() -> Iterator[None]:
+    """Convolt's own warnings inside of this `with` are lines, without Python's file and line number."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, ConvoltWarning):
+            line(str(message), "yellow")
+        else:
+            before(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def percent(share: float) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from convolt.cli import options
+from convolt.cli import options, resuming
 from convolt.cli.options import ColorMode, Precision, Verbose
 
 
@@ -34,19 +35,24 @@ class TrainOptions:
     runs: str = "runs"
     code: str | None = None
     verbose: Verbose = Verbose.AUTO
+    checkpoint_every: str = "60s"
+    resume: str | None = None
+    allow_change: tuple[str, ...] = ()
 
     def as_command(self) -> list[str]:
-        """Returns the line that repeats the run: what differs from the defaults, and the seed."""
+        """Returns the line that repeats the run from its start: what differs from the defaults, and the seed."""
         command = ["convolt", "train", self.model, "--data", self.data]
         for field in fields(self)[2:]:
             value = getattr(self, field.name)
+            if field.name in _OF_THIS_CALL:
+                continue
             if value == field.default and field.name not in ("epochs", "seed"):
                 continue
             command += ["--" + field.name.replace("_", "-"), ",".join(value) if isinstance(value, tuple) else str(value)]
         return command
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all options as JSON values."""
+        """Returns the options of the run as JSON values."""
         return {
             name: list(value)
             if isinstance(value, tuple)
@@ -54,7 +60,12 @@ class TrainOptions:
             if isinstance(value, (Precision, ColorMode, Verbose))
             else value
             for name, value in asdict(self).items()
+            if name not in _OF_THIS_CALL
         }
+
+
+_OF_THIS_CALL = ("resume", "allow_change")
+"""Options that say how this call goes on with a run, and are no part of the run."""
 
 
 Epochs = Annotated[int, typer.Option("--epochs", "-e", min=1, help="Passes over the training set.")]
@@ -95,11 +106,34 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides
 Precise = Annotated[Precision, typer.Option("--precision", help="What the model computes in.")]
 Name = Annotated[str | None, typer.Option("--name", metavar="NAME", show_default=False, help="Of the run's folder.")]
 Runs = Annotated[str, typer.Option("--runs", metavar="FOLDER", help="Where run folders are made.")]
+Every = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="TIME",
+        callback=resuming.check_every,
+        help="Save the state of the training so often (30s, 5m, or 500 for steps), and after each epoch.",
+    ),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        show_default=False,
+        help="Go on with this run folder, whose options hold; auto: with the unfinished run of the same name; never: begin anew.",
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="NAMES", show_default=False, help="Settings that may differ from the resumed run's."),
+]
 
 
 def train(
-    model: options.Model,
-    data: options.Data,
+    context: typer.Context,
+    model: options.OptionalModel = None,
+    data: options.OptionalData = None,
     epochs: Epochs = 5,
     batch_size: options.BatchSize = 128,
     optimizer: Optimizer = "adam",
@@ -117,9 +151,22 @@ def train(
     runs: Runs = "runs",
     code: options.Code = None,
     verbose: options.Progress = Verbose.AUTO,
+    checkpoint_every: Every = "60s",
+    resume: Resume = None,
+    allow_change: Allow = None,
 ) -> None:
-    """Train a model, and keep weights, plots and settings in a run folder."""
-    given = {**locals(), "metrics": tuple(options.split_names(metrics))}
+    """Train a model, and keep weights, plots and settings in a run folder.
+
+    The state of the training is kept there too: a run that was stopped or killed goes on with --resume.
+    """
+    given = {name: value for name, value in locals().items() if name != "context"}
+    given |= {"metrics": tuple(options.split_names(metrics)), "allow_change": tuple(options.split_names(allow_change))}
+    if resume not in (None, resuming.AUTO, resuming.NEVER):
+        said = {name for name in given if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        given |= {name: value for name, value in resuming.saved_options(Path(str(resume)), TrainOptions).items() if name not in said}
+    for name, shown in (("model", "argument 'MODEL'"), ("data", "option '--data'")):
+        if given[name] is None:
+            raise typer.BadParameter("It is missing. Only with --resume RUN it may be left out.", param_hint=shown)
     from convolt.cli.training import run
 
     exit_code = run(TrainOptions(**given))

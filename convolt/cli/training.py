@@ -14,19 +14,22 @@ import torch
 
 from convolt import __version__, devices, layers, optimizers, schedules
 from convolt.callbacks import TerminateOnNaN
-from convolt.cli import model_spec, parts, recipe, results, say
+from convolt.cli import model_spec, parts, recipe, results, resuming, say
 from convolt.cli.interrupt import Interrupts
 from convolt.cli.options import parse_size
 from convolt.cli.train import TrainOptions
 from convolt.configurable import to_json
 from convolt.data.batches import epoch_order
 from convolt.data.sources import Source
-from convolt.errors import ArgumentError, ConvoltError, did_you_mean, explain
+from convolt.errors import ArgumentError, CheckpointError, ConvoltError, did_you_mean, explain
 from convolt.formats.safetensors import describe
 from convolt.layers.base import Layer
 from convolt.models import Model
 from convolt.models.summary import human, summarize
 from convolt.training import plots
+from convolt.training.checkpoint import Checkpoint
+from convolt.training.checkpoint.lock import is_locked
+from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.run import RunFolder
 from convolt.utils import set_random_seed
 
@@ -53,9 +56,10 @@ class Training:
         self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device)
         self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
         self.saves_whole = _can_be_described(self.model)
-        self.folder = RunFolder.create(
-            options.runs, options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"
-        )
+        stem = options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"
+        self.resumed = resuming.choose(options, stem, is_locked)
+        self.folder = RunFolder.create(options.runs, stem) if self.resumed is None else RunFolder(self.resumed)
+        self.before = {} if self.resumed is None else resuming.read_config(self.resumed)
         self.summary = summarize(self.model)
         self.started = time.time()
 
@@ -71,9 +75,18 @@ class Training:
         self.write_start()
         with Interrupts() as interrupts:
             try:
-                self.fit()
+                with say.spoken_warnings():
+                    self.fit()
+            except StopAtOnce:  # twice: nothing more is written
+                raise
             except KeyboardInterrupt:
                 say.line("Stopped before the first epoch could begin.")
+            except CheckpointError:  # the folder's own run may still go on as it was
+                if self.resumed is not None:
+                    self.folder.write_config(self.before)
+                else:
+                    self.write_config("stopped", time.time() - self.started, None)
+                raise
             except ConvoltError:
                 self.write_config("failed", time.time() - self.started, None)
                 raise
@@ -82,6 +95,7 @@ class Training:
             if interrupts.received is not None:
                 self.write_config("stopped", seconds, None)
                 say.line(f"Stopped. What there is lies in {self.folder.path}: {', '.join(self.files())}", "yellow")
+                say.commands([["convolt", "train", "--resume", str(self.folder.path)]])
                 return interrupts.exit_code
             result = results.measure(self.model, self.parts.test, self.options.batch_size, classes=self.recipe.classes)
             self.write_config("finished", seconds, result.numbers)
@@ -92,6 +106,7 @@ class Training:
     def fit(self) -> None:
         """Calls `fit` with what was asked for."""
         validation = self.parts.validation
+        steps, seconds = resuming.parse_every(self.options.checkpoint_every)
         self.model.fit(
             self.parts.train.x,
             self.parts.train.y,
@@ -101,13 +116,17 @@ class Training:
             callbacks=[self.folder.history, TerminateOnNaN(raise_error=True)],
             verbose=self.options.verbose.for_fit,
             seed=self.options.seed,
+            checkpoint=Checkpoint(self.folder.path, every_steps=steps, every_seconds=seconds),
+            resume=False if self.resumed is None else "auto",
+            resume_allow=self.options.allow_change,
         )
 
     # -- what is printed -------------------------------------------------------------------------------------------
 
     def show_plan(self) -> None:
         """Prints what will be done, and how."""
-        say.heading(f"Training {self.options.model} on {self.options.data}")
+        began = "Training" if self.resumed is None else f"Going on with {self.resumed}:"
+        say.heading(f"{began} {self.options.model} on {self.options.data}")
         say.rows(self.plan_rows())
         say.line()
 
@@ -191,7 +210,8 @@ class Training:
 
     def write_start(self) -> None:
         """Writes what is known before the first step."""
-        self.folder.write_command(self.options.as_command())
+        if self.resumed is None:
+            self.folder.write_command(self.options.as_command())
         self.write_config("running", None, None)
         train = self.parts.train
         if train.x.ndim == 4:
@@ -217,7 +237,8 @@ class Training:
             "loss": to_json(self.recipe.loss),
             "metrics": self.recipe.metrics,
             "versions": versions(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "started": self.before.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "resumed": self.before.get("resumed", 0) + (self.resumed is not None),
             "seconds": seconds,
             "result": result,
         }

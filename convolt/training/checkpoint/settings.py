@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,20 +107,34 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequ
     Args:
         before: settings of the checkpoint.
         now: settings of this call.
-        allowed: full names ("optimizer.beta_1"), their last parts ("learning_rate") or first parts ("optimizer", "model").
+        allowed: full names ("optimizer.beta_1") or any part of them ("learning_rate", "model").
 
     Raises:
         ArgumentError: there is no setting of an allowed name.
     """
+    before, now = dict(_flat(before)), dict(_flat(now))
     names = list(dict.fromkeys([*before, *now]))
-    known = {part for name in (*names, *_ALWAYS) for part in (name, name.split(".")[0], name.split(".")[-1])}
+    known = {part for name in (*names, *_ALWAYS) for part in _parts(name)}
     for name in allowed:
         if name not in known:
-            usual = [n for n in known if "." not in n and n not in {m.split(".")[-1] for m in names if m.startswith("model.")}]
+            usual = {"model", *_ALWAYS, *(part for n in names if not n.startswith("model.") for part in n.split("."))} - {"config"}
             raise ArgumentError(explain("resume_allow", repr(name), "names of settings", did_you_mean(name, usual)))
     free = set(allowed)
     return [f"{name}: {_short(before.get(name))} → {_short(now.get(name))}" for name in names
-            if before.get(name) != now.get(name) and not free & {name, name.split(".")[0], name.split(".")[-1]}]
+            if before.get(name) != now.get(name) and not free & _parts(name)]
+
+
+def _parts(name: str) -> set[str]:
+    return {name, *name.split(".")}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields settings with those inside of others as "optimizer.learning_rate.config.alpha"."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def require_same(path: Any, before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str]) -> None:
@@ -128,10 +142,11 @@ def require_same(path: Any, before: Mapping[str, Any], now: Mapping[str, Any], a
     changed = differences(before, now, allowed)
     if changed:
         listed = "".join(f"\n    {line}" for line in changed[:12]) + (f"\n    and {len(changed) - 12} more" if len(changed) > 12 else "")
-        short = changed[0].partition(":")[0]
+        short = changed[0].partition(":")[0].removesuffix(".config.initial_learning_rate").split(".")[-1]
+        short = "epochs" if short == "length of schedule" else short
         raise CheckpointError(f"{path}: this training is not the one that was saved. Before → now:{listed}\n"
-                              f"Use the settings from before; or allow a change by its name, resume_allow=[{short!r}], and the result is "
-                              "that of neither training; or start anew with resume=False.")
+                              f"Use the settings from before; or allow a change by its name (resume_allow=[{short!r}], --allow-change "
+                              f"{short}), and the result is that of neither training; or start anew (resume=False, --resume never).")
 
 
 def _short(value: Any, most: int = 160) -> str:
