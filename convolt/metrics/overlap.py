@@ -134,7 +134,7 @@ class DiceScore(Metric):
         valid = (true >= 0) & (true < classes)
         given = place_weights(sample_weight, y_pred, kind)
         amount = valid.to(kind) if given is None else torch.where(valid, given, 0)
-        first = torch.arange(samples, device=y_pred.device).repeat_interleave(true.numel() // max(samples, 1)) * classes
+        first = (torch.arange(samples, device=y_pred.device) * classes)[:, None].expand(-1, true.numel() // max(samples, 1)).reshape(-1)
         counts = torch.zeros(3, samples * classes, dtype=kind, device=y_pred.device)
         true = torch.where(valid, true, 0)
         for row, cells, value in ((0, true, amount * (true == guess)), (1, guess, amount), (2, true, amount)):

@@ -7,6 +7,8 @@ import torch
 
 from convolt import losses, metrics
 from convolt.activations import softmax
+from convolt.layout import to_inside
+from tests.parity import loss_cases, metric_cases
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -70,3 +72,38 @@ def test_loss_and_metrics_in_a_cuda_graph(batch):
             reference.update(y.cpu(), softmax(x.cpu()))
         torch.testing.assert_close(metric.result().cpu(), reference.result(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(value.cpu(), loss(y.cpu(), softmax(x.cpu())))
+
+
+@pytest.mark.parametrize("case", loss_cases.CASES + loss_cases.OWN_CASES, ids=str)
+def test_every_loss_is_that_of_the_cpu_and_waits_for_nothing(case):
+    y, p = case.arrays(case.shapes[-1])
+    y, x = losses.targets_to_inside(torch.tensor(y), p.ndim), to_inside(torch.tensor(p)).requires_grad_()
+    on_device, there = y.cuda(), x.detach().cuda().requires_grad_()
+    loss = case.make()
+    loss(on_device, there)  # numbers of the host are uploaded once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value = loss(on_device, there)
+        value.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = loss(y, x)
+    expected.backward()
+    torch.testing.assert_close(value.cpu(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(there.grad.cpu(), x.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", metric_cases.CASES + metric_cases.OWN_CASES, ids=str)
+def test_every_metric_is_that_of_the_cpu_and_waits_for_nothing(case):
+    y, p = metric_cases.inside(*case.arrays())
+    weight = torch.arange(len(y)) % 3
+    on_device = y.cuda(), p.cuda(), weight.cuda()
+    metric, reference = case.make().to("cuda"), case.make()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metric.update(*on_device)
+        value = metric.result()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    reference.update(y, p, weight)
+    torch.testing.assert_close(value.cpu(), reference.result(), rtol=1e-5, atol=1e-5)
