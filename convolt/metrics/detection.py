@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.arrays import as_tensor
+from convolt.arrays import as_numbers
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, StateError, explain
+from convolt.layout import tensor_from_array
 from convolt.losses.shapes import entered, outside
 from convolt.metrics.base import Metric, registry
 from convolt.metrics.coco import THRESHOLDS, Picture, evaluate
@@ -141,11 +142,16 @@ def _host(values: Tensor) -> Any:
     return values.detach().cpu().double().numpy()
 
 
+def _tensor(values: Any, key: str) -> Tensor:
+    """Returns a copy as a tensor; float64 stays, since a rounded box may fall below a threshold."""
+    return values.detach().clone() if isinstance(values, Tensor) else tensor_from_array(as_numbers(values, key)).clone()
+
+
 def _kept(picture: Detections, name: str, needed: Sequence[str], optional: Sequence[str]) -> dict[str, Tensor]:
     """Returns copies of the boxes of one picture, after a look at their shapes."""
     if missing := [key for key in needed if key not in picture]:
         raise ArgumentTypeError(explain(f"MeanAveragePrecision: {name}", f"a picture without {missing}", f"the keys {list(needed)}"))
-    found = {key: as_tensor(picture[key], key).detach().clone() for key in (*needed, *optional) if key in picture}
+    found = {key: _tensor(picture[key], key) for key in (*needed, *optional) if key in picture}
     count = found["boxes"].numel() // 4
     boxes_fit = found["boxes"].shape == (count, 4) or not count
     if not boxes_fit or any(value.numel() != count for key, value in found.items() if key != "boxes"):

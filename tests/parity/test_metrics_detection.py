@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from convolt import metrics
-from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError
+from convolt.errors import ArgumentError, ArgumentTypeError, DataError, ShapeError
 from convolt.metrics.coco import box_iou
 
 NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium",
@@ -19,21 +19,23 @@ NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar
 """In the order of pycocotools's `stats`."""
 
 
-def pictures(seed: int, count: int = 12, classes: int = 3, crowds: bool = False, ties: bool = False) -> tuple[list[dict], list[dict]]:
+def pictures(seed: int, count: int = 12, classes: int = 3, crowds: bool = False, ties: bool = False,
+             whole: bool = True) -> tuple[list[dict], list[dict]]:
     """Ground truths, and detections most of which are near to one, as dictionaries of arrays."""
     rng = np.random.default_rng(seed)
+    rounded = np.round if whole else np.asarray
     truths, found = [], []
     for _ in range(count):
         objects = int(rng.integers(0, 9))
         size = rng.choice([12, 50, 150], (objects, 1)) * rng.uniform(0.7, 1.3, (objects, 2))
         corner = rng.uniform(0, 200, (objects, 2))
-        boxes = np.round(np.concatenate([corner, corner + size], 1))
+        boxes = rounded(np.concatenate([corner, corner + size], 1))
         labels = rng.integers(0, classes, objects)
         copies = rng.integers(0, 4, objects)
         near = np.repeat(boxes, copies, 0)
-        near = near + np.round(rng.normal(size=near.shape) * (near[:, 2:] - near[:, :2]).mean(1, keepdims=True) * 0.08)
-        loose = np.round(rng.uniform(0, 100, (3, 2)))
-        near = np.concatenate([near, np.concatenate([loose, loose + np.round(rng.uniform(5, 120, (3, 2)))], 1)])
+        near = near + rounded(rng.normal(size=near.shape) * (near[:, 2:] - near[:, :2]).mean(1, keepdims=True) * 0.08)
+        loose = rounded(rng.uniform(0, 100, (3, 2)))
+        near = np.concatenate([near, np.concatenate([loose, loose + rounded(rng.uniform(5, 120, (3, 2)))], 1)])
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
         guess = np.concatenate([np.repeat(labels, copies), rng.integers(0, classes + 1, 3)])
         scores = rng.integers(0, 6, len(near)) / 8 if ties else rng.uniform(size=len(near)).astype("float32")
@@ -72,9 +74,9 @@ def coco(truths: list[dict], found: list[dict]) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("kind", ["plain", "crowds", "ties"])
+@pytest.mark.parametrize("kind", ["plain", "crowds", "ties", "fractions"])
 def test_every_number_is_pycocotools_s(seed, kind):
-    truths, found = pictures(seed, crowds=kind == "crowds", ties=kind == "ties")
+    truths, found = pictures(seed, crowds=kind == "crowds", ties=kind == "ties", whole=kind != "fractions")
     expected = coco(truths, found)
     metric = metrics.MeanAveragePrecision()
     for start, stop in ((0, 5), (5, 6), (6, 12)):
@@ -225,5 +227,7 @@ def test_wrong_boxes():
         metric.update([one([], [])], [one([], [])])
     with pytest.raises(ShapeError, match="one entry for each"):
         metric.update([one([], [])], [one([[0, 0, 1, 1]], [0, 1], [0.5])])
+    with pytest.raises(DataError, match="boxes"):
+        metric.update([one([], [])], [one([], [], []) | {"boxes": [["a"]]}])
     with pytest.raises(ShapeError, match="1 labels and 2 predictions"):
         metric.update([one([], [])], [one([], [], [])] * 2)
