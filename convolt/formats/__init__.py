@@ -86,7 +86,7 @@ def load_weights(model: Any, filepath: str | Path, *, by_name: bool = False, ski
     Raises:
         ModelFileError: names or shapes do not fit; the message lists what is missing, unknown or misshaped.
     """
-    from convolt.formats import keras_archive, keras_h5
+    from convolt.formats import keras_archive, keras_h5, torch_state
 
     kind = expect_kind(filepath, "safetensors", "hdf5", "keras").name
     if kind == "hdf5":
@@ -98,7 +98,7 @@ def load_weights(model: Any, filepath: str | Path, *, by_name: bool = False, ski
     if kind == "keras":
         keras_archive.load_weights(model, filepath, skip_mismatch=skip_mismatch, **options)
     else:
-        safetensors.load_weights(model, filepath, **options)
+        safetensors.load_weights(torch_state.owner_of(model, filepath), filepath, **options)
 
 
 def _check_suffix(what: str, filepath: str | Path, suffixes: tuple[str, ...]) -> None:

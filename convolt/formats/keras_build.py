@@ -34,15 +34,25 @@ def build(spec: Any, source: Source, match: Match, file: Hdf5File) -> Model:
     Raises:
         ModelFileError: the configuration is not Convolt's, or the weights are others.
     """
-    check(source.name, spec)
-    with initializers.later(), torch.device("meta"):
-        outline = from_keras(spec, source)
-    _check_all(outline, match(outline), file)
+    outline(spec, source, match, file)
     source.dropped.clear()
     with initializers.later(), torch.device("cpu"):
         model = from_keras(spec, source)
     fill(model, match(model), file, skip_mismatch=False)
     source.warn()
+    return model
+
+
+def outline(spec: Any, source: Source, match: Match, file: Hdf5File) -> Model:
+    """Returns the model of a configuration on the meta device, after comparing its weights with those of the file; no value is read.
+
+    Raises:
+        ModelFileError: as `build`.
+    """
+    check(source.name, spec)
+    with initializers.later(), torch.device("meta"):
+        model = from_keras(spec, source)
+    _check_all(model, match(model), file)
     return model
 
 
@@ -98,6 +108,7 @@ def finish(model: Model, settings: Mapping[str, Any], config: Any, state: Sequen
     from convolt import devices
 
     model.class_names = settings.get("class_names")
+    _restore_counts(model, settings.get("counts"))
     model.to(devices.resolve(device))
     model.eval()
     arguments = None
@@ -114,6 +125,15 @@ def finish(model: Model, settings: Mapping[str, Any], config: Any, state: Sequen
         raise compile_error(source, error) from error
     source.warn()
     return model
+
+
+def _restore_counts(model: Model, counts: Any) -> None:
+    """Sets what layers count beside their weights, where the file knows it."""
+    for path, module in model.named_modules():
+        for name in getattr(module, "own_counts", ()):
+            value = counts.get(f"{path}.{name}") if isinstance(counts, Mapping) else None
+            if isinstance(value, int) and 0 <= value < 2**62 and getattr(module, name) is not None:
+                getattr(module, name).fill_(value)
 
 
 def _as_json(value: Any) -> Any:

@@ -83,10 +83,12 @@ def save_weights(model: Model, filepath: str | Path, *, overwrite: bool = True) 
 
 
 def own_settings(model: Model) -> dict[str, Any]:
-    """Returns what Keras has no place for and ignores: class names, and how the model was compiled here."""
+    """Returns what Keras has no place for and ignores: class names, how the model was compiled here, and counts such as of batches."""
     trainer = model._trainer
     spec = None if trainer is None else {"optimizer": trainer.optimizer, **trainer.spec, "precision": trainer.precision}
-    return {"format": 1, "class_names": model.class_names, "compile": None if spec is None else to_json(spec)}
+    counts = {f"{path}.{name}": int(getattr(module, name)) for path, module in model.named_modules()
+              for name in getattr(module, "own_counts", ()) if getattr(module, name) is not None}
+    return {"format": 1, "class_names": model.class_names, "compile": None if spec is None else to_json(spec), "counts": counts}
 
 
 def hdf5_bytes(fill: Callable[[Any], None]) -> bytes:

@@ -19,6 +19,7 @@ from convolt.errors import ConvoltError, ConvoltWarning, ModelFileError, did_you
 from convolt.formats.guard import shorten
 from convolt.layers import registry
 from convolt.layers.base import Layer
+from convolt.missing import KERAS_NAMES
 
 AS_ACTIVATION: Mapping[str, str] = {"SELU": "selu", "GELU": "gelu", "SiLU": "silu"}
 """Layers that Keras has as `Activation(name)` alone."""
@@ -122,7 +123,7 @@ def value_to_keras(value: Any, thing: str) -> Any:
         if module is None:
             raise ModelFileError(explain(thing, f"an object of {type(value).__name__}", "what Keras has too",
                                          "Save the model as .safetensors."))
-        config = {key: value_to_keras(v, thing) for key, v in value._arguments().items()}
+        config = {key: value_to_keras(v, thing) for key, v in value._arguments().items() if v is not None}  # Keras 2 knows fewer
         return _serialized(type(value).__name__, config, module)
     if isinstance(value, Mapping):
         return {str(key): value_to_keras(v, thing) for key, v in value.items()}
@@ -206,6 +207,9 @@ def layer_class(spec: Mapping[str, Any], kind: str, thing: str, source: Source) 
         raise ModelFileError(explain(thing, CODE[kind], "a layer without code",
                                      "Code in a file is never run. In Keras, replace it by a layer of a class, and give that class here: "
                                      "load_model(path, custom_objects={'Name': Class})."))
+    if not own and kind in KERAS_NAMES["layers"]:
+        raise ModelFileError(explain(thing, f"Keras's layer {kind}, which Convolt does not have", "a layer that Convolt has",
+                                     f"Write it as a class and pass it: load_model(path, custom_objects={{{kind!r}: Class}})."))
     word = shorten(registered if own and isinstance(registered, str) else kind)
     near = did_you_mean(kind, registry)
     got = f"the {'custom' if own else 'unknown'} class {word!r}"

@@ -67,8 +67,9 @@ def _thing_to_keras(value: Any, own: frozenset[str]) -> Any:
     if not isinstance(value, Configurable) or type(value).__name__ in own or not type(value).__module__.startswith("convolt."):
         raise ModelFileError(explain("compile", f"a {type(value).__name__}", "what Keras has too"))
     found = value_to_keras(value, "compile")
-    if found["module"] == "keras.optimizers":
-        found["config"] = {k: v for k, v in found["config"].items() if v is not None or k == "weight_decay"}
+    if found["module"] == "keras.optimizers":  # Keras 2 knows fewer arguments
+        average = () if value.use_ema else ("ema_momentum",)  # type: ignore[attr-defined]
+        found["config"] = {k: v for k, v in found["config"].items() if v is not None and v is not False and k not in average}
     return found
 
 
