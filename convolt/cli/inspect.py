@@ -46,8 +46,8 @@ def _show(report: Report, most: int) -> None:
     if report.layers:
         say.line()
         say.heading("Architecture")
-        say.table(["layer", "class", "arguments"],
-                  [["  " * row.depth + row.name, row.kind + ("" if row.known else " (unknown)"), row.arguments] for row in report.layers[:most]])
+        rows = [["  " * row.depth + row.name, row.kind + ("" if row.known else " (unknown)"), row.arguments] for row in report.layers]
+        say.table(["layer", "class", "arguments"], rows[:most])
         _more(len(report.layers) - most)
     if report.weights:
         say.line()

@@ -53,9 +53,15 @@ def make(thing: str, description: Mapping[str, Any], custom: Mapping[str, Any], 
     except ModelFileError:
         raise
     except Exception as error:  # constructors and shape rules of a hundred classes meet values that nobody thought of
-        reason = str(error) if isinstance(error, ConvoltError) else f"{type(error).__name__}: {error}"
-        raise ModelFileError(explain(f"{thing}: architecture", shorten(reason, 500), "layers that Convolt knows", FIX)) from error
+        raise ModelFileError(refusal(f"{thing}: architecture", error, "arguments that its layers take", FIX)) from error
     return model
+
+
+def refusal(thing: str, error: Exception, expected: str, fix: str) -> str:
+    """Returns the message for an error while a part of a file was made: Convolt's own errors say themselves what is wrong."""
+    if isinstance(error, ConvoltError):
+        return f"{thing}: {shorten(str(error), 500)} {fix}"
+    return explain(thing, f"something impossible ({shorten(f'{type(error).__name__}: {error}', 300)})", expected, fix)
 
 
 def all_built(model: Any) -> bool:

@@ -109,8 +109,10 @@ def _checked(thing: str, infos: list[zipfile.ZipInfo], wanted: Mapping[str, int]
             found[name] = info
     missing = [name for name in needed if name not in found]
     if missing or unknown:
-        got = f"missing {few(missing)}, unknown {few(unknown)}"
-        raise ModelFileError(explain(thing, got, f"exactly the members {', '.join(needed)}"))
+        words = [f"no {few(missing)}"] * bool(missing) + [f"the unknown {few(unknown)}"] * bool(unknown)
+        others = [name for name in wanted if name not in needed]
+        raise ModelFileError(explain(f"{thing}: members", " and ".join(words),
+                                     ", ".join(needed) + (f", and perhaps {', '.join(others)}" if others else "")))
     return found
 
 

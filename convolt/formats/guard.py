@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Limits:
     group_depth: int = 32
     attribute_bytes: int = 32 * 2**20
     archive_members: int = 1_000
-    cpu_seconds: int = 4
+    cpu_seconds: int = 2
 
 
 LIMITS = Limits()
@@ -122,7 +123,7 @@ def _looks_pickled(head: bytes) -> bool:
     """Whether bytes begin like a pickle: protocol 2 and later say so, 0 and 1 begin with an opcode that names a class or a container."""
     if head[:1] == b"\x80":
         return len(head) > 1 and 2 <= head[1] <= 5
-    return head[:2] in (b"(l", b"(d", b"(i", b"cp", b"co", b"cb", b"cn", b"ct", b"c_", b"]q", b"}q")
+    return head[:2] in (b"(l", b"(d", b"]q", b"}q") or re.match(rb"\(?[ci][\w.]+\n[\w.]+\n", head) is not None
 
 
 def _kind_of_zip(path: Path) -> Kind:

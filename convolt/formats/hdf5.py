@@ -76,7 +76,8 @@ class Hdf5File:
 
     def dtype(self, path: str) -> np.dtype[Any]:
         """Returns the type of an array's values, in native byte order."""
-        return np.dtype(self._find(path, "dtype", "an array"))
+        name: str = self._find(path, "dtype", "an array")
+        return np.dtype(name)
 
     def array(self, path: str, finite: bool = False) -> np.ndarray:
         """Returns a copy of an array, native and in C order.
@@ -107,20 +108,21 @@ class Hdf5File:
 
 @contextmanager
 def open_hdf5(path: str | Path | bytes | bytearray | memoryview, *, values: bool = True, limits: Limits = LIMITS,
-              run: Run | None = None) -> Iterator[Hdf5File]:
+              thing: str = "", run: Run | None = None) -> Iterator[Hdf5File]:
     """Reads an HDF5 file in a process of its own and yields what it holds.
 
     Args:
         path: the file, or its bytes.
         values: False reads names, shapes and attributes alone.
         limits: the most that it may hold.
+        thing: what it is, for messages; the path if there is none.
         run: how the worker is run; None for a new process.
 
     Raises:
         ModelFileError: the file is damaged, of another kind, or holds what is not taken (see this module); the message names it.
     """
-    thing = str(path) if isinstance(path, (str, Path)) else "the HDF5 file"
-    with _source(path, limits) as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+    thing = thing or (str(path) if isinstance(path, (str, Path)) else "the HDF5 file")
+    with _source(path, thing, limits) as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         code = (run or run_worker)(source, out, errors, limits, values)
         if code:
             raise ModelFileError(_reason(thing, code, errors))
@@ -128,7 +130,7 @@ def open_hdf5(path: str | Path | bytes | bytearray | memoryview, *, values: bool
 
 
 @contextmanager
-def _source(path: str | Path | bytes | bytearray | memoryview, limits: Limits) -> Iterator[IO[bytes]]:
+def _source(path: str | Path | bytes | bytearray | memoryview, thing: str, limits: Limits) -> Iterator[IO[bytes]]:
     if isinstance(path, (str, Path)):
         expect_kind(path, "hdf5")
         check_file(Path(path), limits)
@@ -136,7 +138,7 @@ def _source(path: str | Path | bytes | bytearray | memoryview, limits: Limits) -
             yield file
         return
     if bytes(path[:8]) != HDF5_MAGIC:
-        raise ModelFileError(explain("the HDF5 file", "other content", "an HDF5 file", "The file is damaged."))
+        raise ModelFileError(explain(thing, "other content", "an HDF5 file", "The file is damaged."))
     with tempfile.TemporaryFile() as file:
         file.write(path)
         file.flush()

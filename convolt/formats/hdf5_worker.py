@@ -87,7 +87,7 @@ class Walk:
         stopped = group.id.links.iterate(take, idx_type=h5.INDEX_CRT_ORDER if made_in_order else h5.INDEX_NAME)
         if stopped[0]:
             raise Refused(path, f"more than {self.limits['tensors']:,} groups and arrays", "fewer")
-        decoded = []
+        decoded: list[str] = []
         for name in names:
             try:
                 text = name.decode("utf-8")

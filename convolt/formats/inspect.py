@@ -125,7 +125,7 @@ def _safetensors(path: Path, report: Report) -> None:
     if "convolt" in header.metadata:
         info = safetensors.model_info(path, header.metadata)
         report.facts.append(("format", f"Convolt {info['format']}"))
-        _describe(path, report, info["model"])
+        _describe(report, info["model"])
         _training(report, info.get("compile") or {})
         _class_names(report, info.get("class_names"))
         _outline(path, report, info)
@@ -140,29 +140,37 @@ def _outline(path: Path, report: Report, info: Mapping[str, Any]) -> None:
 
     architecture.check(str(path), info["model"])
     if all(row.known for row in report.layers):
-        safetensors.compare_outline(path, info["model"], {}, read_header(path))
+        outline = safetensors.compare_outline(path, info["model"], {}, read_header(path))
+        if info.get("compile"):
+            safetensors.compile_as_saved(path, outline, info["compile"], "cpu")
 
 
 def _hdf5(path: Path, report: Report) -> None:
+    from convolt.formats.keras_h5 import legacy_pairs
+
     with open_hdf5(path, values=False) as file:
         attributes = file.attributes()
         _keras_versions(report, attributes)
         _hdf5_weights(report, file)
-        _keras_config(path, report, attributes.get("model_config"))
+        _keras_config(path, report, attributes.get("model_config"), attributes,
+                      lambda model: legacy_pairs(model, file, "model_weights", by_name=True), file)
         training = attributes.get("training_config")
         if isinstance(training, str):
             _training(report, read_json(f"{path}: training_config", training))
 
 
 def _keras(path: Path, report: Report) -> None:
-    text = LIMITS.header_bytes
-    members = read_members(path, {"config.json": text, "metadata.json": text, "model.weights.h5": LIMITS.tensor_bytes}, optional={"assets/": 0})
-    metadata = read_json(f"{path}: metadata.json", members["metadata.json"])
-    _keras_versions(report, metadata if isinstance(metadata, dict) else {})
-    config = read_json(f"{path}: config.json", members["config.json"])
-    with open_hdf5(members["model.weights.h5"], values=False) as file:
+    from convolt.formats.keras_h5 import vars_pairs
+
+    members = read_members(path, {"model.weights.h5": LIMITS.file_bytes},
+                           optional={"config.json": LIMITS.header_bytes, "metadata.json": LIMITS.header_bytes, "assets/": 0})
+    metadata = read_json(f"{path}: metadata.json", members.get("metadata.json", b"{}"))
+    metadata = metadata if isinstance(metadata, dict) else {}
+    _keras_versions(report, metadata)
+    config = read_json(f"{path}: config.json", members["config.json"]) if "config.json" in members else None
+    with open_hdf5(members["model.weights.h5"], values=False, thing=f"{path}: model.weights.h5") as file:
         _hdf5_weights(report, file)
-    _keras_config(path, report, config)
+        _keras_config(path, report, config, metadata, lambda model: vars_pairs(model, file), file)
     if isinstance(config, dict) and isinstance(config.get("compile_config"), dict):
         _training(report, config["compile_config"])
 
@@ -179,13 +187,21 @@ def _hdf5_weights(report: Report, file: Hdf5File) -> None:
         report.weights.append(WeightRow(name, dtype.name, shape, math.prod(shape) * dtype.itemsize))
 
 
-def _keras_config(path: Path, report: Report, config: Any) -> None:
+def _keras_config(path: Path, report: Report, config: Any, settings: Mapping[str, Any], match: Any, file: Hdf5File) -> None:
+    """Lists the architecture, and tries it without memory, as loading does."""
+    from convolt.formats import keras_build
+    from convolt.formats.keras_objects import Source
+
     if config is None:
         report.facts.append(("format", "weights alone, without an architecture"))
         return
     value = read_json(f"{path}: model_config", config) if isinstance(config, str) else config
-    _describe(path, report, value)
-    architecture.check(str(path), value)
+    _describe(report, value)
+    own = keras_build.settings_of(settings.get("convolt"), source := Source(str(path), {}, str(settings.get("keras_version", ""))), LIMITS)
+    _class_names(report, own.get("class_names"))
+    if all(row.known for row in report.layers):
+        keras_build.outline(value, source, match, file)
+    report.facts += [("not kept", shorten(text, 200)) for text in dict.fromkeys(source.dropped)]
 
 
 def _pickle(path: Path, report: Report) -> None:
@@ -212,7 +228,7 @@ def _numpy(path: Path, report: Report) -> None:
 # -- what models say of themselves -------------------------------------------------------------------------------------
 
 
-def _describe(path: Path, report: Report, description: Any) -> None:
+def _describe(report: Report, description: Any) -> None:
     """Lists the layers, models inside models too."""
     from convolt.layers import registry
     from convolt.models import Model  # noqa: F401 (which lists the kinds of models too)
@@ -229,7 +245,7 @@ def _describe(path: Path, report: Report, description: Any) -> None:
         if kind in CODE:
             report.problems.append(f"layer {name!r}: a {kind} is a program inside the file. Convolt refuses it.")
         elif not known:
-            report.problems.append(f"layer {name!r}: the class {shorten(kind, 60)!r} is unknown to Convolt; it loads only with custom_objects.")
+            report.problems.append(f"layer {name!r}: Convolt has no class {shorten(kind, 60)!r}; the file loads only with custom_objects.")
 
 
 def _layers(value: Any, depth: int) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -85,8 +85,7 @@ def load_model(filepath: str | Path, custom_objects: Mapping[str, Any] | None = 
     metadata = metadata if isinstance(metadata, Mapping) else {}
     source = Source(str(filepath), dict(custom_objects or {}), str(metadata.get("keras_version", "")))
     spec = read_json(f"{filepath}: {CONFIG}", members[CONFIG], limits)
-    with open_hdf5(members[WEIGHTS], limits=limits) as file:
-        file.thing = f"{filepath}: {WEIGHTS}"
+    with open_hdf5(members[WEIGHTS], limits=limits, thing=f"{filepath}: {WEIGHTS}") as file:
         model = keras_build.build(spec, source, lambda outline: vars_pairs(outline, file), file)
         settings = keras_build.settings_of(metadata.get("convolt"), source, limits)
         config = spec.get("compile_config") if isinstance(spec, Mapping) else None
@@ -96,8 +95,7 @@ def load_model(filepath: str | Path, custom_objects: Mapping[str, Any] | None = 
 def load_weights(model: Model, filepath: str | Path, *, skip_mismatch: bool = False, limits: Limits = LIMITS) -> None:
     """Reads the weights of a `.keras` file into a model; its architecture is not looked at."""
     check_built(model, "load_weights")
-    with open_hdf5(_members(Path(filepath), limits)[WEIGHTS], limits=limits) as file:
-        file.thing = f"{filepath}: {WEIGHTS}"
+    with open_hdf5(_members(Path(filepath), limits)[WEIGHTS], limits=limits, thing=f"{filepath}: {WEIGHTS}") as file:
         fill_from(model, file, by_name=False, skip_mismatch=skip_mismatch)
 
 

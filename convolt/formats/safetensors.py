@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from convolt.configurable import to_json
-from convolt.errors import ConvoltError, ModelFileError, did_you_mean, explain
+from convolt.errors import ModelFileError, did_you_mean, explain
 from convolt.formats import architecture
 from convolt.formats.architecture import all_built
 from convolt.formats.guard import LIMITS, Limits, few, read_json, shorten
@@ -73,14 +73,22 @@ def load_model(filepath: str | Path, custom_objects: Mapping[str, Any] | None = 
     model.to(devices.resolve(device))
     model.eval()
     if compile and info.get("compile"):
-        architecture.check_compile(str(path), info["compile"])
-        try:
-            model.compile(**info["compile"], device=device)
-        except Exception as error:
-            reason = str(error) if isinstance(error, ConvoltError) else f"{type(error).__name__}: {error}"
-            raise ModelFileError(explain(f"{path}: compile", shorten(reason, 500), "known losses, metrics and optimizers",
-                                         "Load it with compile=False and compile it yourself.")) from error
+        compile_as_saved(path, model, info["compile"], device)
     return model
+
+
+def compile_as_saved(path: Path, model: Any, config: Any, device: Any) -> None:
+    """Compiles a model as its file says.
+
+    Raises:
+        ModelFileError: a loss, metric or optimizer is unknown, an argument is impossible, or a metric would fill the memory.
+    """
+    architecture.check_compile(str(path), config)
+    try:
+        model.compile(**config, device=device)
+    except Exception as error:
+        raise ModelFileError(architecture.refusal(f"{path}: compile", error, "losses, metrics and optimizers with their arguments",
+                                                  "Load it with compile=False and compile it yourself.")) from error
 
 
 def load_weights(model: Any, filepath: str | Path, *, allow_nonfinite: Collection[str] = (), limits: Limits = LIMITS) -> None:
@@ -236,17 +244,21 @@ def model_info(path: Path, metadata: Mapping[str, str], limits: Limits = LIMITS)
 # -- what fits ---------------------------------------------------------------------------------------------------------
 
 
-def compare_outline(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any], header: Header) -> None:
-    """Makes the model without memory and compares its weights with those of the file."""
+def compare_outline(path: Path, description: Mapping[str, Any], custom: Mapping[str, Any], header: Header) -> Any:
+    """Makes the model without memory, compares its weights with those of the file, and returns it.
+
+    None is returned where the user's own classes cannot be made without memory.
+    """
     try:
         outline = architecture.make(str(path), description, custom, values=False)
     except ModelFileError:
         if custom:  # the user's own code may need values; it is trusted
-            return
+            return None
         raise
     if not all_built(outline):
         raise ModelFileError(_not_built(outline, path))
     _compare(path, outline, header.tensors, views=bool(custom))
+    return outline
 
 
 def _not_built(model: Any, path: Path) -> str:

@@ -12,10 +12,13 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-NASTY = (0, -1, 1, 2, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**12, 10**30, -(2**63), 0.0, -0.5, 1e-300,
-         1e300, 1.5, True, False, None, "", "a", "x" * 5000, "é\u202e\x07", "../../etc/passwd", "/dev/zero", "http://127.0.0.1:1/", "os.system",
-         "Lambda", "__class__", 'a")+b', [], [0], [1, 2, 3, 4, 5, 6], [None], [-1, -1], [10**9, 10**9], {}, {"class_name": "Dense"},
-         {"class_name": "Dense", "config": {"units": 10**12}}, {"tensor": [0, None]}, {"class_name": "Sequential", "config": {"layers": []}})
+NASTY = (
+    0, -1, 1, 2, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**12, 10**30, -(2**63),
+    0.0, -0.5, 1e-300, 1e300, 1.5, True, False, None, "", "a", "x" * 5000, "é\u202e\x07", "../../etc/passwd", "/dev/zero",
+    "http://127.0.0.1:1/", "os.system", "Lambda", "__class__", 'a")+b', [], [0], [1, 2, 3, 4, 5, 6], [None], [-1, -1], [10**9, 10**9], {},
+    {"class_name": "Dense"}, {"class_name": "Dense", "config": {"units": 10**12}}, {"tensor": [0, None]},
+    {"class_name": "Sequential", "config": {"layers": []}},
+)
 NUMBERS = tuple(n for n in NASTY if type(n) is int and 0 <= n < 2**64)
 Mutant = Callable[[random.Random, Sequence[bytes]], bytes]
 
@@ -70,7 +73,8 @@ def of_json(rng: random.Random, value: Any) -> Any:
             other, place = rng.choice(places)
             holder[key] = copy.deepcopy(other[place]) if len(json.dumps(other[place])) < 20_000 else None
         elif kind == 2 and isinstance(holder, dict):
-            holder[rng.choice((f"{key}x", "class_name", "config", "layers", "name", "kwargs", "module", str(rng.choice(NASTY))))] = holder.pop(key)
+            names = (f"{key}x", "class_name", "config", "layers", "name", "kwargs", "module", str(rng.choice(NASTY)))
+            holder[rng.choice(names)] = holder.pop(key)
         elif kind == 3 and isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):
             holder[key] = holder[key] * rng.choice((-1, 0, 2, 10, 10**9)) + rng.choice((-1, 0, 1))
         elif kind == 4:
@@ -152,8 +156,8 @@ def keras(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     data = rng.choice(seeds)
     if rng.random() < 0.3:
         return of_bytes(rng, data, rng.choice(seeds))
-    memory = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(memory, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as new:
+    memory, packing = io.BytesIO(), rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(memory, "w", packing) as new:
         chosen = rng.choice(("config.json", "config.json", "config.json", "metadata.json", "model.weights.h5", "names"))
         for name in old.namelist():
             content = old.read(name)

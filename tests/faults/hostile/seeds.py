@@ -43,9 +43,10 @@ def _keras_files(folder: Path, suffix: str) -> list[bytes]:
         warnings.simplefilter("ignore")  # Keras calls its own .h5 old
         import keras
 
-        stack = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, activation="relu"),
-                                  keras.layers.BatchNormalization(), keras.layers.MaxPooling2D(), keras.layers.Flatten(),
-                                  keras.layers.Dense(3, activation="softmax")])
+        stack = keras.Sequential([
+            keras.layers.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.BatchNormalization(), keras.layers.MaxPooling2D(), keras.layers.Flatten(),
+            keras.layers.Dense(3, activation="softmax")])
         stack.compile("adam", "sparse_categorical_crossentropy")
         image = keras.layers.Input((8, 8, 1))
         joined = keras.layers.Add()([keras.layers.Conv2D(2, 3, padding="same")(image), keras.layers.Conv2D(2, 1)(image)])
@@ -85,7 +86,8 @@ def images(folder: Path) -> list[bytes]:
         found.append(memory.getvalue())
     for mode in ("P", "L", "RGBA", "1", "I;16"):
         memory = io.BytesIO()
-        Image.fromarray(pixels[:, :, 0].astype("uint16") * 200).save(memory, "PNG") if mode == "I;16" else picture.convert(mode).save(memory, "PNG")
+        other = Image.fromarray(pixels[:, :, 0].astype("uint16") * 200) if mode == "I;16" else picture.convert(mode)
+        other.save(memory, "PNG")
         found.append(memory.getvalue())
     memory = io.BytesIO()
     picture.convert("CMYK").save(memory, "JPEG")

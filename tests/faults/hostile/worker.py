@@ -93,7 +93,7 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
     for source in sources:  # all that is imported late is there before memory is bounded
         path.write_bytes(source)
         read(path)
-    _bound_memory()
+    bound_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     totals: dict[str, Any] = {"read": 0, "refused": 0, "slowest": 0.0, "reasons": Counter()}
     for number in range(first, first + count):
@@ -122,7 +122,8 @@ def _gist(message: str, path: Path) -> str:
     return re.sub(r"\d[\d,]*", "#", re.sub(r"'[^']*'", "'…'", message.replace(str(path), "FILE")))[:110]
 
 
-def _bound_memory() -> None:
+def bound_memory() -> None:
+    """Lets this process take `MEMORY` more than it has."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
 

@@ -1,0 +1,34 @@
+"""Damaged files of every kind end in a file that was read or in Convolt's own error, in a process with bounded memory, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.hostile.worker import run
+
+FULL = {"safetensors": 100_000, "h5": 10_000, "keras": 10_000, "images": 10_000, "archives": 10_000}
+SAMPLE = {"safetensors": 600, "h5": 100, "keras": 100, "images": 400, "archives": 400}
+SECONDS = 5.0
+
+
+def check(kind: str, count: int, folder: Path) -> None:
+    result = run(kind, count, folder)
+    print(f"{kind}: {count:,} mutants, {result.read:,} read, {result.refused:,} refused, slowest {result.slowest:.2f} s")
+    assert not result.failures, "\n".join([f"{len(result.failures)} of {count}", *result.failures[:5]])
+    assert result.count == count
+    assert result.read > 0.01 * count, "mutants should be near to whole files"
+    assert result.refused > 0.2 * count, "mutants should be damaged"
+    assert result.slowest < SECONDS
+
+
+@pytest.mark.parametrize("kind", SAMPLE)
+def test_a_sample_of_mutants(kind: str, tmp_path: Path) -> None:
+    check(kind, SAMPLE[kind], tmp_path)
+
+
+@pytest.mark.faults_full
+@pytest.mark.parametrize("kind", FULL)
+def test_all_mutants(kind: str, tmp_path: Path) -> None:
+    check(kind, FULL[kind], tmp_path)
