@@ -35,6 +35,10 @@ KERAS_VERSION = "3.10.0"
 ATTRIBUTE_BYTES = 64_512
 """The most that Keras puts into one attribute; longer lists go into several (`layer_names0`, …)."""
 
+OWN_STATE = "convolt_optimizer_weights"
+"""Group with the optimizer's state. Keras's own, `optimizer_weights`, makes models that Keras 3.15 loads and cannot train: it builds
+the optimizer for the model's own variables, of which a model of layers has none."""
+
 OLD_LAYERS = "_layer_checkpoint_dependencies"
 """What TensorFlow 2.13 calls `layers`."""
 
@@ -66,7 +70,7 @@ def save_model(model: Model, filepath: str | Path, *, overwrite: bool = True) ->
         _write_layers(file.create_group("model_weights"), model)
         state = state_to_keras(model) if training is not None else None
         if state is not None:
-            group = file.create_group("optimizer_weights")
+            group = file.create_group(OWN_STATE)
             _write_weights(group, [(f"{model.optimizer.name}/{i}", value) for i, value in enumerate(state)])
 
     write_whole(path, hdf5_bytes(fill))
@@ -228,9 +232,10 @@ def _words(file: Hdf5File, path: str, name: str) -> list[str]:
 
 
 def _legacy_state(file: Hdf5File) -> list[np.ndarray]:
-    if "optimizer_weights" not in file:
+    group = OWN_STATE if OWN_STATE in file else "optimizer_weights"
+    if group not in file:
         return []
-    return [file.array(f"optimizer_weights/{name}") for name in _words(file, "optimizer_weights", "weight_names")]
+    return [file.array(f"{group}/{name}") for name in _words(file, group, "weight_names")]
 
 
 def legacy_pairs(model: Model, file: Hdf5File, root: str, by_name: bool = False, skip_mismatch: bool = False) -> Pairs:
