@@ -163,6 +163,12 @@ def test_training_on_triplets_separates_the_classes():
     assert history.history["loss"][-1] < 0.6 * history.history["loss"][0]
 
 
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+    y, p = np.array([0, 0, 1, 1]), np.array([[0.0], [1.0], [-1.0], [4.0]], "float32")
+    value = losses.TripletSemiHard(20.0, "squared-L2")(y, p)
+    assert float(value) == semihard(y, p, 20.0, "squared-L2")
+
+
 def test_circle_with_references_is_keras_s(keras):
     y, p = Case("Circle", {}, "ids", "unit").arrays(FLAT)
     others, references = Case("Circle", {}, "ids", "unit").arrays((4, 5), seed=1)

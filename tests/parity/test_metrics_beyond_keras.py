@@ -223,6 +223,13 @@ def test_logits_reach_the_new_metrics():
         torch.testing.assert_close(on_logits.result(), plain.result())
 
 
+def test_a_prediction_at_the_threshold_says_1(keras):
+    own, theirs = metrics.BinaryIoU((1,)), keras.metrics.BinaryIoU((1,))
+    own.update([1, 0, 1], [0.5, 0.2, 0.1])
+    theirs.update_state([1, 0, 1], [0.5, 0.2, 0.1])
+    assert float(own.result()) == pytest.approx(0.5) == pytest.approx(float(theirs.result()))
+
+
 def test_losses_of_ignored_classes_as_metrics():
     from convolt import losses
 
