@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from convolt import initializers
-from convolt.errors import ConvoltWarning, ModelFileError, explain
+from convolt.errors import ConvoltError, ConvoltWarning, ModelFileError, explain
 from convolt.formats import architecture, keras_weights
 from convolt.formats.guard import Limits, read_json
 from convolt.formats.hdf5 import Hdf5File
@@ -36,8 +36,7 @@ def build(spec: Any, source: Source, match: Match, file: Hdf5File) -> Model:
     """
     outline(spec, source, match, file)
     source.dropped.clear()
-    with initializers.later(), torch.device("cpu"):
-        model = from_keras(spec, source)
+    model = _made(spec, source, "cpu")
     fill(model, match(model), file, skip_mismatch=False)
     source.warn()
     return model
@@ -50,10 +49,19 @@ def outline(spec: Any, source: Source, match: Match, file: Hdf5File) -> Model:
         ModelFileError: as `build`.
     """
     check(source.name, spec)
-    with initializers.later(), torch.device("meta"):
-        model = from_keras(spec, source)
+    model = _made(spec, source, "meta")
     _check_all(model, match(model), file)
     return model
+
+
+def _made(spec: Any, source: Source, device: str) -> Model:
+    try:
+        with initializers.later(), torch.device(device):
+            return from_keras(spec, source)
+    except ConvoltError:
+        raise
+    except Exception as error:  # constructors and shape rules of a hundred classes meet values that nobody thought of
+        raise ModelFileError(architecture.refusal(f"{source.name}: architecture", error, "arguments that its layers take", "")) from error
 
 
 def _check_all(model: Model, pairs: Sequence[tuple[Leaf, str]], file: Hdf5File) -> None:

@@ -203,6 +203,11 @@ def units_bomb_in_keras(bench: Bench) -> Path:
     return bench.keras_config("units_bomb_in_keras", lambda c: c["config"]["layers"][1]["config"].update(units=10**12))
 
 
+@hostile("A size whose bytes overflow 64 bits")
+def overflow_in_keras(bench: Bench) -> Path:
+    return bench.keras_config("overflow_in_keras", lambda c: c["config"]["layers"][1]["config"].update(units=2**62))
+
+
 # -- archives ----------------------------------------------------------------------------------------------------------
 
 
