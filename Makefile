@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow test-faults lint types bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/convolt train cnn --data digits --epochs 10 --name demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m "not slow and not gpu and not faults_full"
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow
+
+test-faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/faults -m faults_full
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt import __version__
-from convolt.cli import doctor, evaluate, export, inspect, predict, summary, train
+from convolt.cli import doctor, evaluate, export, inspect, predict, summary, train, verify_resume
 from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, did_you_mean
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -31,7 +31,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="For example: [b]convolt train cnn --data digits[/b]",
 )
-for _verb in (train.train, evaluate.evaluate, predict.predict, export.export, summary.summary, inspect.inspect, doctor.doctor):
+for _verb in (
+    train.train,
+    evaluate.evaluate,
+    predict.predict,
+    export.export,
+    summary.summary,
+    inspect.inspect,
+    verify_resume.verify_resume,
+    doctor.doctor,
+):
     app.command()(_verb)
 
 

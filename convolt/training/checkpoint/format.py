@@ -7,11 +7,12 @@ missing end is found wherever it is, the names and shapes in the header included
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -69,19 +70,20 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def decode(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns (tensors, state) of a file after checking its sum.
+    """Returns (tensors, state) of a file after checking its sum; what is checked is what is used, for it is read once.
 
     Raises:
         CheckpointError: the file is damaged, foreign or from a newer Convolt.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    state = read_state(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 (not a dict)
+        data = path.read_bytes()
+        state = _read(path, io.BytesIO(data), len(data))
+        return load(data), state
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -92,18 +94,21 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            if size < _SUM_AT + 64 or not _SUM_AT + 64 <= 8 + length <= min(size, 8 + MAX_HEADER_BYTES):
-                raise _damaged(path, f"{size:,} bytes, which is too short")
-            text = file.read(length)
-            total = hashlib.sha256(head)
-            total.update(text[: len(_PREFIX)] + _NO_SUM + text[len(_PREFIX) + 64 :])
-            for chunk in iter(lambda: file.read(_CHUNK), b""):
-                total.update(chunk)
+            return _read(path, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
+
+
+def _read(path: Path, file: BinaryIO, size: int) -> dict[str, Any]:
+    head = file.read(8)
+    length = int.from_bytes(head, "little")
+    if not _SUM_AT + 64 <= 8 + length <= min(size, 8 + MAX_HEADER_BYTES):
+        raise _damaged(path, f"{size:,} bytes that do not begin as a checkpoint or end too soon")
+    text = file.read(length)
+    total = hashlib.sha256(head)
+    total.update(text[: len(_PREFIX)] + _NO_SUM + text[len(_PREFIX) + 64 :])
+    for chunk in iter(lambda: file.read(_CHUNK), b""):
+        total.update(chunk)
     found = text[len(_PREFIX) : len(_PREFIX) + 64]
     if not text.startswith(_PREFIX) or total.hexdigest().encode() != found:
         raise _damaged(path, "bytes that do not agree with its checksum")
