@@ -14,7 +14,8 @@ from typing import Any
 
 from convolt import applications
 from convolt.errors import ArgumentError, ConvoltError, ModelFileError, ShapeError, did_you_mean, explain
-from convolt.formats.safetensors import all_built
+from convolt.formats import SUFFIXES
+from convolt.formats.architecture import all_built
 from convolt.models import Model, load_model
 
 ARCHITECTURES: dict[str, Callable[[tuple[int, ...], int], Model]] = {
@@ -24,7 +25,7 @@ ARCHITECTURES: dict[str, Callable[[tuple[int, ...], int], Model]] = {
 
 def is_saved(spec: str) -> bool:
     """Whether MODEL is a saved file."""
-    return spec.endswith(".safetensors")
+    return spec.endswith(SUFFIXES)
 
 
 def is_code(spec: str) -> bool:
@@ -70,7 +71,7 @@ def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str 
             explain(
                 "MODEL",
                 repr(spec),
-                "a built-in architecture, file.py:function or a .safetensors file",
+                "a built-in architecture, file.py:function or a saved file (.safetensors, .keras, .h5)",
                 did_you_mean(spec, ARCHITECTURES),
             )
         )
@@ -84,16 +85,14 @@ def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str 
 def open_saved(path: str, code: str | None = None, device: str = "auto") -> Model:
     """Reads a saved model; `code` is the user's file with the classes that it needs."""
     if not is_saved(path):
-        raise ArgumentError(explain("FILE", repr(path), "a saved model, such as runs/cnn-mnist/model.safetensors"))
+        raise ArgumentError(explain("FILE", repr(path), "a saved model, such as runs/cnn-mnist/model.safetensors, .keras or .h5"))
     custom = _classes_in(code) if code else {}
     try:
         model: Model = load_model(path, custom_objects=custom, device=device)
     except ModelFileError as error:
         if "custom_objects" in str(error):
-            text = str(error).replace(
-                "Pass your own classes: load_model(path, custom_objects={'Name': Class}).",
-                "Pass the Python file with your own classes: --code FILE.py.",
-            )
+            given = r"[^.:]*: load_model\(path, custom_objects=\{[^}]*\}\)\."
+            text = re.sub(given, " Pass the Python file with your own classes: --code FILE.py.", str(error))
             raise ModelFileError(text) from error
         raise
     return model

@@ -114,11 +114,12 @@ Model = Annotated[
         metavar="MODEL",
         show_default=False,
         help=(
-            "A built-in architecture ([b]cnn[/b]), [b]file.py:function[/b] with your own, or a saved [b].safetensors[/b] file."
+            "A built-in architecture ([b]cnn[/b]), [b]file.py:function[/b] with your own, or a saved file "
+            "([b].safetensors[/b], [b].keras[/b], [b].h5[/b])."
         ),
     ),
 ]
-File = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A saved model, [b].safetensors[/b].")]
+File = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A saved model: [b].safetensors[/b], [b].keras[/b], [b].h5[/b].")]
 Data = Annotated[
     str,
     typer.Option(

@@ -15,7 +15,7 @@ from convolt.formats import architecture, keras_weights
 from convolt.formats.guard import Limits, read_json
 from convolt.formats.hdf5 import Hdf5File
 from convolt.formats.keras_checks import check
-from convolt.formats.keras_graph import from_keras
+from convolt.formats.keras_models import from_keras
 from convolt.formats.keras_objects import Source
 from convolt.formats.keras_training import compile_error, compile_from_keras, state_from_keras
 from convolt.formats.keras_weights import Leaf

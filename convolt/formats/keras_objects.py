@@ -161,14 +161,14 @@ def layer_from_keras(spec: Any, source: Source) -> Layer:
     Raises:
         ModelFileError: the class is unknown or carries code, or an argument does not fit; the layer is named.
     """
-    from convolt.formats import keras_graph
+    from convolt.formats import keras_models
 
     kind, config = class_and_config(spec, f"{source.name}: a layer")
     name = shorten(str(config.get("name", spec.get("name", kind))))
     thing = f"{source.name}: layer {name!r} ({shorten(kind)})"
     cls = layer_class(spec, kind, thing, source)
     if cls is None:
-        return keras_graph.from_keras(spec, source)
+        return keras_models.from_keras(spec, source)
     if config.get("data_format") == "channels_first":
         raise ModelFileError(explain(thing, "data_format='channels_first'", "'channels_last'", "Build the model in Keras once more with "
                                      "channels_last, give it the weights of this one with set_weights, and save that."))
@@ -177,7 +177,7 @@ def layer_from_keras(spec: Any, source: Source) -> Layer:
         return cls.from_config(arguments)
     except ModelFileError:
         raise
-    except (ConvoltError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # constructors of a hundred classes meet values that nobody thought of
         got = str(error) if isinstance(error, ConvoltError) else f"{type(error).__name__}: {error}"
         raise ModelFileError(explain(thing, shorten(got, 300), "a configuration that Convolt can read")) from error
 

@@ -122,7 +122,7 @@ def compile_from_keras(config: Any, source: Source) -> dict[str, Any] | None:
             "metrics": _metric_list(config.get("metrics"), source),
             "weighted_metrics": _metric_list(config.get("weighted_metrics"), source),
         }
-    except (ConvoltError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # in a damaged file any value may stand in any place
         raise compile_error(source, error) from error
 
 
@@ -192,7 +192,7 @@ def _name_in(spec: Any, source: Source) -> Any:
         return _name_in(fn, source) if fn is not None else config.get("name")
     if kind in source.custom:
         made = source.custom[kind]
-        return made.from_config(config) if isinstance(made, type) else made
+        return made.from_config(config) if hasattr(made, "from_config") else made
     if is_custom(spec.get("registered_name"), kind, spec.get("module")):
         raise unknown_function(shorten(kind), "compile")
     return kind

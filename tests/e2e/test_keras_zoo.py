@@ -85,7 +85,7 @@ def test_models_from_here_load_in_keras(keras, name: str, suffix: str, tmp_path:
         np.testing.assert_array_equal(y, flat(ours.predict(x, verbose=0))[key])
 
 
-@pytest.mark.parametrize("suffix", ["h5", "weights.h5"])
+@pytest.mark.parametrize("suffix", [pytest.param("h5", marks=pytest.mark.slow), "weights.h5"])
 @EVERY
 def test_weights_alone_go_both_ways(keras, name: str, suffix: str, tmp_path: Path) -> None:  # noqa: F811
     theirs, ours = ZOO[name](keras), ZOO[name](convolt)

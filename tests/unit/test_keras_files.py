@@ -104,7 +104,8 @@ def test_the_content_says_what_a_file_is(tmp_path: Path) -> None:
     model.save(tmp_path / "m.h5")
     (tmp_path / "m.h5").rename(tmp_path / "model.bin")
     x = np.ones((2, 4), "float32")
-    np.testing.assert_array_equal(convolt.load_model(tmp_path / "model.bin", device="cpu").predict(x, verbose=0), model.predict(x, verbose=0))
+    again = convolt.load_model(tmp_path / "model.bin", device="cpu")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 def test_a_layer_may_be_called_as_an_attribute_of_the_model() -> None:
@@ -143,12 +144,14 @@ def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
 
 def test_a_sequential_model_of_keras_2(tmp_path: Path) -> None:
     kernel, bias = arrays((4, 3), (3,))
-    first = old_layer("Dense", "d", units=3, activation="linear", use_bias=True, batch_input_shape={"class_name": "__tuple__", "items": [None, 4]},
-                      kernel_initializer={"class_name": "GlorotUniform", "config": {"seed": None, "dtype": "float32"}}, kernel_constraint=None)
+    glorot = {"class_name": "GlorotUniform", "config": {"seed": None, "dtype": "float32"}}
+    first = old_layer("Dense", "d", units=3, activation="linear", use_bias=True, kernel_initializer=glorot, kernel_constraint=None,
+                      batch_input_shape={"class_name": "__tuple__", "items": [None, 4]})
     relu = old_layer("LeakyReLU", "leaky", alpha=0.25)
     config = {"class_name": "Sequential", "config": {"name": "old", "layers": [first, relu]}}
     training = {"loss": {"class_name": "MeanSquaredError", "config": {"reduction": "auto", "name": "mean_squared_error", "fn": "x"}},
-                "metrics": [[{"class_name": "MeanMetricWrapper", "config": {"name": "mae", "dtype": "float32", "fn": "mean_absolute_error"}}]],
+                "metrics": [[{"class_name": "MeanMetricWrapper",
+                              "config": {"name": "mae", "dtype": "float32", "fn": "mean_absolute_error"}}]],
                 "weighted_metrics": None, "loss_weights": None, "sample_weight_mode": None,
                 "optimizer_config": {"class_name": "Custom>SGD", "config": {"name": "SGD", "learning_rate": 0.25, "decay": 0.0,
                                                                             "momentum": 0.5, "nesterov": False, "jit_compile": True}}}
@@ -266,7 +269,7 @@ def layer(config: dict[str, Any], index: int = 2) -> dict[str, Any]:
 @pytest.mark.parametrize(("change", "message"), [
     (lambda c: layer(c).update(class_name="Lambda"), r"layer 'head' \(Lambda\): got Python code"),
     (lambda c: layer(c).update(class_name="TFOpLambda"), r"layer 'head' \(TFOpLambda\): got a call of a TensorFlow function"),
-    (lambda c: layer(c).update(class_name="Mine"), r"layer 'head' \(Mine\): got the unknown class 'Mine'.*custom_objects=\{'Mine': Class\}"),
+    (lambda c: layer(c).update(class_name="Mine"), r"layer 'head' \(Mine\): got the unknown class 'Mine'.*custom_objects=\{'Mine':"),
     (lambda c: layer(c).update(class_name="Dence"), "Did you mean 'Dense'"),
     (lambda c: layer(c).update(registered_name="own>Dense"), "the custom class 'own>Dense'"),
     (lambda c: layer(c).update(module="os", class_name="system"), "layer 'head' \\(system\\): got the custom class"),
