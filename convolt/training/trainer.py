@@ -25,6 +25,7 @@ from convolt.training.checkpoint.keeper import CheckpointKeeper
 from convolt.training.checkpoint.options import Checkpoint, check_resume
 from convolt.training.checkpoint.session import Session
 from convolt.training.checkpoint.settings import fingerprint, model_settings, optimizer_settings
+from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.heads import Head, is_config, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.progress import Progress
@@ -83,6 +84,9 @@ class Trainer:
         session = Session(options, resume, resume_allow)
         try:
             return self._fit(x, y, session, **arguments)
+        except StopAtOnce:
+            session.close(wait=False)
+            raise
         finally:
             session.close()
 

@@ -102,7 +102,8 @@ def test_any_tool_reads_the_tensors(run: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
 def test_every_type_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
-    tensors = {"a": torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype), "scalar": torch.tensor(1).to(dtype), "empty": torch.zeros(0, 3).to(dtype)}
+    values = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype)
+    tensors = {"a": values, "scalar": values[0, 1], "empty": values[:0]}
     state = {"format": 1, "text": 'quotes " and \\ and "sha256":"', "number": 0.1 + 0.2, "none": None}
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"".join(format.encode(tensors, state)))

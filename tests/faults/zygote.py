@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
+import convolt.training.trainer  # noqa: F401 (imported when first needed otherwise, and so by each process anew)
 from convolt.training.checkpoint import store
 from convolt.training.checkpoint.keeper import CheckpointKeeper
 from tests.faults import tiny

@@ -190,10 +190,10 @@ class CheckpointKeeper(Keeper):
         if self._signals.pending:
             self._signals.pass_on()
 
-    def close(self) -> None:
-        """Ends the writing and gives the signals back, also after an error."""
+    def close(self, then: Callable[[], object] = bool, wait: bool = True) -> None:
+        """Ends the writing and gives the signals back, also after an error; see `Writer.close`."""
         self._signals.restore()
-        self._writer.close()
+        self._writer.close(then, wait)
 
     def record(self) -> dict[str, float]:
         """Returns seconds that copies kept the training waiting, seconds of the training, their ratio, and the number of copies."""

@@ -51,6 +51,7 @@ class Session:
         self.saved: Saved | None = None
         self._keeper: CheckpointKeeper | None = None
         self._threads: int | None = None
+        self._closed = False
         self.store.make()
         self._lock = FolderLock(options.path)
         self._lock.acquire()
@@ -168,14 +169,17 @@ class Session:
         torch.set_num_threads(plan.threads)
         return f"Computing with {plan.threads} threads, as before, in place of {own}."
 
-    def close(self) -> None:
-        """Ends the writing and gives the folder back."""
-        if self._keeper is not None:
-            self._keeper.close()
+    def close(self, wait: bool = True) -> None:
+        """Ends the writing and gives the folder back; without `wait`, the folder when a save that is under way has ended."""
+        if self._keeper is None and not self._closed:
+            self._lock.release()
+        elif self._keeper is not None:
+            keeper, self._keeper = self._keeper, None  # a second call finds nothing to wait for
+            keeper.close(self._lock.release, wait)
+        self._closed = True
         if self._threads is not None:
             torch.set_num_threads(self._threads)
             self._threads = None
-        self._lock.release()
 
 
 def _same_rates(optimizer: Any, length: Any) -> bool:

@@ -15,6 +15,8 @@ from convolt.errors import NonFiniteError, explain
 from convolt.training.checkpoint.capture import to_host
 from convolt.training.checkpoint.store import Store
 
+_LOSSES = "totals/sums"
+
 
 @dataclass
 class Snapshot:
@@ -58,6 +60,7 @@ class Writer:
     _error: BaseException | None = None
     _change: threading.Condition = field(default_factory=threading.Condition)
     _thread: threading.Thread | None = None
+    _then: Callable[[], object] = bool
     _clock: Callable[[], float] = time.perf_counter
 
     @property
@@ -88,12 +91,23 @@ class Writer:
             self._change.wait_for(lambda: not self.busy or self._error is not None)
         self.check()
 
-    def close(self) -> None:
-        """Writes what waits and ends the thread; errors are left for `check`."""
+    def close(self, then: Callable[[], object], wait: bool = True) -> None:
+        """Writes what waits, ends the thread, and calls `then`; errors are left for `check`.
+
+        Args:
+            then: called when nothing is written any more, by the thread itself if it is not waited for.
+            wait: False drops what waits and returns at once.
+        """
         with self._change:
             self._closed = True
+            if not wait:
+                self._waiting.clear()
+            if self._thread is not None:
+                self._then = then
             self._change.notify_all()
-        if self._thread is not None:
+        if self._thread is None:
+            then()
+        elif wait:
             self._thread.join()
             self._thread = None
 
@@ -102,7 +116,7 @@ class Writer:
             with self._change:
                 self._change.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
-                    return
+                    break
                 snapshot, self._busy = self._waiting.pop(0), True
             try:
                 self._save(snapshot)
@@ -113,14 +127,16 @@ class Writer:
                 if self._error is not None:
                     self._waiting.clear()  # a later state must not hide what went wrong
                 self._change.notify_all()
+        self._then()
 
     def _save(self, snapshot: Snapshot) -> None:
         start = self._clock()
         tensors = to_host(snapshot.tensors, snapshot.ready)
-        bad = [name for name, tensor in tensors.items() if name.startswith("model/") and name not in self.may_be_infinite
-               and not all_finite(tensor)]
+        looked_at = {name: tensor for name, tensor in tensors.items() if name.startswith("model/") or name == _LOSSES}
+        bad = [name for name, tensor in looked_at.items() if name not in self.may_be_infinite and not all_finite(tensor)]
         if bad:
-            raise NonFiniteError(explain(f"weights at {snapshot.where}", f"NaN or infinite values in {_few(bad)}", "finite weights",
+            got = f"NaN or infinite values in {_few(bad)}"
+            raise NonFiniteError(explain(f"state at {snapshot.where}", got, "finite weights and losses",
                                          "This state is not written over an earlier checkpoint."))
         self.written = self.store.save(tensors, snapshot.state, snapshot.is_best)
         self.seconds += self._clock() - start
@@ -134,5 +150,5 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def _few(names: list[str], most: int = 3) -> str:
-    shown = [name.removeprefix("model/") for name in names[:most]]
+    shown = ["the loss" if name == _LOSSES else name.removeprefix("model/") for name in names[:most]]
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
