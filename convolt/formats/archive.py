@@ -37,15 +37,9 @@ def read_members(path: str | Path | bytes, expected: Mapping[str, int], *, optio
     """
     thing = "the archive" if isinstance(path, bytes) else str(path)
     wanted = {**(optional or {}), **expected}
-    try:
-        with _opened(path, thing, limits) as (archive, size):
-            members = _checked(thing, archive.infolist(), wanted, expected)
-            return {name: _content(thing, archive, info, wanted[name], size, limits) for name, info in members.items()}
-    except _DAMAGE as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(explain(thing, f"a damaged archive ({type(error).__name__}: {shorten(str(error), 120)})",
-                                     "a whole zip archive", "Fetch or save it again.")) from error
+    with _opened(path, thing, limits) as (archive, size):
+        members = _checked(thing, archive.infolist(), wanted, expected)
+        return {name: _content(thing, archive, info, wanted[name], size, limits) for name, info in members.items()}
 
 
 def member_names(path: str | Path | bytes, limits: Limits = LIMITS) -> list[str]:
@@ -55,12 +49,32 @@ def member_names(path: str | Path | bytes, limits: Limits = LIMITS) -> list[str]
         ModelFileError: the archive is damaged or has too many members.
     """
     thing = "the archive" if isinstance(path, bytes) else str(path)
+    with _opened(path, thing, limits) as (archive, _):
+        return [info.filename for info in archive.infolist()]
+
+
+def member_starts(path: str | Path, suffix: str, most: int, limits: Limits = LIMITS) -> list[bytes]:
+    """Returns up to `most` bytes of each member whose name ends in `suffix`, whatever else is in the archive.
+
+    Raises:
+        ModelFileError: the archive is damaged or has too many members, or such a member is encrypted.
+    """
+    with _opened(path, str(path), limits) as (archive, _):
+        starts = []
+        for info in archive.infolist():
+            if info.filename.endswith(suffix):
+                with archive.open(info) as member:
+                    starts.append(member.read(most))
+        return starts
+
+
+@contextmanager
+def _damage_told(thing: str) -> Iterator[None]:
     try:
-        with _opened(path, thing, limits) as (archive, _):
-            return [info.filename for info in archive.infolist()]
+        yield
+    except ModelFileError:
+        raise
     except _DAMAGE as error:
-        if isinstance(error, ModelFileError):
-            raise
         raise ModelFileError(explain(thing, f"a damaged archive ({type(error).__name__}: {shorten(str(error), 120)})",
                                      "a whole zip archive", "Fetch or save it again.")) from error
 
@@ -74,7 +88,7 @@ def _opened(path: str | Path | bytes, thing: str, limits: Limits) -> Iterator[tu
     else:
         size = check_file(Path(path), limits)
         file = open(path, "rb")  # noqa: SIM115 (closed below)
-    with file:
+    with file, _damage_told(thing):
         file.seek(max(0, size - 2**16 - 22))
         tail = file.read()
         at = tail.rfind(b"PK\x05\x06")

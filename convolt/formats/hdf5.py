@@ -10,6 +10,7 @@ shuffle; attributes that are text or numbers. Shapes are checked and summed up b
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import mmap
@@ -30,6 +31,9 @@ from convolt.formats import hdf5_worker
 from convolt.formats.guard import HDF5_MAGIC, LIMITS, Limits, check_file, expect_kind, read_json, shorten
 
 Attribute = str | int | float | bool | list[Any]
+NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+"""Without these some installations of Python do not start; nothing else of the environment is handed on."""
+
 TIMED_OUT = 124
 WALL_SECONDS = 60
 """The most that reading a small file may take on a busy machine; the worker's own bound is on the seconds that it computes."""
@@ -148,15 +152,20 @@ def _source(path: str | Path | bytes | bytearray | memoryview, thing: str, limit
 
 def run_worker(source: IO[bytes], out: IO[bytes], errors: IO[bytes], limits: Limits, values: bool) -> int:
     """Runs the worker as a new process with nothing but these three files."""
-    command = [sys.executable, "-I", hdf5_worker.__file__, json.dumps(asdict(limits)), "values" if values else "index"]
+    command = [sys.executable, "-I", hdf5_worker.__file__, json.dumps(asdict(limits)), "values" if values else "index", *_folders()]
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::", "HDF5_USE_FILE_LOCKING": "FALSE"}
-    if "SYSTEMROOT" in os.environ:  # without which Windows starts no Python
-        environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
+    environment |= {name: os.environ[name] for name in NEEDED if name in os.environ}
     try:
         return subprocess.run(command, stdin=source, stdout=out, stderr=errors, env=environment, check=False,
                               timeout=WALL_SECONDS + os.fstat(source.fileno()).st_size // 20_000_000).returncode
     except subprocess.TimeoutExpired:
         return TIMED_OUT
+
+
+def _folders() -> list[str]:
+    """Returns where h5py and NumPy lie, since an isolated Python looks neither in the user's own folder nor in PYTHONPATH."""
+    origins = [spec.origin for name in ("h5py", "numpy") if (spec := importlib.util.find_spec(name)) is not None]
+    return list(dict.fromkeys(str(Path(origin).parents[1]) for origin in origins if origin))
 
 
 def _reason(thing: str, code: int, errors: IO[bytes]) -> str:

@@ -41,8 +41,9 @@ def lock_down(limits: dict[str, int], file_bytes: int) -> None:
     for name, value in wanted.items():
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        last = value + (name == "RLIMIT_CPU")  # a second between SIGXCPU, which says what happened, and SIGKILL
+        limits_now = [n if hard == resource.RLIM_INFINITY else min(n, hard) for n in (value, last)]
+        resource.setrlimit(kind, (limits_now[0], limits_now[1]))
 
 
 class Walk:
@@ -291,4 +292,5 @@ def main(limits: dict[str, int], values: bool) -> int:
 
 
 if __name__ == "__main__":
+    sys.path += [folder for folder in sys.argv[3:] if folder not in sys.path]
     os._exit(main(json.loads(sys.argv[1]), sys.argv[2] == "values"))

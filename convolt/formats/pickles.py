@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pickletools
-import zipfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-from convolt.formats.guard import shorten
+from convolt.formats.archive import member_starts
+from convolt.formats.guard import ZIP_MAGIC, shorten
 
 MAX_BYTES = 8 * 2**20
 MAX_OPCODES = 1_000_000
@@ -72,15 +71,12 @@ def _dotted(module: str | None = None, name: str | None = None) -> str:
     return f"{shorten(module) if module else '?'}.{shorten(name) if name else '?'}"
 
 
-def pickles_in(path: Path) -> Iterator[bytes]:
-    """Yields the start of each pickle in a file: the file itself, or the .pkl members of a PyTorch archive."""
+def pickles_in(path: Path) -> list[bytes]:
+    """Returns the start of each pickle in a file: the file itself, or the .pkl members of a PyTorch archive.
+
+    Raises:
+        ModelFileError: it is a damaged archive.
+    """
     with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            file.seek(0)
-            yield file.read(MAX_BYTES + 1)
-            return
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(".pkl"):
-                with archive.open(info) as member:
-                    yield member.read(MAX_BYTES + 1)
+        start = file.read(MAX_BYTES + 1)
+    return member_starts(path, ".pkl", MAX_BYTES + 1) if start.startswith(ZIP_MAGIC) else [start]

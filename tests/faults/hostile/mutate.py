@@ -199,7 +199,8 @@ def _checksummed(tar: bytes) -> bytes:
     return bytes(head) + tar[512:]
 
 
-MUTANTS: dict[str, Mutant] = {"safetensors": safetensors, "h5": hdf5, "keras": keras, "images": images, "archives": archives}
+MUTANTS: dict[str, Mutant] = {"safetensors": safetensors, "h5": hdf5, "keras": keras, "images": images, "archives": archives,
+                              "pickles": images}
 
 
 def tar_of(members: dict[str, bytes], mode: str) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,21 @@ def safetensors(folder: Path) -> list[bytes]:
     branched = Model({"image": image}, {"kind": layers.Dense(2)(layers.Reshape((3,))(inner(joined)) * 0.5)})
     branched.compile("sgd", {"kind": "mse"}, device="cpu")
     flat = Sequential([layers.Input((4,)), layers.Dense(3), layers.LayerNormalization(), layers.PReLU(), layers.Dense(1)])
-    return [_saved(model, folder / f"{i}.safetensors") for i, model in enumerate((stack, branched, flat))]
+    return [_saved(model, folder / f"{i}.safetensors") for i, model in enumerate((stack, branched, flat, *_one_of_each_layer()))]
+
+
+def _one_of_each_layer() -> Iterator[Any]:
+    """Yields a model for each layer that can be in a file, with the arguments of its case in the parity tests."""
+    from convolt import layers
+    from convolt.models import Model
+    from tests.parity.cases import all_cases
+
+    cases = {case.layer: case for case in all_cases()}  # the last of each
+    for name, case in cases.items():
+        dtype = "int64" if case.integers else "float32"
+        inputs = [layers.Input(shape[1:], dtype=dtype, name=f"x{i}") for i, shape in enumerate(case.shapes)]
+        output = layers.registry.find(name)(**case.kwargs)(case.packed(inputs))
+        yield Model(inputs if len(inputs) > 1 else inputs[0], output)
 
 
 def _saved(model: object, path: Path) -> bytes:
@@ -92,6 +108,19 @@ def images(folder: Path) -> list[bytes]:
     memory = io.BytesIO()
     picture.convert("CMYK").save(memory, "JPEG")
     return [*found, memory.getvalue()]
+
+
+def pickles(folder: Path) -> list[bytes]:
+    import pickle
+
+    import torch
+
+    found = [pickle.dumps({"a": [1, 2.5, torch.float32, b"x", "y" * 300, (1, None)], "b": Path("x")}, protocol) for protocol in range(6)]
+    for new in (True, False):
+        memory = io.BytesIO()
+        torch.save(torch.nn.Linear(2, 2).state_dict(), memory, _use_new_zipfile_serialization=new)
+        found.append(memory.getvalue())
+    return found
 
 
 def archives(folder: Path) -> list[bytes]:

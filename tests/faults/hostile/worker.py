@@ -81,6 +81,7 @@ def _add(result: Result, line: dict[str, Any]) -> None:
 def main(kind: str, first: int, count: int, folder: Path) -> None:
     zygote = Zygote() if kind in ("h5", "keras") else None
     from convolt.errors import ConvoltError
+    from convolt.formats.inspect import inspect_file
     from tests.faults.hostile import mutate, seeds
 
     if zygote is not None:
@@ -93,6 +94,8 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
     for source in sources:  # all that is imported late is there before memory is bounded
         path.write_bytes(source)
         read(path)
+        if kind in MODELS:
+            inspect_file(path)
     bound_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     totals: dict[str, Any] = {"read": 0, "refused": 0, "slowest": 0.0, "reasons": Counter()}
@@ -102,6 +105,8 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
         signal.alarm(PATIENCE)
         start = time.monotonic()
         try:
+            if number % 5 == 0 and kind in MODELS:
+                inspect_file(path)
             read(path)
             totals["read"] += 1
         except ConvoltError as error:
@@ -119,7 +124,7 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
 def _gist(message: str, path: Path) -> str:
     import re
 
-    return re.sub(r"\d[\d,]*", "#", re.sub(r"'[^']*'", "'…'", message.replace(str(path), "FILE")))[:110]
+    return re.sub(r"(?<!signal )\d[\d,]*", "#", re.sub(r"'[^']*'", "'…'", message.replace(str(path), "FILE")))[:110]
 
 
 def bound_memory() -> None:
@@ -180,8 +185,16 @@ def _attempt(function: Callable[[], Any]) -> None:
         function()
 
 
+def read_pickle(path: Path) -> None:
+    """Looks at a pickle, which is all that is ever done with one."""
+    from convolt.formats.inspect import inspect_file
+
+    assert not inspect_file(path).safe
+
+
+MODELS = ("safetensors", "h5", "keras")
 READERS: dict[str, Callable[[Path], None]] = {"safetensors": read_model, "h5": read_model, "keras": read_model, "images": read_image,
-                                              "archives": read_archive}
+                                              "archives": read_archive, "pickles": read_pickle}
 
 
 class Zygote:
