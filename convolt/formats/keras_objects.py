@@ -246,6 +246,7 @@ def layer_arguments(cls: type[Layer], config: dict[str, Any], thing: str, source
     """Returns Keras's configuration of a layer as arguments of `cls`."""
     known, kind = cls._argument_names(), cls.__name__
     found: dict[str, Any] = {}
+    _check_policy(config.get("dtype"), thing, source)
     for key, value in config.items():
         key = RENAMED.get((kind, key), key)
         if key in known:
@@ -259,6 +260,17 @@ def layer_arguments(cls: type[Layer], config: dict[str, Any], thing: str, source
     if kind == "BatchNormalization" and isinstance(found.get("axis"), list) and len(found["axis"]) == 1:
         found["axis"] = found["axis"][0]
     return found
+
+
+def _check_policy(policy: Any, thing: str, source: Source) -> None:
+    """Refuses quantized layers, whose weights are other than they look, and notes a precision that `compile` chooses here."""
+    kind = policy.get("class_name") if isinstance(policy, Mapping) else None
+    name = policy.get("config", {}).get("name") if isinstance(policy, Mapping) else policy
+    if (isinstance(kind, str) and "Quantized" in kind) or (isinstance(name, str) and name.startswith(("int8", "int4", "float8"))):
+        raise ModelFileError(explain(thing, f"the quantized type {shorten(str(name))}", "weights that are floats",
+                                     "Save the model in Keras before it is quantized."))
+    if isinstance(name, str) and name not in ("float32", "float") and "float" in name:
+        source.dropped.append(f"the precision {shorten(name)!r}; compile(precision=…) chooses it here")
 
 
 def _is_harmless(key: str, value: Any) -> bool:

@@ -99,5 +99,21 @@ def test_weights_alone_go_both_ways(keras, name: str, suffix: str, tmp_path: Pat
         np.testing.assert_array_equal(ours_then.value.detach().numpy(), theirs_then.value.detach().numpy())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "DenseNet121", "InceptionV3", "ResNet50V2"])
+def test_applications_of_keras(keras, name: str, tmp_path: Path) -> None:  # noqa: F811
+    theirs = getattr(keras.applications, name)(weights=None, classes=10, input_shape=(96, 96, 3))
+    rng = np.random.default_rng(2)
+    for variable in theirs.weights:
+        if "moving" in variable.name or "gamma" in variable.name:
+            variable.assign(np.abs(rng.normal(0, 0.2, variable.shape)) + 0.5)
+    theirs.save(tmp_path / "m.keras")
+    ours = convolt.load_model(tmp_path / "m.keras", device="cpu")
+    x = rng.uniform(0, 255, (2, 96, 96, 3)).astype("float32")
+    close(ours.predict(x, verbose=0), theirs(x, training=False))
+    ours.save(tmp_path / "m.h5")
+    close(ours.predict(x, verbose=0), keras.models.load_model(tmp_path / "m.h5")(x, training=False))
+
+
 def test_the_zoo_is_large_enough() -> None:
     assert len(NAMES) >= 15

@@ -191,73 +191,6 @@ def test_names_that_keras_had_to_split(tmp_path: Path) -> None:
     np.testing.assert_array_equal(convolt.load_model(tmp_path / "m.h5", device="cpu").predict(x, verbose=0), model.predict(x, verbose=0))
 
 
-# -- weights alone -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["w.h5", "w.weights.h5", "w.safetensors", "m.keras", "m.h5"])
-def test_weights_into_a_model_of_the_same_kind(name: str, tmp_path: Path) -> None:
-    model, other = cnn(), cnn()
-    (model.save if name.startswith("m.") else model.save_weights)(tmp_path / name)
-    assert other.load_weights(tmp_path / name) is other
-    for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_by_order_and_by_name(tmp_path: Path) -> None:
-    model = small()
-    model.save_weights(tmp_path / "w.h5")
-    inputs = layers.Input((4,))
-    other = Model(inputs, layers.Dense(3, name="else")(layers.Dense(5, name="body")(inputs)))
-    before = other.get_layer("else").get_weights()
-    other.load_weights(tmp_path / "w.h5", by_name=True)
-    np.testing.assert_array_equal(other.get_layer("body").get_weights()[0], model.get_layer("body").get_weights()[0])
-    np.testing.assert_array_equal(other.get_layer("else").get_weights()[0], before[0])
-    other.load_weights(tmp_path / "w.h5")
-    np.testing.assert_array_equal(other.get_layer("else").get_weights()[0], model.get_layer("head").get_weights()[0])
-
-
-@pytest.mark.parametrize("name", ["w.h5", "w.weights.h5"])
-def test_what_does_not_fit_is_an_error_or_left_out(name: str, tmp_path: Path) -> None:
-    small().save_weights(tmp_path / name)
-    inputs = layers.Input((4,))
-    other = Model(inputs, layers.Dense(7, name="head")(layers.Dense(5, name="body")(inputs)))
-    before = [w.copy() for w in other.get_weights()]
-    with pytest.raises(errors.ModelFileError, match=r"got shape \(5, 3\); expected \(5, 7\)"):
-        other.load_weights(tmp_path / name)
-    for now, then in zip(other.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
-    with pytest.warns(errors.ConvoltWarning, match="left out"):
-        other.load_weights(tmp_path / name, skip_mismatch=True)
-    assert not np.array_equal(other.get_weights()[0], before[0])
-    np.testing.assert_array_equal(other.get_layer("head").get_weights()[0], before[2])
-
-
-def test_weights_say_what_is_missing(tmp_path: Path) -> None:
-    small().save_weights(tmp_path / "w.weights.h5")
-    small().save_weights(tmp_path / "w.h5")
-    other = Sequential([layers.Input((4,)), layers.Dense(5)])
-    with pytest.raises(errors.ModelFileError, match="unknown layers/dense_1/vars/0"):
-        other.load_weights(tmp_path / "w.weights.h5")
-    with pytest.raises(errors.ModelFileError, match="2 layers with weights: body, head; expected 1"):
-        other.load_weights(tmp_path / "w.h5")
-    with pytest.raises(errors.ModelFileError, match="without an architecture"):
-        convolt.load_model(tmp_path / "w.weights.h5")
-    with pytest.raises(errors.ModelFileError, match="Leave by_name out"):
-        other.load_weights(tmp_path / "w.weights.h5", by_name=True)
-    small().save_weights(tmp_path / "w.safetensors")
-    with pytest.raises(errors.ArgumentError, match="Leave by_name out"):
-        small().load_weights(tmp_path / "w.safetensors", by_name=True)
-
-
-def test_weights_with_nan_are_refused(tmp_path: Path) -> None:
-    model = small()
-    model.save(tmp_path / "m.h5")
-    with h5py.File(tmp_path / "m.h5", "r+") as file:
-        file["model_weights/head/head/bias"][0] = np.nan
-    with pytest.raises(errors.ModelFileError, match="NaN"):
-        convolt.load_model(tmp_path / "m.h5")
-
-
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
@@ -343,31 +276,6 @@ def test_what_keras_has_no_place_for_is_refused_when_saving(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.h5", "m.keras"])
-def test_pickles_are_never_loaded(name: str, tmp_path: Path) -> None:
-    import torch
-
-    torch.save({"a": torch.ones(2)}, tmp_path / name)
-    with pytest.raises(errors.ModelFileError, match=r"holds a pickle.*safetensors\.torch\.save_file"):
-        convolt.load_model(tmp_path / name)
-    with pytest.raises(errors.ModelFileError, match=r"holds a pickle.*safetensors\.torch\.save_file"):
-        small().load_weights(tmp_path / name)
-
-
-def test_state_dicts_of_pytorch_go_into_wrapped_modules(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-    save_file(module.state_dict(), tmp_path / "state.safetensors")
-    own = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-    Model.wrap(own).load_weights(tmp_path / "state.safetensors")
-    for key, value in module.state_dict().items():
-        torch.testing.assert_close(own.state_dict()[key], value, rtol=0, atol=0)
-    small().save_weights(tmp_path / "w.safetensors")
-    assert set(load_file(tmp_path / "w.safetensors")) == {"body.weight", "body.bias", "head.weight", "head.bias"}
-
-
 def test_damaged_archives_and_weights(tmp_path: Path) -> None:
     small().save(tmp_path / "m.keras")
     whole = (tmp_path / "m.keras").read_bytes()
@@ -383,6 +291,19 @@ def test_damaged_archives_and_weights(tmp_path: Path) -> None:
         convolt.load_model(tmp_path / "m.h5")
 
 
+@SUFFIX
+@pytest.mark.parametrize("policy", ["mixed_float16", {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "mixed_float16"}}])
+def test_a_precision_is_named_and_not_kept(policy: Any, suffix: str, tmp_path: Path) -> None:
+    small().save(tmp_path / f"m.{suffix}")
+    rewrite(tmp_path / f"m.{suffix}", lambda c: layer(c)["config"].update(dtype=policy))
+    with pytest.warns(errors.ConvoltWarning, match=r"not kept: the precision 'mixed_float16'; compile\(precision"):
+        convolt.load_model(tmp_path / f"m.{suffix}", device="cpu")
+    rewrite(tmp_path / f"m.{suffix}", lambda c: layer(c)["config"].update(
+        dtype={"module": "keras", "class_name": "QuantizedDTypePolicy", "config": {"mode": "int8", "name": "int8_from_float32"}}))
+    with pytest.raises(errors.ModelFileError, match=r"layer 'head'.*quantized type int8_from_float32"):
+        convolt.load_model(tmp_path / f"m.{suffix}", device="cpu")
+
+
 def test_constraints_and_initializers_of_others_do_not_stop_a_model(tmp_path: Path) -> None:
     def change(config: dict[str, Any]) -> None:
         layer(config)["config"]["kernel_initializer"] = {"class_name": "MyInit", "config": {"x": 1}}
@@ -390,3 +311,27 @@ def test_constraints_and_initializers_of_others_do_not_stop_a_model(tmp_path: Pa
     small().save(tmp_path / "m.h5")
     with pytest.warns(errors.ConvoltWarning, match="not kept: the initializer 'MyInit'"):
         convolt.load_model(rewrite(tmp_path / "m.h5", change), device="cpu")
+
+
+def test_losses_of_the_user(tmp_path: Path) -> None:
+    model = small()
+    model.compile("sgd", "mse", ["mae"], device="cpu")
+    model.save(tmp_path / "m.keras")
+
+    def change(config: dict[str, Any]) -> None:
+        config["compile_config"]["loss"] = {"module": "my_code", "class_name": "function", "config": "cubic",
+                                            "registered_name": "mine>cubic"}
+
+    path = rewrite(tmp_path / "m.keras", change)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:  # as Keras writes it, without Convolt's own settings
+        for name, content in members.items():
+            archive.writestr(name, b'{"keras_version": "3.10.0"}' if name == "metadata.json" else content)
+    with pytest.raises(errors.ModelFileError, match=r"compile: got .*'cubic'.*compile=False"):
+        convolt.load_model(path, device="cpu")
+    assert convolt.load_model(path, compile=False, device="cpu").optimizer is None
+    again = convolt.load_model(path, custom_objects={"cubic": lambda y, p: ((y - p).abs() ** 3).mean(-1)}, device="cpu")
+    x, y = arrays((4, 4), (4, 3))
+    result = again.evaluate(x, y, verbose=0, return_dict=True)
+    assert result["loss"] == pytest.approx(float((np.abs(y - model.predict(x, verbose=0)) ** 3).mean()), rel=1e-4)
