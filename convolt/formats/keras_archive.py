@@ -29,7 +29,7 @@ UNCHANGING_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def save_model(model: Model, filepath: str | Path, *, overwrite: bool = True) -> None:
-    """Writes a model that Keras 3 loads: architecture, weights, how it was compiled, and the state of Adam, AdamW and SGD.
+    """Writes a model that Keras 3 loads: architecture, weights, how it was compiled, and the state of Adam, AdamW, SGD and RMSprop.
 
     Class names and Convolt's own settings lie in `metadata.json`, where Keras does not look.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from convolt import activations, initializers, regularizers
+from convolt import activations, constraints, initializers, regularizers
 from convolt.configurable import Configurable
 from convolt.errors import ConvoltError, ConvoltWarning, ModelFileError, did_you_mean, explain
 from convolt.formats.guard import shorten
@@ -285,8 +285,9 @@ def _argument(key: str, value: Any, thing: str, source: Source) -> Any:
     """Returns one argument: nested objects are made by the role that their key says."""
     if key.endswith("_initializer"):
         return _initializer(value, thing, source)
-    if key.endswith("_regularizer"):
-        return None if value is None else _part(regularizers, value, f"{thing}: {key}", source)
+    if key.endswith(("_regularizer", "_constraint")):
+        module = regularizers if key.endswith("_regularizer") else constraints
+        return None if value is None else _part(module, value, f"{thing}: {key}", source)
     if key.endswith("activation"):
         return activation_from_keras(value, f"{thing}: {key}", source)
     if key in ("layer", "backward_layer", "cell") and isinstance(value, Mapping):
@@ -315,7 +316,7 @@ def _initializer(value: Any, thing: str, source: Source) -> Any:
 
 
 def _part(module: Any, value: Any, thing: str, source: Source) -> Any:
-    """Returns a regularizer (or another object of `module`) from a name or a configuration."""
+    """Returns a regularizer or constraint (an object of `module`) from a name or a configuration."""
     if isinstance(value, str):
         return source.custom.get(value) or module.get(value)
     kind, config = class_and_config(value, thing)

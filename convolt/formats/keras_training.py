@@ -27,7 +27,8 @@ OWN_METRICS = frozenset({"MacroF1", "MacroPrecision", "MacroRecall", "MacroAUC",
 OWN_WORDS = frozenset({"precision", "recall", "f1", "f1_score", "auc"})
 """Metrics by word that look at the shapes here and mean one class of labels in Keras."""
 
-SLOTS: Mapping[str, tuple[str, ...]] = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "SGD": ("momentum",)}
+SLOTS: Mapping[str, tuple[str, ...]] = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "SGD": ("momentum",),
+                                          "RMSprop": ("velocity",)}
 """Optimizer → its state for each weight, in Keras's order; the states of others are not in Keras files."""
 
 ACCURACIES = frozenset({"MeanMetricWrapper", "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy"})
@@ -250,6 +251,8 @@ def slots_of(optimizer: Any) -> tuple[str, ...] | None:
     settings = ("amsgrad", "use_ema", "gradient_accumulation_steps")
     if names is None or any(getattr(optimizer, key, None) for key in settings):
         return None
+    if type(optimizer).__name__ == "RMSprop":
+        return None if optimizer.momentum or optimizer.centered else names
     return () if type(optimizer).__name__ == "SGD" and not optimizer.momentum else names
 
 

@@ -163,7 +163,8 @@ def squeeze_and_excite(api: Any) -> Any:
 def regularized(api: Any) -> Any:
     L = api.layers
     return api.Sequential([api.Input((6,)), L.Normalization(), L.Dense(4, kernel_regularizer="l2", bias_regularizer="l1",
-                           activity_regularizer="l2", kernel_initializer="he_normal"), L.ELU(0.5), L.Dropout(0.5, seed=3), L.Dense(1)])
+                           activity_regularizer="l2", kernel_initializer="he_normal", kernel_constraint="max_norm"),
+                           L.ELU(0.5), L.Dropout(0.5, seed=3), L.Dense(1)])
 
 
 @architecture

@@ -28,7 +28,8 @@ def cnn(api: Any) -> Any:
 def optimizer(api: Any, name: str) -> Any:
     classes = api.optimizers
     return {"adam": lambda: classes.Adam(0.01, beta_1=0.8), "sgd": lambda: classes.SGD(0.1, momentum=0.9, nesterov=True),
-            "plain": lambda: classes.SGD(0.1), "clipped": lambda: classes.Adam(0.01, clipnorm=0.5),
+            "plain": lambda: classes.SGD(0.1), "rmsprop": lambda: classes.RMSprop(0.01), "adamw": lambda: classes.AdamW(0.01, 0.0),
+            "clipped": lambda: classes.Adam(0.01, clipnorm=0.5),
             "schedule": lambda: classes.Adam(classes.schedules.ExponentialDecay(0.01, 2, 0.5))}[name]()
 
 
@@ -60,7 +61,7 @@ def evaluated_alike(ours: Any, theirs: Any) -> None:
 
 
 @SUFFIX
-@pytest.mark.parametrize("name", ["adam", "sgd", "plain", "clipped", "schedule"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "plain", "clipped", "schedule", "rmsprop", "adamw"])
 def test_training_of_keras_goes_on_here(keras, name: str, suffix: str, tmp_path: Path) -> None:  # noqa: F811
     theirs = compile_(keras, cnn(keras), name)
     for _ in range(3):
@@ -78,7 +79,7 @@ def test_training_of_keras_goes_on_here(keras, name: str, suffix: str, tmp_path:
 
 
 @SUFFIX
-@pytest.mark.parametrize("name", ["adam", "sgd", "plain", "clipped", "schedule"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "plain", "clipped", "schedule", "rmsprop", "adamw"])
 def test_training_from_here_goes_on_in_keras(keras, name: str, suffix: str, tmp_path: Path) -> None:  # noqa: F811
     ours = cnn(convolt)
     for layer in ours.layers:
