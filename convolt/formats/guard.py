@@ -145,8 +145,12 @@ def check_file(path: Path, limits: Limits = LIMITS) -> int:
     Raises:
         ModelFileError: there is no such file (the nearest name is given), it is a folder, pipe or device, or it is too large.
     """
-    if not path.exists():
-        near = [p.name for p in path.parent.iterdir() if p.is_file()][:10_000] if path.parent.is_dir() else []
+    try:
+        there = path.exists()
+        near = [p.name for p in path.parent.iterdir() if p.is_file()][:10_000] if not there and path.parent.is_dir() else []
+    except OSError as error:
+        raise ModelFileError(explain(str(path), f"a file that cannot be read ({error.strerror})", "a file that can be read")) from error
+    if not there:
         hint = did_you_mean(path.name, near) if near else ""
         raise ModelFileError(explain(str(path), "no such file", "a model file", "" if hint.startswith("Known") else hint))
     if not path.is_file():

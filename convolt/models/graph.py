@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -77,6 +78,9 @@ def build_graph(inputs: Sequence[SymbolicTensor], outputs: Any, calls: Sequence[
         return made[key]
 
     for call in calls:
+        for name in call.kwargs:
+            if not name.isidentifier() or keyword.iskeyword(name):  # torch.fx writes names into code as they are
+                raise ArgumentError(explain(f"call of {call.layer.name!r}", f"the argument {name!r}", "the name of an argument"))
         args, kwargs = map_structure(lookup, call.args), map_structure(lookup, call.kwargs)
         made[id(call), None] = graph.call_module(names[id(call.layer)], args, kwargs)
     graph.output(map_structure(lookup, outputs))

@@ -281,3 +281,9 @@ def test_names_cannot_become_code() -> None:
             Sequential([layers.Input((4,)), layers.Dense(3, name=name)])
     model = Model(x := layers.Input((4,)), layers.Dense(3, name="1 (größer) = ]")(x))
     assert trace_call(model, 1)(torch.ones(1, 4)).shape == (1, 3)
+
+
+def test_arguments_of_calls_cannot_become_code() -> None:
+    x = layers.Input((4,))
+    with pytest.raises(ArgumentError, match="the name of an argument"):
+        Model(x, layers.ReLU()(x, **{"a = print(1), b": 1}))

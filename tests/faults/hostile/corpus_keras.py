@@ -84,6 +84,36 @@ def custom_class(bench: Bench) -> Path:
     return bench.keras_layer("custom_class", entry)
 
 
+def functional(argument: str, legacy: bool) -> dict[str, Any]:
+    """Returns a functional model of Keras in which a ReLU is called with an argument of this name."""
+    tensor = {"class_name": "__keras_tensor__", "config": {"shape": [None, 4], "dtype": "float32", "keras_history": ["x", 0, 0]}}
+    calls: list[Any] = [[["x", 0, 0, {argument: 1}]]] if legacy else [{"args": [tensor], "kwargs": {argument: 1}}]
+    layers = [{"module": "keras.layers", "class_name": "InputLayer", "registered_name": None, "name": "x", "inbound_nodes": [],
+               "config": {"batch_shape": [None, 4], "dtype": "float32", "name": "x"}},
+              {"module": "keras.layers", "class_name": "ReLU", "registered_name": None, "name": "relu", "inbound_nodes": calls,
+               "config": {"name": "relu"}}]
+    return {"module": "keras", "class_name": "Functional", "registered_name": None,
+            "config": {"name": "net", "layers": layers, "input_layers": [["x", 0, 0]], "output_layers": [["relu", 0, 0]]}}
+
+
+@hostile("An argument of a call that becomes code in torch.fx, in .keras")
+def code_in_argument_of_keras(bench: Bench) -> Path:
+    code = f"a = open({str(bench.canary)!r}, 'w'), b"
+
+    def change(config: dict[str, Any]) -> None:
+        config.clear()
+        config.update(functional(code, legacy=False))
+
+    return bench.keras_config("code_in_argument_of_keras", change)
+
+
+@hostile("The same in .h5, where calls are lists")
+def code_in_argument_of_h5(bench: Bench) -> Path:
+    code = f"a = open({str(bench.canary)!r}, 'w'), b"
+    return bench.changed_h5("code_in_argument_of_h5",
+                            lambda file: file.attrs.__setitem__("model_config", json.dumps(functional(code, legacy=True))))
+
+
 # -- other files and the network ---------------------------------------------------------------------------------------
 
 

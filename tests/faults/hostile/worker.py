@@ -8,6 +8,7 @@ made from its number, so that a failure can be repeated: FIRST is its number, CO
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -80,7 +81,6 @@ def _add(result: Result, line: dict[str, Any]) -> None:
 
 def main(kind: str, first: int, count: int, folder: Path) -> None:
     zygote = Zygote() if kind in ("h5", "keras") else None
-    from convolt.errors import ConvoltError
     from convolt.formats.inspect import inspect_file
     from tests.faults.hostile import mutate, seeds
 
@@ -89,36 +89,47 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
 
         hdf5.run_worker = zygote.run
     sources = getattr(seeds, kind)(folder)
-    read = READERS[kind]
     path, progress = folder / f"mutant.{kind}", folder / f"{kind}.at"
     for source in sources:  # all that is imported late is there before memory is bounded
         path.write_bytes(source)
-        read(path)
+        READERS[kind](path)
         if kind in MODELS:
             inspect_file(path)
     bound_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    totals: dict[str, Any] = {"read": 0, "refused": 0, "slowest": 0.0, "reasons": Counter()}
+    totals = no_totals()
     for number in range(first, first + count):
         progress.write_text(str(number))
         path.write_bytes(mutate.MUTANTS[kind](random.Random(f"{kind}/{number}"), sources))
-        signal.alarm(PATIENCE)
-        start = time.monotonic()
-        try:
-            if number % 5 == 0 and kind in MODELS:
-                inspect_file(path)
-            read(path)
-            totals["read"] += 1
-        except ConvoltError as error:
-            totals["refused"] += 1
-            totals["reasons"][_gist(str(error), path)] += 1
-        except BaseException:
-            print(json.dumps({"failure": f"{kind} {number}: {traceback.format_exc()[-3000:]}"}), flush=True)
-        signal.alarm(0)
-        totals["slowest"] = max(totals["slowest"], time.monotonic() - start)
+        _attempt(kind, number, path, totals)
         if number % 50 == 49 or number == first + count - 1:  # what was counted is told before a later mutant kills the process
             print(json.dumps(totals), flush=True)
-            totals = {"read": 0, "refused": 0, "slowest": 0.0, "reasons": Counter()}
+            totals = no_totals()
+
+
+def no_totals() -> dict[str, Any]:
+    return {"read": 0, "refused": 0, "slowest": 0.0, "reasons": Counter()}
+
+
+def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None:
+    """Reads one mutant, and inspects every fifth model too; what is neither read nor refused is told at once."""
+    from convolt.errors import ConvoltError
+    from convolt.formats.inspect import inspect_file
+
+    signal.alarm(PATIENCE)
+    start = time.monotonic()
+    try:
+        if number % 5 == 0 and kind in MODELS:
+            inspect_file(path)
+        READERS[kind](path)
+        totals["read"] += 1
+    except ConvoltError as error:
+        totals["refused"] += 1
+        totals["reasons"][_gist(str(error), path)] += 1
+    except BaseException:
+        print(json.dumps({"failure": f"{kind} {number}: {traceback.format_exc()[-3000:]}"}), flush=True)
+    signal.alarm(0)
+    totals["slowest"] = max(totals["slowest"], time.monotonic() - start)
 
 
 def _gist(message: str, path: Path) -> str:
@@ -162,27 +173,20 @@ def read_archive(path: Path) -> None:
     """Reads an archive with every reader of its kind."""
     from convolt.data.archives import read_tar
     from convolt.data.npz import load_npz
+    from convolt.errors import ConvoltError
     from convolt.formats.archive import read_members
 
     head = path.read_bytes()[:6]
     if head[:2] == b"PK":
         for name in ("x", "x_train"):
-            _attempt(lambda name=name: read_members(path, {f"{name}.npy": 10_000}, optional={"class_names.npy": 1000}))
+            with contextlib.suppress(ConvoltError):
+                read_members(path, {f"{name}.npy": 10_000}, optional={"class_names.npy": 1000})
         load_npz(path, max_bytes=2**24)
         return
     named = path.with_name("mutant.tar.xz" if head == b"\xfd7zXZ\x00" else "mutant.tar.gz")
     named.write_bytes(path.read_bytes())
     for name, content in read_tar(named, lambda name: name.endswith((".jpg", ".txt")), member_bytes=2**20, total_bytes=2**24):
         assert len(content) <= 2**20 and ".." not in name
-
-
-def _attempt(function: Callable[[], Any]) -> None:
-    import contextlib
-
-    from convolt.errors import ConvoltError
-
-    with contextlib.suppress(ConvoltError):
-        function()
 
 
 def read_pickle(path: Path) -> None:
