@@ -78,6 +78,9 @@ OPTIMIZERS = {
     "sgd with momentum": lambda: convolt.optimizers.SGD(0.05, momentum=0.9),
     "rmsprop": lambda: convolt.optimizers.RMSprop(),
     "muon": lambda: convolt.optimizers.Muon(0.01),
+    "gradients of three steps": lambda: convolt.optimizers.Adam(0.01, gradient_accumulation_steps=3),
+    "lookahead": lambda: convolt.optimizers.Lookahead("adam"),
+    "averages at the end": lambda: convolt.optimizers.SWA("adam"),
     "a class of PyTorch": lambda: convolt.optimizers.get(torch.optim.Rprop),
 }
 

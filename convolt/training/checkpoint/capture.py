@@ -15,6 +15,7 @@ from convolt.training.checkpoint.randomness import random_state, set_random_stat
 from convolt.training.hooks import CallbackList
 
 TRAINING, VALIDATION = "training", "validation"
+_RATE = ("learning_rate", "total_steps")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Live:
         tensors |= {f"optimizer/{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
         tensors |= {f"totals/{name}": value for name, value in self.totals.tensors().items()}
         tensors |= {f"callbacks/{name}": value for name, value in self.callbacks.tensors().items()}
-        copies = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        copies = {name: _copy(tensor.detach()) for name, tensor in tensors.items()}
         state = {
             "optimizer": {name: value for name, value in optimizer.items() if not isinstance(value, Tensor)},
             "callbacks": to_json(self.callbacks.state_dict()),
@@ -134,7 +135,8 @@ class Live:
             numbers = dict(state["optimizer"])
             if keep_rate:
                 current = self.optimizer.state_dict()
-                numbers = {"iterations": numbers["iterations"]} | {n: current[n] for n in ("learning_rate", "total_steps") if n in current}
+                numbers = {name: value for name, value in numbers.items() if name not in _RATE}
+                numbers |= {name: current[name] for name in _RATE if name in current}
             self.optimizer.load_state_dict({**_under(tensors, "optimizer/"), **numbers})
             self.totals.load_tensors(_under(tensors, "totals/"))
             states = dict(state["callbacks"])
@@ -151,6 +153,14 @@ class Live:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[f"model/{name}"])
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Returns a contiguous copy, on the tensor's device if there is memory for it, else on the host."""
+    try:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    except torch.OutOfMemoryError:
+        return tensor.cpu().contiguous()
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

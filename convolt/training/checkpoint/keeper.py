@@ -143,7 +143,7 @@ class CheckpointKeeper(Keeper):
             self._stop(self.reached)
         self._writer.check()
         every = self._options.every_steps
-        if (every is not None and self.live.optimizer.iterations % every == 0) or self._is_time():
+        if (every is not None and self.live.optimizer.steps % every == 0) or self._is_time():
             self._save(self.reached)
 
     def validation_begin(self, at: Cursor) -> None:
