@@ -8,6 +8,7 @@ prints for each file a line of JSON: the message or what else happened, seconds,
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -24,7 +25,9 @@ def main(folder: Path, port: int, names: list[str]) -> None:
     import convolt
     from convolt.formats.inspect import inspect_file
 
-    bench = Bench(folder, port)
+    os.chdir(folder)  # so that messages, which are cut, do not depend on where the folder is
+    Path("MODELS").mkdir()
+    bench = Bench(Path("MODELS"), port)
     contents = {".safetensors": bench.own, ".h5": bench.h5, ".keras": bench.keras}
     whole = [bench.write(f"good{suffix}", data) for suffix, data in contents.items()]
     files = {thing.name: thing.build(bench) for thing in CORPUS if not names or thing.name in names}
@@ -48,7 +51,7 @@ def _outcome(path: Path) -> dict[str, str]:
     try:
         model = convolt.load_model(path, device="cpu")
     except ConvoltError as error:
-        return {"class": type(error).__name__, "message": str(error).replace(str(path.parent), "MODELS")}
+        return {"class": type(error).__name__, "message": str(error)}
     except BaseException:
         return {"class": "other", "message": traceback.format_exc()}
     return {"class": "loaded", "message": repr(model)}

@@ -136,7 +136,7 @@ def external_storage(bench: Bench) -> Path:
     def change(file: Any) -> None:
         path = kernel_of(file)
         del file[path]
-        file.create_dataset(path, (4, 3), "float32", external=[(str(bench.secret), 0, 48)])
+        file.create_dataset(path, (4, 3), "float32", external=[(str(bench.secret.resolve()), 0, 48)])
 
     return bench.changed_h5("external_storage", change)
 
@@ -146,7 +146,7 @@ def external_storage_in_keras(bench: Bench) -> Path:
     def change(file: Any) -> None:
         path = kernel_of(file)
         del file[path]
-        file.create_dataset(path, (4, 3), "float32", external=[(str(bench.secret), 0, 48)])
+        file.create_dataset(path, (4, 3), "float32", external=[(str(bench.secret.resolve()), 0, 48)])
 
     return bench.keras_weights("external_storage_in_keras", change)
 
@@ -155,7 +155,8 @@ def external_storage_in_keras(bench: Bench) -> Path:
 def external_link(bench: Bench) -> Path:
     import h5py
 
-    return bench.changed_h5("external_link", lambda file: replaced(file, h5py.ExternalLink(str(bench.folder / "whole.h5"), "/")))
+    other = str((bench.folder / "whole.h5").resolve())
+    return bench.changed_h5("external_link", lambda file: replaced(file, h5py.ExternalLink(other, "/")))
 
 
 @hostile("A soft link")
@@ -173,7 +174,7 @@ def virtual_dataset(bench: Bench) -> Path:
         path = kernel_of(file)
         del file[path]
         layout = h5py.VirtualLayout((4, 3), "float32")
-        layout[:] = h5py.VirtualSource(str(bench.folder / "whole.h5"), path, (4, 3))
+        layout[:] = h5py.VirtualSource(str((bench.folder / "whole.h5").resolve()), path, (4, 3))
         file.create_virtual_dataset(path, layout)
 
     return bench.changed_h5("virtual_dataset", change)
@@ -253,7 +254,7 @@ def climbing_member(bench: Bench) -> Path:
 
 @hostile("A member with an absolute path")
 def absolute_member(bench: Bench) -> Path:
-    return bench.zipped("absolute_member", lambda m: m.update({str(bench.canary): b"out"}))
+    return bench.zipped("absolute_member", lambda m: m.update({"/canary": b"out"}))
 
 
 @hostile("A member that nobody expects")

@@ -59,6 +59,7 @@ def _keras_files(folder: Path, suffix: str) -> list[bytes]:
         warnings.simplefilter("ignore")  # Keras calls its own .h5 old
         import keras
 
+        keras.utils.set_random_seed(0)
         stack = keras.Sequential([
             keras.layers.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, activation="relu"),
             keras.layers.BatchNormalization(), keras.layers.MaxPooling2D(), keras.layers.Flatten(),

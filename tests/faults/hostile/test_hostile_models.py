@@ -89,11 +89,18 @@ def test_inspect_says_that_it_is_not_safe(name: str, outcomes: dict[str, dict[st
     assert not outcomes[name]["safe"], outcomes[name]
 
 
+def steady(message: str) -> str:
+    """Returns a message without what differs from run to run, or with versions of libraries: ports, sizes of files, lists of names."""
+    message = re.sub(r"Known: [^.…]*[.…]", "Known: ….", message)
+    message = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", message)
+    message = re.sub(r"\((OSError|RuntimeError): .*\)(?=;)", r"(\1: …)", message)  # the words of HDF5 and PyTorch
+    return re.sub(r"\b(archive|file) of [\d,]+", r"\1 of N", message)
+
+
 def test_every_message_is_the_one_that_was_judged(outcomes: dict[str, dict[str, Any]]) -> None:
     lines = ["# What a user reads about a model file that is refused", "", "Written by `tests/faults/hostile/test_hostile_models.py`."]
     for thing in CORPUS:
-        message = re.sub(r"Known: [^.…]*[.…]", "Known: ….", outcomes[thing.name]["message"])  # the list grows with Convolt
-        lines += ["", f"## {thing.about}", "", f"`{thing.name}`: {message}"]
+        lines += ["", f"## {thing.about}", "", f"`{thing.name}`: {steady(outcomes[thing.name]['message'])}"]
     text = "\n".join(lines) + "\n"
     if os.environ.get("CONVOLT_WRITE_MESSAGES"):
         MESSAGES.write_text(text, encoding="utf-8")
@@ -109,4 +116,4 @@ def test_tar_archives_that_climb_out_are_refused(tmp_path: Path) -> None:
         (tmp_path / "a.tar.gz").write_bytes(tar_of({name: b"out"}, "w:gz"))
         with pytest.raises(DataError, match="names inside the archive's own folder"):
             list(read_tar(tmp_path / "a.tar.gz", lambda _: True, member_bytes=100, total_bytes=10**6))
-    assert not (tmp_path.parent / "canary").exists()
+    assert not (tmp_path.parent / "canary").exists() and not Path("/canary").exists()

@@ -81,6 +81,8 @@ def _add(result: Result, line: dict[str, Any]) -> None:
 
 def main(kind: str, first: int, count: int, folder: Path) -> None:
     zygote = Zygote() if kind in ("h5", "keras") else None
+    import torch
+
     from convolt.formats.inspect import inspect_file
     from tests.faults.hostile import mutate, seeds
 
@@ -88,6 +90,7 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
         from convolt.formats import hdf5
 
         hdf5.run_worker = zygote.run
+    torch.manual_seed(0)
     sources = getattr(seeds, kind)(folder)
     path, progress = folder / f"mutant.{kind}", folder / f"{kind}.at"
     for source in sources:  # all that is imported late is there before memory is bounded
