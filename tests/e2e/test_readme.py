@@ -21,6 +21,7 @@ from convolt.datasets import digits
 
 ROOT = Path(__file__).parents[2]
 TRANSLATIONS = ("README.md", "README.zh-CN.md")
+WITH_CODE = ("README.md", "docs/formats.md", "docs/keras.md", "docs/losses_metrics.md", "docs/reliability.md")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def test_the_translation_has_the_same_code() -> None:
     assert [b.text for b in first] == [b.text for b in second]
 
 
-@pytest.mark.parametrize("name", [*TRANSLATIONS, "CONTRIBUTING.md", "docs/architecture.md", "docs/formats.md", "docs/keras.md", "docs/losses_metrics.md"])
+@pytest.mark.parametrize("name", [*TRANSLATIONS, "CONTRIBUTING.md", "docs/architecture.md", *WITH_CODE[1:]])
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
@@ -72,7 +73,7 @@ def test_links_lead_somewhere(name: str) -> None:
         assert (ROOT / target).exists(), f"{name} speaks of {target}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/formats.md", "docs/keras.md", "docs/losses_metrics.md"])
+@pytest.mark.parametrize("name", WITH_CODE)
 def test_the_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))

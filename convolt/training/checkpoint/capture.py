@@ -98,17 +98,21 @@ class Live:
         """Sets all random generators."""
         set_random_state(states, self.model, self.generators)
 
-    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def capture(self, spare: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns (copies of all tensors but the random state's, where they are; all else as JSON values).
 
         On a GPU the copies are queued behind the step, and the host does not wait for them.
+
+        Args:
+            spare: earlier copies that nobody needs any more; their memory, which the system has given already, is used again.
         """
         optimizer = self.optimizer.state_dict()
         tensors = {f"model/{name}": tensor for name, tensor in self.weights()}
         tensors |= {f"optimizer/{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
         tensors |= {f"totals/{name}": value for name, value in self.totals.tensors().items()}
         tensors |= {f"callbacks/{name}": value for name, value in self.callbacks.tensors().items()}
-        copies = {name: _copy(tensor.detach()) for name, tensor in tensors.items()}
+        spare = spare or {}
+        copies = {name: _copy(tensor.detach(), spare.get(name)) for name, tensor in tensors.items()}
         state = {
             "optimizer": {name: value for name, value in optimizer.items() if not isinstance(value, Tensor)},
             "callbacks": to_json(self.callbacks.state_dict()),
@@ -155,8 +159,10 @@ class Live:
                 tensor.copy_(tensors[f"model/{name}"])
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor, spare: Tensor | None) -> Tensor:
     """Returns a contiguous copy, on the tensor's device if there is memory for it, else on the host."""
+    if spare is not None and (spare.shape, spare.dtype, spare.device) == (tensor.shape, tensor.dtype, tensor.device):
+        return spare.copy_(tensor)
     try:
         return tensor.clone(memory_format=torch.contiguous_format)
     except torch.OutOfMemoryError:

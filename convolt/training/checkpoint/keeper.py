@@ -209,7 +209,8 @@ class CheckpointKeeper(Keeper):
 
     def _save(self, at: Cursor, is_best: bool = False, random: dict[str, Tensor] | None = None) -> None:
         start = self._clock()
-        tensors, state = self.live.capture()
+        spare, self._writer.spare = self._writer.spare, None
+        tensors, state = self.live.capture(spare)
         tensors |= {f"random/{name}": value for name, value in (random or self.live.random()).items()}
         if at.within:
             tensors |= {f"random_at_epoch/{name}": value for name, value in self._epoch_random.items()}

@@ -48,12 +48,14 @@ class Writer:
     Attributes:
         written: path of the last checkpoint on the disk.
         seconds: spent on writing in all, beside the training.
+        spare: copies that were written, whose memory the next ones may use.
     """
 
     store: Store
     may_be_infinite: Collection[str] = ()
     written: Path | None = None
     seconds: float = 0.0
+    spare: Mapping[str, Tensor] | None = None
     _waiting: list[Snapshot] = field(default_factory=list)
     _busy: bool = False
     _closed: bool = False
@@ -139,6 +141,7 @@ class Writer:
             raise NonFiniteError(explain(f"state at {snapshot.where}", got, "finite weights and losses",
                                          "This state is not written over an earlier checkpoint."))
         self.written = self.store.save(tensors, snapshot.state, snapshot.is_best)
+        self.spare = tensors if snapshot.ready is None else None
         self.seconds += self._clock() - start
 
 
