@@ -114,12 +114,10 @@ class Trainer:
                 self.plan = self._plan(step, data, epochs - initial_epoch)
                 progress.note(self.plan.describe())
         else:
-            settings = {
+            settings = _settings(x, y, sample_weight, validation_data) | {
                 "batch_size": batch_size or 32, "shuffle": shuffle, "seed": seed if shuffle else None, "initial_epoch": initial_epoch,
                 "steps_per_epoch": steps_per_epoch, "class_weight": class_weight, "validation_split": validation_split,
                 "validation_steps": validation_steps, "validation_batch_size": validation_batch_size, "validation_freq": validation_freq,
-                "data": fingerprint(x), "labels": fingerprint(y), "sample_weight": fingerprint(sample_weight),
-                "validation_data": fingerprint(validation_data),
             }  # fmt: skip
             keeper = self._keeper(session, step, data, callback_list, settings, order_seed, epochs, epochs - initial_epoch, progress)
         try:
@@ -335,6 +333,12 @@ class Trainer:
 
     def _extra_logs(self) -> dict[str, float]:
         return {"learning_rate": float(self.optimizer.lr)}
+
+
+def _settings(x: Any, y: Any, sample_weight: Any, validation_data: Any) -> dict[str, Any]:
+    """Returns what tells the data of a training from other data."""
+    data = {"data": x, "labels": y, "sample_weight": sample_weight, "validation_data": validation_data}
+    return {name: fingerprint(value) for name, value in data.items()}
 
 
 def _limited(data: Resident | Streamed, steps: int, device: torch.device) -> Streamed:

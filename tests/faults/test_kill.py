@@ -54,6 +54,7 @@ def test_killed_trainings_end_as_if_they_had_not_been(zygote: Zygote, whole: dic
 @pytest.mark.faults_full
 def test_two_hundred_kills(zygote: Zygote, whole: dict[str, Any], tmp_path: Path, figure: Callable[[str], None]) -> None:
     done, inside = kills(zygote, tmp_path, whole, 200, 100, seed=1)
+    assert done >= 200 and inside >= 100
     figure(f"SIGKILL: {done}/{done} resumed bit-equal, {inside} of them killed inside a save")
 
 
@@ -82,4 +83,5 @@ def test_an_end_after_any_filesystem_call_leaves_a_whole_checkpoint(zygote: Zygo
 @pytest.mark.faults_full
 def test_an_end_after_each_filesystem_call(zygote: Zygote, tmp_path: Path, figure: Callable[[str], None]) -> None:
     count = end_after_each_call(zygote, tmp_path, 1)
+    assert count > 20
     figure(f"End after each filesystem call of a save: {count}/{count} old or new checkpoint, all resumed bit-equal")
