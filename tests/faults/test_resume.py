@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from convolt import callbacks
 from convolt.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from convolt.training.checkpoint import format
 from convolt.training.checkpoint.lock import FolderLock, is_locked
+from convolt.training.checkpoint.signals import Signals
 from convolt.training.checkpoint.store import Store
 from tests.faults import tiny
 from tests.faults.conftest import Zygote
@@ -352,6 +355,19 @@ def test_a_second_ctrl_c_does_not_wait_for_the_save(zygote: Zygote, tmp_path: Pa
                         signals=[[signal.SIGINT, 0.05], [signal.SIGINT, 0.5]])  # fmt: skip
     assert answer["status"] == 1 and answer["seconds"] < 10
     assert "StopAtOnce" in (tmp_path / "error.txt").read_text(encoding="utf-8")
+
+
+def test_a_worker_of_a_loader_ends_when_it_is_told_to() -> None:
+    signals = Signals()
+    signals.watch()
+    try:
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == -signal.SIGTERM and signals.received is None
+    finally:
+        signals.restore()
 
 
 def test_a_stop_in_a_validation_goes_on_with_that_validation(expected: dict[str, Any], tmp_path: Path) -> None:

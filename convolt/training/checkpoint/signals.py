@@ -27,6 +27,7 @@ class Signals:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
         self._passed_on = False
+        self._process = os.getpid()
 
     @property
     def pending(self) -> bool:
@@ -40,7 +41,11 @@ class Signals:
                 self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
+        if os.getpid() != self._process:  # a loader's worker, forked with this handler: Ctrl-C is its parent's affair
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+        elif self.received is None:
             self.received = number
         elif number == signal.SIGINT:
             raise StopAtOnce
