@@ -119,7 +119,8 @@ Model = Annotated[
         ),
     ),
 ]
-File = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A saved model: [b].safetensors[/b], [b].keras[/b], [b].h5[/b].")]
+SAVED = "A saved model: [b].safetensors[/b], [b].keras[/b], [b].h5[/b]."
+File = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help=SAVED)]
 Data = Annotated[
     str,
     typer.Option(
