@@ -129,12 +129,20 @@ def choose(options: TrainOptions, stem: str, locked: Any) -> Path | None:
         if changed:
             say.line(f"{path} is unfinished too, with another {', '.join(changed[:3])}.")
             continue
-        if options.resume == AUTO or (_on_terminal() and typer.confirm(f"{path} is unfinished. Go on with it?", default=True)):
+        about = f"{path} is unfinished ({_epochs_done(path)} of {saved.get('epochs')} epochs done)"
+        if options.resume == AUTO or (_on_terminal() and typer.confirm(f"{about}. Go on with it?", default=True)):
             return path
         if not _on_terminal():
-            say.line(f"{path} is unfinished; --resume {path} (or --resume auto) goes on with it. This is a new run.")
+            say.line(f"{about}; --resume {path} (or --resume auto) goes on with it. This is a new run.")
         return None
     return None
+
+
+def _epochs_done(path: Path) -> int:
+    """Returns what the name of the newest checkpoint says."""
+    newest = max(file.name for file in (path / "checkpoints").glob("*.safetensors"))
+    match = re.search(r"-epoch-(\d+)-", newest)
+    return int(match[1]) if match else 0
 
 
 def _on_terminal() -> bool:

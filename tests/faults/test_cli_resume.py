@@ -94,7 +94,8 @@ def test_without_a_terminal_nothing_is_asked_and_the_way_is_said(folder: Path, m
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
     killed(monkeypatch)
     assert main(LINE) == 0
-    assert "runs/net-small is unfinished; --resume runs/net-small (or --resume auto) goes on with it." in capsys.readouterr().out
+    said = "runs/net-small is unfinished (1 of 4 epochs done); --resume runs/net-small (or --resume auto) goes on with it."
+    assert said in capsys.readouterr().out
     assert main([*LINE, "--resume", "never"]) == 0
     assert "unfinished" not in capsys.readouterr().out
 
@@ -106,7 +107,7 @@ def test_on_a_terminal_it_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(resuming, "_on_terminal", lambda: True)
     monkeypatch.setattr(resuming.typer, "confirm", lambda text, default: asked.append(text) or answer)
     assert main(LINE) == 0
-    assert asked == ["runs/net-small is unfinished. Go on with it?"]
+    assert asked == ["runs/net-small is unfinished (1 of 4 epochs done). Go on with it?"]
     assert (folder / "runs" / "net-small-2").exists() != answer
 
 
