@@ -124,6 +124,8 @@ def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None
     try:
         if number % 5 == 0 and kind in MODELS:
             inspect_file(path)
+            totals["slowest"] = max(totals["slowest"], time.monotonic() - start)
+            start = time.monotonic()
         READERS[kind](path)
         totals["read"] += 1
     except ConvoltError as error:
