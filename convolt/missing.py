@@ -146,6 +146,7 @@ _INSTEAD = {
     "ops": "Tensors are PyTorch's: use torch, with the channel axis at index 1.",
     "random": "Tensors are PyTorch's: use torch, and convolt.utils.set_random_seed.",
     "saving": "Use model.save and convolt.load_model.",
+    "BackupAndRestore": "fit(checkpoint=folder) does that, and goes on bit for bit in the middle of an epoch.",
 }
 """What to do without, by the module of the name or by the name itself."""
 
@@ -183,7 +184,7 @@ def missing_name(module: str, name: str, known: Iterable[str]) -> Exception:
         return AttributeError(f"module {module!r} has no attribute {name!r}")
     place = module.partition(".")[2]
     if name in KERAS_NAMES.get(place, ()):
-        fix = _INSTEAD.get(place or name, "")
+        fix = _INSTEAD.get(name) or _INSTEAD.get(place, "")
         message = explain(module, f"the name {name!r}, which Keras has and Convolt does not have yet", "a name that Convolt has", fix)
     else:
         message = explain(module, f"the unknown name {name!r}", "a name that Convolt has", did_you_mean(name, known))
