@@ -16,6 +16,8 @@ from convolt.layers.convolutional import (
     SeparableConvolution2D,
 )
 from convolt.layers.core import Dense
+from convolt.layers.embedding import Embedding
+from convolt.layers.masking import Masking
 from convolt.layers.merging import (
     Add,
     Average,
@@ -62,6 +64,21 @@ from convolt.layers.pooling import (
     MaxPooling3D,
 )
 from convolt.layers.preprocessing import Normalization, Rescaling
+from convolt.layers.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    ConvLSTM1D,
+    ConvLSTM2D,
+    ConvLSTM3D,
+    GRUCell,
+    LSTMCell,
+    SimpleRNN,
+    SimpleRNNCell,
+    StackedRNNCells,
+    TimeDistributed,
+)
 from convolt.layers.regularization import Dropout, GaussianNoise, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from convolt.layers.reshaping import Flatten, Permute, Reshape
 from convolt.layers.spatial import Cropping2D, UpSampling2D, ZeroPadding2D
@@ -71,6 +88,9 @@ from convolt.missing import explain_missing_names
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "Activation",
     "Add",
@@ -82,11 +102,15 @@ __all__ = [
     "AvgPool2D",
     "AvgPool3D",
     "BatchNormalization",
+    "Bidirectional",
     "Concatenate",
     "Conv1D",
     "Conv2D",
     "Conv2DTranspose",
     "Conv3D",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
     "Convolution1D",
     "Convolution2D",
     "Convolution2DTranspose",
@@ -96,7 +120,9 @@ __all__ = [
     "DepthwiseConv2D",
     "Dot",
     "Dropout",
+    "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
@@ -112,9 +138,11 @@ __all__ = [
     "GlobalMaxPooling3D",
     "GroupNormalization",
     "Input",
+    "LSTMCell",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "Masking",
     "MaxPool1D",
     "MaxPool2D",
     "MaxPool3D",
@@ -133,11 +161,15 @@ __all__ = [
     "SeparableConv2D",
     "SeparableConvolution2D",
     "SiLU",
+    "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "StackedRNNCells",
     "Subtract",
+    "TimeDistributed",
     "UpSampling2D",
     "ZeroPadding2D",
     "add",

@@ -287,7 +287,7 @@ class Layer(Configurable, nn.Module):
                 if axes is not None:
                     view = view.view(self._split_shapes[name]).permute(*np.argsort(axes).tolist())
                 found.append((prefix + name, view))
-        for name, child in self.named_children():
+        for name, child in _children(self):
             if isinstance(child, Layer):
                 found += child.keras_weights(f"{prefix}{name}.")
             else:
@@ -397,6 +397,15 @@ class Layer(Configurable, nn.Module):
         """Returns the arguments that differ from their defaults, for `repr`."""
         return ", ".join(f"{key}={value}" for key, value in changed_arguments(self).items()
                          if key not in ("name", "data_format"))  # there is one data format
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yields (name, part) of a module's parts, with those in a list in its place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{inner}", part) for inner, part in _children(child))
+        else:
+            yield name, child
 
 
 def leaves(values: Any) -> Iterator[Any]:

@@ -31,6 +31,7 @@ class LayerCase:
         keras_layer: class name in `keras.layers`, where it differs from `layer`.
         reference: function of the inputs and the weights (arrays in Keras's order, channels last) that replaces
             Keras; `reference_reason` says why Keras cannot be the reference.
+        make_keras: makes Keras's layer from the `keras` module, where arguments are layers.
         random: why outputs cannot be compared (random in training); shapes and configurations still are.
         no_gradcheck: why gradcheck does not apply.
     """
@@ -46,6 +47,7 @@ class LayerCase:
     keras_layer: str = ""
     reference: Callable[..., Tensor] | None = None
     reference_reason: str = ""
+    make_keras: Callable[[Any], Any] | None = None
     random: str = ""
     no_gradcheck: str = ""
 
