@@ -43,6 +43,10 @@ class StateError(ConvoltError, RuntimeError):
     """A call came too early, such as `fit` before `compile`."""
 
 
+class DoesNotFitError(ConvoltError, MemoryError):
+    """The device has not enough memory, also not for one sample at once."""
+
+
 class CheckpointError(ConvoltError, RuntimeError):
     """A checkpoint cannot be written, is damaged, or belongs to another training than the one that asks for it."""
 

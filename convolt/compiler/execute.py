@@ -9,6 +9,7 @@ device tensors, filled before each replay.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Graphs of one step never run at once, and none leaves anything in its memory for another: they may share it.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """Runs work on a side stream, as captures need it."""
@@ -56,7 +59,7 @@ class CudaGraphs:
         """Records work; the pinning threads of a loader may go on meanwhile."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
 
@@ -64,12 +67,16 @@ class CudaGraphs:
 class CapturedStep:
     """A training step that is captured once and replayed for each batch of the same shape.
 
-    The first steps and batches of another shape (the last one of an epoch) run eagerly. It stands in for the step in the
+    The first steps and batches of another shape (the last one of an epoch) run eagerly. Where steps differ in what they do on
+    the device (an optimizer that adds up gradients updates only every k-th time), each variant is captured at its turn.
+    Graphs are captured anew when memory runs out and the micro-batches become smaller. It stands in for the step in the
     loop: what it does not change, such as `evaluate`, is the step's own.
 
     Args:
-        step: with `device_part(batch)`, the part of a step that touches the device alone.
-        optimizer: with `prepare_step()` and `finish_step()`, the parts of an update on the host.
+        step: with `device_part(batch)`, the part of a step that touches the device alone; `attempt`, which tries again with
+            smaller micro-batches; and `room.limit`, their size.
+        optimizer: with `prepare_step()` and `finish_step()`, the parts of an update on the host, and `variant`, the name of
+            the device part between them.
         backend: captures and replays.
         on_failure: called with the reason when the capture fails.
     """
@@ -79,9 +86,10 @@ class CapturedStep:
         self._optimizer = optimizer
         self._backend = backend
         self._on_failure = on_failure
-        self._warm_ups = 0
+        self._warm_ups: Counter[Any] = Counter()
         self._static: Any = None
-        self._replay: Callable[[], None] | None = None
+        self._replays: dict[Any, Callable[[], None]] = {}
+        self._limit: int | None = None
         self._failed = False
 
     def __getattr__(self, name: str) -> Any:
@@ -91,8 +99,8 @@ class CapturedStep:
         """Trains on one batch."""
         if self._failed or (self._static is not None and _shapes(batch) != _shapes(self._static)):
             self._step.train(batch)
-        elif self._warm_ups < WARM_UP_STEPS:
-            self._warm_ups += 1
+        elif self._warm_ups.total() < WARM_UP_STEPS or not self._warm_ups[self._optimizer.variant]:
+            self._warm_ups[self._optimizer.variant] += 1
             self._backend.warm_up(lambda: self._step.train(batch))
         else:
             self._train_captured(batch)
@@ -104,19 +112,32 @@ class CapturedStep:
             for target, source in zip(_tensors(self._static), _tensors(batch), strict=True):
                 target.copy_(source, non_blocking=True)
         self._optimizer.prepare_step()
-        if self._replay is None:
-            try:
-                self._replay = self._backend.capture(lambda: self._step.device_part(self._static))
-            except RuntimeError as error:  # CUDA reports what a graph cannot hold as a RuntimeError
-                self._give_up(error)
-                self._step.device_part(batch)
-                self._optimizer.finish_step()
-                return
-        self._replay()
+        try:
+            replay = self._captured()
+        except RuntimeError as error:  # CUDA reports what a graph cannot hold as a RuntimeError
+            self._give_up(error)
+            self._step.attempt(lambda: self._step.device_part(batch), batch)
+            self._optimizer.finish_step()
+            return
+        replay()
         self._optimizer.finish_step()
+
+    def _captured(self) -> Callable[[], None]:
+        """Returns the graph for what the step to come does, captured now if there is none."""
+        if self._step.room.limit != self._limit:
+            self._replays.clear()
+        variant = self._optimizer.variant
+        if variant not in self._replays:
+            self._replays[variant] = self._step.attempt(self._capture, self._static)
+            self._limit = self._step.room.limit
+        return self._replays[variant]
+
+    def _capture(self) -> Callable[[], None]:
+        return self._backend.capture(lambda: self._step.device_part(self._static))
 
     def _give_up(self, error: RuntimeError) -> None:
         self._failed = True
+        self._replays.clear()
         reason = str(error).splitlines()[0]
         self._on_failure(reason)
         warnings.warn(f"the training step could not be captured in a graph and runs eagerly: {reason}", CaptureWarning, stacklevel=4)

@@ -69,6 +69,7 @@ class Plan:
         memory: what becomes of freed host memory.
         threads: of the host's computation.
         execution: "eager", or "graph": the whole step captured once and replayed.
+        micro_batch: most samples that are computed at once; None: whole batches.
         rows: the candidates.
         cached: whether the measurements are from an earlier run.
     """
@@ -80,6 +81,7 @@ class Plan:
     memory: str
     threads: int
     execution: str = "eager"
+    micro_batch: int | None = None
     rows: tuple[Row, ...] = ()
     cached: bool = False
     before: str = field(default="", repr=False)
@@ -96,6 +98,7 @@ class Plan:
         form = f"fused ({fused})" if self.form == "fused" else "layer by layer"
         chosen = next((row for row in self.rows if row.verdict == "chosen" and row.name != GRAPH), None)
         step = ", whole step in one graph" if self.execution == "graph" else ""
+        step += f", at most {self.micro_batch} samples at once" if self.micro_batch else ""
         lines = [f"Plan: {self.device}, {self.precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
                  + (f": {chosen.why}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
         shown = [row for row in self.rows if row.verdict == "refused" and not (row.name == GRAPH and self.device == "cpu")]

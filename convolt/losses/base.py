@@ -88,6 +88,22 @@ class Loss(Configurable):
         values = self.per_sample(y_true, y_pred)
         return reduced(values, sample_weight, unmasked(values, self.valid(y_true, y_pred, values), mask), self.reduction)
 
+    def divisor(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor | None:
+        """Returns what the sum of the losses is divided by, where weights, ignored classes or masks decide; None: their number.
+
+        With it, the loss of a batch is put together from those of its parts.
+        """
+        y_true, y_pred = entered(y_true, y_pred)
+        mask = mask_of(y_pred)
+        values = self.per_sample(y_true, y_pred)
+        valid = unmasked(values, self.valid(y_true, y_pred, values), mask)
+        if values.ndim == 0 or self.reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
+            return None
+        if self.reduction != "mean_with_sample_weight" or sample_weight is None:
+            return None if valid is None else valid.sum().to(values.dtype)
+        weight = weights_like(sample_weight, values).expand_as(values)
+        return (weight if valid is None else weight * valid).sum()
+
 
 def _for_users(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Returns channels-last views as Keras hands them to a function: equal ranks, floating labels in the predictions' type."""

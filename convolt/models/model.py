@@ -186,7 +186,8 @@ class Model(Layer):
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None,
                 weighted_metrics: Any = None, *, precision: str = "auto", device: Any = "auto", fusions: Any = "auto",
-                execution: str = "auto", run_eagerly: bool = False, steps_per_execution: int = 1, jit_compile: bool | str = "auto") -> None:
+                execution: str = "auto", micro_batch: int | None = None, run_eagerly: bool = False, steps_per_execution: int = 1,
+                jit_compile: bool | str = "auto") -> None:
         """Fixes how the model is trained.
 
         Args:
@@ -199,6 +200,9 @@ class Model(Layer):
             device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
             fusions: which rewrites of the graph are used: "auto" measures, "none", "all", or names (see `convolt.compiler.fuse`).
             execution: "auto" captures the whole step in a CUDA graph where that works, "eager" never.
+            micro_batch: most samples that are computed at once. The gradients of a batch's parts are added up, so that it gives
+                the update of the whole batch with less memory; normalization by batch statistics sees the parts. None: whole
+                batches, until memory runs out, when half as many are tried.
             run_eagerly: Keras's way to say execution="eager".
             steps_per_execution, jit_compile: accepted for Keras's sake; the way in which the step runs is Convolt's own
                 choice and neither changes the result.
@@ -210,7 +214,7 @@ class Model(Layer):
         from convolt.training.trainer import Trainer
 
         self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device,
-                                fusions=fusions, execution="eager" if run_eagerly else execution)
+                                fusions=fusions, execution="eager" if run_eagerly else execution, micro_batch=micro_batch)
 
     @property
     def trainer(self) -> Trainer:

@@ -230,6 +230,11 @@ class Optimizer(HasLearningRate, HasAverages, StepsByHand, Configurable):
     # -- the step ----------------------------------------------------------------------------------------------------
 
     @property
+    def wants_statistics(self) -> bool:
+        """Whether statistics of batch normalization are to be computed anew once the averages are in the weights' place."""
+        return False
+
+    @property
     def capturable(self) -> bool:
         """Whether a step can be captured in a CUDA graph."""
         return True

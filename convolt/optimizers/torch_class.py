@@ -79,7 +79,7 @@ class TorchOptimizer(Optimizer):
         return float(self._default_rate)
 
     @property
-    def capturable(self) -> bool:  # type: ignore[override]
+    def capturable(self) -> bool:
         """Whether a step can be captured in a CUDA graph: its rate lies on the device."""
         return self._on_device
 

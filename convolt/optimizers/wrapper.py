@@ -109,6 +109,11 @@ class Wrapper(Optimizer):
         return self.optimizer.needs_closure
 
     @property
+    def wants_statistics(self) -> bool:
+        """Whether statistics of batch normalization are to be computed anew at the end, as the optimizer inside says."""
+        return self.optimizer.wants_statistics
+
+    @property
     def capturable(self) -> bool:
         """Whether a step can be captured in a CUDA graph."""
         return self.optimizer.capturable
@@ -146,6 +151,9 @@ class Wrapper(Optimizer):
     def schedule(self) -> LearningRateSchedule | None:
         """The schedule of the optimizer inside, or None."""
         return self.optimizer.schedule
+
+    def _weights(self) -> list[Tensor]:
+        return [p.detach() for p in self._parameters.values()]
 
     @property
     def innermost(self) -> Optimizer:

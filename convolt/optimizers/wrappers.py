@@ -54,16 +54,16 @@ class Lookahead(Wrapper):
     def prepare_step(self) -> None:
         super().prepare_step()
         if self.steps == 0:  # weights may have been loaded since `bind`
-            torch._foreach_copy_(list(self._slow.values()), list(self._parameters.values()))
+            torch._foreach_copy_(list(self._slow.values()), self._weights())
 
     @torch.no_grad()
     def after_update(self) -> None:
         if self.iterations % (self.every or 1) == 0:
-            slow, weights = list(self._slow.values()), list(self._parameters.values())
+            slow, weights = list(self._slow.values()), self._weights()
             if self.alpha == 1.0:  # rounding of slow + (weights - slow) would not give the weights
                 torch._foreach_copy_(slow, weights)
                 return
-            torch._foreach_lerp_(slow, [w.detach() for w in weights], self.alpha)
+            torch._foreach_lerp_(slow, weights, self.alpha)
             torch._foreach_copy_(weights, slow)
 
 
@@ -125,7 +125,7 @@ class SAM(Wrapper):
 
 @registry.register("stochastic_weight_averaging")
 class SWA(Wrapper):
-    """Averages the weights of the last part of training: the mean of those after updates `start`, `start + every`, …
+    """Averages the weights of the last part of training: those after the updates `start`, `start + every` and so on.
 
     `fit` writes the mean over the weights at its end, and then computes the statistics of the model's batch
     normalizations anew, which belong to other weights (see `update_statistics`). During training, `averaged_weights()`
@@ -155,6 +155,11 @@ class SWA(Wrapper):
         self._means: dict[str, Tensor] = {}
         self._swa: WeightAverages | None = None
 
+    @property
+    def wants_statistics(self) -> bool:
+        """True once there is a mean, unless `update_statistics` is off."""
+        return self.update_statistics and self.averaged > 0
+
     def resolve(self, total_steps: int) -> None:
         super().resolve(total_steps)
         if isinstance(self.start, float) and (self._first is None or not self.steps):
@@ -183,8 +188,7 @@ class SWA(Wrapper):
         since = self.iterations - (self._first or 0)
         if since >= 0 and since % (self.every or 1) == 0 and self._swa is not None:
             self.averaged += 1
-            weights = [p.detach() for p in self._parameters.values()]
-            torch._foreach_lerp_(self._swa.tensors, weights, 1.0 / self.averaged)
+            torch._foreach_lerp_(self._swa.tensors, self._weights(), 1.0 / self.averaged)
 
     def apply_ema(self) -> None:
         """Puts the mean in the weights' place, until `restore`; before there is one, the averages of the optimizer inside."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convolt.data.batches import Batch
 from convolt.errors import DataError, explain
 from convolt.training import checks, inputs
 from convolt.training.hooks import CallbackList
+from convolt.training.memory import Room
 from convolt.training.progress import Progress
 from convolt.training.step import enter, flat_outputs, leave
 
@@ -65,13 +68,12 @@ def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackLis
     done: list[list[np.ndarray]] = []
     structure: Any = None
     seen = 0
+    room = Room("prediction")
     batch_hooks = hooks.listens("on_predict_batch_begin", "on_predict_batch_end")
     for index, batch in enumerate(itertools.islice(data.epoch(), steps)):
         if batch_hooks:
             hooks.on_predict_batch_begin(index)
-        dtypes = model.input_dtypes or [None] * len(batch.x)
-        structure = model(*(enter(x, dtype, model.data_format) for x, dtype in zip(batch.x, dtypes, strict=True)))
-        outputs = [leave(output) for output in flat_outputs(structure)]
+        structure, outputs = room.attempt(partial(_outputs, model, batch, room), batch.size)
         waiting.append(outputs)
         done = done or [[] for _ in outputs]
         seen += batch.size
@@ -85,6 +87,17 @@ def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackLis
         raise DataError(explain("predict(x)", "no samples", "at least one"))
     _flush(waiting, done)
     return structure, done
+
+
+def _outputs(model: Any, batch: Batch, room: Room) -> tuple[Any, list[Tensor]]:
+    """Returns (what the model gives for a batch, or for a part of it; its outputs for all of it, channels last)."""
+    dtypes = model.input_dtypes or [None] * len(batch.x)
+    structure: Any = None
+    found = []
+    for piece in room.pieces(batch):
+        structure = model(*(enter(x, dtype, model.data_format) for x, dtype in zip(piece.x, dtypes, strict=True)))
+        found.append([leave(output) for output in flat_outputs(structure)])
+    return structure, found[0] if len(found) == 1 else [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def _flush(waiting: list[list[Tensor]], done: list[list[np.ndarray]]) -> None:

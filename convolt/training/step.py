@@ -5,20 +5,25 @@ Nothing in a step reads the device: losses and metrics are summed there, and `To
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from convolt import constraints
 from convolt.data.batches import Batch
-from convolt.errors import ShapeError, StateError, explain
+from convolt.errors import DoesNotFitError, ShapeError, StateError, explain
 from convolt.layout import to_inside, to_outside
 from convolt.losses import targets_to_inside
 from convolt.training.heads import Head
+from convolt.training.kept import KeptState, evaluating
+from convolt.training.memory import Room, is_out_of_memory
 
+T = TypeVar("T")
+Part = tuple[Batch, list[Tensor], list[Tensor]]  # some samples of a batch, their labels and outputs
 
 def enter(x: Tensor, dtype: str | None, data_format: str = "channels_last") -> Tensor:
     """Returns an input as the model takes it: channel axis at index 1, cast to `dtype`.
@@ -52,8 +57,16 @@ class Totals:
 
     def add(self, losses: Sequence[Tensor], batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Adds one batch: its losses (total first) weighted by its size, and its predictions to the metrics."""
-        self._sums.add_(torch.stack([loss.detach().float() for loss in losses]), alpha=batch.size)
-        self._count.add_(batch.size)
+        self.add_losses(losses, batch.size)
+        self.add_predictions(batch, labels, outputs)
+
+    def add_losses(self, losses: Sequence[Tensor], size: int) -> None:
+        """Adds the losses of a batch, total first."""
+        self._sums.add_(torch.stack([loss.detach().float() for loss in losses]), alpha=size)
+        self._count.add_(size)
+
+    def add_predictions(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Adds the predictions of a batch, or of a part of one, to the metrics."""
         for i, head in enumerate(self.heads):
             for metric in head.metrics:
                 metric.update(labels[i], outputs[i])
@@ -106,9 +119,14 @@ class Step:
         optimizer: updates the parameters; None for evaluation alone.
         precision: torch dtype of the computation.
         device: where it runs.
+        micro_batch: most samples that are computed at once; None: the whole batch. A batch gives one update all the same.
+
+    When memory runs out, fewer samples are computed at once from then on (`convolt.training.memory`). A step that is tried
+    again begins as the first attempt did: nothing but buffers and random state has changed by then, and both are put back.
     """
 
-    def __init__(self, model: Any, heads: Sequence[Head], optimizer: Any, precision: torch.dtype, device: torch.device) -> None:
+    def __init__(self, model: Any, heads: Sequence[Head], optimizer: Any, precision: torch.dtype, device: torch.device,
+                 micro_batch: int | None = None) -> None:
         self._model = model
         self._heads = heads
         self._optimizer = optimizer
@@ -118,34 +136,132 @@ class Step:
         self.module: Any = model  # what runs in the model's place, once a plan has chosen it
         self.train_totals = Totals(heads, device)
         self.test_totals = Totals(heads, device)
+        self.room = Room("training", micro_batch)
+        self.test_room = Room("evaluation", micro_batch)
+        self.kept = KeptState(model)
+        self._changing = False
 
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward, update; adds to `train_totals`."""
         self._optimizer.prepare_step()
-        self.device_part(batch)
+        self.attempt(lambda: self.device_part(batch), batch)
         self._optimizer.finish_step()
+
+    def attempt(self, work: Callable[[], T], batch: Batch | None) -> T:
+        """Returns what `work`, a `device_part` or its capture, does; tries with smaller micro-batches when memory runs out."""
+        if batch is None:
+            return work()
+        self.kept.keep()
+
+        def undo() -> None:
+            self.kept.put_back()
+            self._optimizer.zero_grad()
+
+        return self.room.attempt(work, batch.size, undo)
 
     def device_part(self, batch: Batch) -> None:
         """What a training step does on the device, fit for capture in a graph; `prepare_step` and `finish_step` surround it."""
-        losses, labels, outputs = self.compute(batch, self.module, self.precision)
-        losses[0].backward()  # type: ignore[no-untyped-call]
-        self._optimizer.update()
-        constraints.apply(self._constrained)
-        self._optimizer.zero_grad()
-        self.train_totals.add(losses, batch, labels, outputs)
+        losses, parts = self._gradients(batch)
+        try:
+            self._changing = True
+            self._optimizer.update(partial(self._gradients_again, batch) if self._optimizer.needs_closure else None)
+            constraints.apply(self._constrained)
+            self._optimizer.zero_grad()
+            self.train_totals.add_losses(losses, batch.size)
+            for part in parts:
+                self.train_totals.add_predictions(*part)
+        except (RuntimeError, MemoryError) as error:
+            if self._changing and is_out_of_memory(error):
+                raise DoesNotFitError(explain("training", "too little memory for the update of the weights, which is half done",
+                                              "memory for it beside the gradients", "Begin anew, or from a checkpoint, with an "
+                                              "optimizer that keeps less, such as SGD or Lion.")) from error
+            raise
+        self._changing = False
+
+    def _gradients(self, batch: Batch) -> tuple[list[Tensor], list[Part]]:
+        """Computes the gradients of a batch; returns its losses, and the labels and outputs of its parts."""
+        pieces = self.room.pieces(batch)
+        return self._piece_by_piece(batch, pieces, lambda losses: losses[0].backward())  # type: ignore[no-untyped-call]
+
+    def _gradients_again(self, batch: Batch) -> None:
+        """Computes gradients at other weights, and changes nothing else: buffers are put back."""
+        self._changing = False  # the caller puts the weights back if this fails
+        with self.kept.buffers():
+            self._gradients(batch)
+        self._changing = True
+
+    def _piece_by_piece(self, batch: Batch, pieces: Sequence[Batch],
+                        then: Callable[[list[Tensor]], None]) -> tuple[list[Tensor], list[Part]]:
+        """Computes the parts of a batch, so that their losses add up to the batch's; `then` gets those of each part."""
+        if len(pieces) == 1:
+            losses, labels, outputs = self.compute(batch, self.module, self.precision)
+            then(losses)
+            return losses, [(batch, labels, outputs)]
+        total: list[Tensor] = []
+        parts: list[Part] = []
+        for piece, shares in zip(pieces, self._shares(batch, pieces), strict=True):
+            losses, labels, outputs = self.compute(piece, self.module, self.precision, shares)
+            then(losses)
+            total = [a + b.detach() for a, b in zip(total, losses, strict=True)] if total else [loss.detach() for loss in losses]
+            parts.append((piece, labels, outputs))
+        return total, parts
+
+    @torch.no_grad()
+    def _shares(self, batch: Batch, pieces: Sequence[Batch]) -> list[list[Any]]:
+        """Returns for each part what its losses, and last its penalties, count in those of the batch.
+
+        A mean over all samples is the mean of the parts, weighted by their sizes. Where sample weights, ignored classes or
+        masks decide what a loss is divided by, a forward pass that changes nothing finds that out first.
+        """
+        sizes = [piece.size / batch.size for piece in pieces]
+        divisors = self._divisors(pieces[:1])
+        if any(divisor is not None for divisor in divisors[0]):
+            divisors = self._divisors(pieces)
+        columns: list[list[Any]] = []
+        for i, head in enumerate(self._heads):
+            if divisors[0][i] is None:
+                columns.append([1.0] * len(pieces) if head.loss is not None and head.loss.reduction == "sum" else sizes)
+            else:
+                own = torch.stack([row[i] for row in divisors])
+                whole = own.sum()
+                columns.append(list((torch.where(own == 0, 1, own) / torch.where(whole == 0, 1, whole)).unbind()))
+        return [list(row) for row in zip(*columns, sizes, strict=True)]
+
+    def _divisors(self, pieces: Sequence[Batch]) -> list[list[Any]]:
+        """Returns for each part and output what its loss is divided by; None where that is the number of samples."""
+        found = []
+        with self.kept.buffers(), evaluating(self.module), autocast(self._device, self.precision):
+            for piece in pieces:
+                outputs = flat_outputs(self.module(*self.inputs(piece)))
+                labels = self._labels(piece, outputs)
+                found.append([None if head.loss is None else
+                              head.loss.divisor(labels[i], outputs[i], piece.weights[i] if piece.weights else None)
+                              for i, head in enumerate(self._heads)])
+        return found
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> None:
         """Forward and loss; adds to `test_totals`."""
-        losses, labels, outputs = self.compute(batch, self.module, self.precision)
-        self.test_totals.add(losses, batch, labels, outputs)
+        room = self.test_room
+        losses, parts = room.attempt(lambda: self._piece_by_piece(batch, room.pieces(batch), lambda losses: None), batch.size)
+        self.test_totals.add_losses(losses, batch.size)
+        for part in parts:
+            self.test_totals.add_predictions(*part)
 
-    def compute(self, batch: Batch, module: Any, precision: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Returns (losses, total first; labels; outputs) of `module`, which is the model or stands in for it."""
+    def compute(self, batch: Batch, module: Any, precision: torch.dtype,
+                shares: Sequence[Any] | None = None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Returns (losses, total first; labels; outputs) of `module`, which is the model or stands in for it.
+
+        Args:
+            batch: or a part of one.
+            module: takes the inputs.
+            precision: of the computation.
+            shares: factor of each output's loss, and last of the penalties, where `batch` is a part.
+        """
         with autocast(self._device, precision):
             outputs = flat_outputs(module(*self.inputs(batch)))
             labels = self._labels(batch, outputs)
-            return self._losses(batch, labels, outputs), labels, outputs
+            return self._losses(batch, labels, outputs, shares), labels, outputs
 
     def loss_alone(self, batch: Batch, module: Any, precision: torch.dtype) -> Tensor:
         """Returns the loss of `module` without penalties on weights and activities, also in float64."""
@@ -166,20 +282,22 @@ class Step:
             raise ShapeError(explain("labels", f"{len(batch.y)} array(s)", f"{len(outputs)}, one for each output of the model"))
         return [targets_to_inside(y, output.ndim) for y, output in zip(batch.y, outputs, strict=True)]
 
-    def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor], shares: Sequence[Any] | None) -> list[Tensor]:
         """Returns the total loss, then (with several outputs) the loss of each."""
-        parts, terms = self._terms(batch, labels, outputs)
-        terms = [*terms, *self._model.penalties()]
+        parts, terms = self._terms(batch, labels, outputs, shares)
+        terms = [*terms, *(penalty if shares is None else penalty * shares[-1] for penalty in self._model.penalties())]
         total = terms[0] if len(terms) == 1 else torch.stack([t.float() for t in terms]).sum()
         return [total, *parts] if len(self._heads) > 1 else [total]
 
-    def _terms(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _terms(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor],
+               shares: Sequence[Any] | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Returns (losses of the outputs, the same times their factors)."""
         parts: list[Tensor] = []
         terms: list[Tensor] = []
         for i, head in enumerate(self._heads):
             if head.loss is not None:
                 part = head.loss(labels[i], outputs[i], batch.weights[i] if batch.weights else None)
+                part = part if shares is None else part * shares[i]
                 parts.append(part)
                 terms.append(part if head.weight == 1.0 else part * head.weight)
         if not terms:

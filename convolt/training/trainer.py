@@ -28,7 +28,9 @@ from convolt.training.checkpoint.settings import fingerprint, model_settings, op
 from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.heads import Head, is_config, make_heads
 from convolt.training.hooks import CallbackList, scalars
+from convolt.training.memory import Room
 from convolt.training.progress import Progress
+from convolt.training.statistics import update_statistics
 from convolt.training.step import Step, enter, flat_outputs
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
@@ -44,11 +46,13 @@ class Trainer:
         device: "auto" or a device's name.
         fusions: "auto", "none", "all" or names of rewrites.
         execution: "auto" (a graph of the whole step where that works) or "eager".
+        micro_batch: most samples that are computed at once; None: whole batches, while they fit.
     """
 
     def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
-                 precision: str, device: Any, fusions: Any = "auto", execution: str = "auto") -> None:
+                 precision: str, device: Any, fusions: Any = "auto", execution: str = "auto", micro_batch: int | None = None) -> None:
         check_fusions(fusions)
+        _check_count("compile(micro_batch)", micro_batch)
         if execution not in ("auto", "eager"):
             raise ArgumentError(explain("compile(execution)", repr(execution), "'auto' or 'eager'"))
         if precision != "auto" and precision not in PRECISIONS:
@@ -61,6 +65,7 @@ class Trainer:
         self.device = devices.resolve(device)
         self.fusions = fusions
         self.execution = execution
+        self.micro_batch = micro_batch
         self.history: History | None = None
         self.plan: Plan | None = None
         self._heads: list[Head] = []
@@ -128,6 +133,9 @@ class Trainer:
         except NonFiniteError as error:
             raise self._where_it_began(error, step, data, session, keeper) from error
         self.optimizer.finalize_variable_values()
+        if self.optimizer.wants_statistics:
+            update_statistics(self.model, step, data, epochs)
+        self.plan = replace(self.plan, micro_batch=step.room.limit) if self.plan else None
         return self.history
 
     def _keeper(self, session: Session, step: Step, data: Resident | Streamed, callbacks: CallbackList, settings: dict[str, Any],
@@ -266,9 +274,9 @@ class Trainer:
         if len(dtypes) != len(xs):
             raise DataError(explain("x", f"{len(xs)} array(s)", f"{len(dtypes)}: {list(self.model.input_names)}"))
         sample = [enter(x[:1].to(self.device), dtype, self.model.data_format) for x, dtype in zip(xs, dtypes, strict=True)]
-        self.model.build_for(sample)
         self._example = sample
-        outputs = self.model.run_once(sample)
+        Room("building the model").attempt(lambda: self.model.build_for(sample), 1)
+        outputs = Room("building the model").attempt(lambda: self.model.run_once(sample), 1)
         flat = flat_outputs(outputs)
         names = self.model.output_names or (list(outputs) if isinstance(outputs, dict) else
                                             [f"output_{i}" if i else "output" for i in range(len(flat))])
@@ -279,7 +287,7 @@ class Trainer:
             for metric in head.all_metrics():
                 metric.to(self.device)
         precision = PRECISIONS.get(self.precision, torch.float32)
-        self._step = Step(self.model, self._heads, self.optimizer, precision, self.device)
+        self._step = Step(self.model, self._heads, self.optimizer, precision, self.device, self.micro_batch)
 
     def _make_heads(self, names: Sequence[str]) -> list[Head]:
         return make_heads(names, self.spec["loss"], self.spec["loss_weights"], self.spec["metrics"], self.spec["weighted_metrics"])
@@ -305,7 +313,14 @@ class Trainer:
     def _plan(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None = None) -> Plan:
         """Chooses the form in which the step runs, or takes that of a saved plan; see `convolt.compiler`."""
         known = isinstance(data, Resident)  # looking at a stream's first batch would take it away
-        batch = next(data.epoch()) if known else None
+        whole = next(data.epoch()) if known else None
+        if saved is not None and saved.micro_batch is not None and step.room.limit is None:
+            step.room.limit = saved.micro_batch
+        plan = step.attempt(lambda: self._choose(step, data, epochs, saved, step.room.pieces(whole)[0] if whole else None), whole)
+        return replace(plan, micro_batch=step.room.limit)
+
+    def _choose(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None, batch: Batch | None) -> Plan:
+        known = isinstance(data, Resident)
         example = step.inputs(batch)[:] if batch else self._example
         probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device) if batch else None
         plan, step.module = make_plan(

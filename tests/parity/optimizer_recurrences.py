@@ -197,7 +197,7 @@ def train(name: str, settings: dict[str, Any], rate: Any, weights: dict[str, np.
     rules = {k: recurrence(**hyper) for k in weights}
     decay = 0.0 if "weight_decay" in hyper else settings.get("weight_decay", DECAYS.get(name)) or 0.0
     p, averages, momentum = dict(weights), {}, settings.get("ema_momentum", 0.99)
-    group, sums, updates = settings.get("gradient_accumulation_steps", 1), {k: 0.0 for k in weights}, 0
+    group, sums, updates = settings.get("gradient_accumulation_steps", 1), dict.fromkeys(weights, 0.0), 0
     for step, gs in enumerate(gradients):
         lr, first, due = rate(step), updates == 0, (step + 1) % group == 0
         sums = {k: sums[k] + g for k, g in gs.items()}
@@ -207,7 +207,7 @@ def train(name: str, settings: dict[str, Any], rate: Any, weights: dict[str, np.
                     p[k] = p[k] - p[k] * decay * lr
                 given = (p[k],) if getattr(recurrence, "needs_weights", False) else ()
                 p[k] = p[k] + rules[k].change(g, lr, updates + 1, *given)
-            sums = {k: 0.0 for k in weights}
+            sums = dict.fromkeys(weights, 0.0)
         averages = {k: p[k] if first else momentum * averages[k] + (1 - momentum) * p[k] for k in p}
         frequency = settings.get("ema_overwrite_frequency")
         if frequency and (updates + 1) % frequency == 0:

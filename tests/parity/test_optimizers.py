@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from convolt import optimizers, schedules
+from convolt import layers, optimizers, schedules
+from convolt.models import Sequential
 from convolt.optimizers import Optimizer, TorchOptimizer, Wrapper
 from tests.parity.optimizer_recurrences import RECURRENCES, train
 
@@ -202,3 +203,19 @@ def test_without_fused_kernels_the_recurrence_is_the_same(monkeypatch, name, set
     got, _ = run(optimizer, weights, gradients, torch.float64)
     for key in weights:
         np.testing.assert_allclose(got[key], expected[key], rtol=1e-12, atol=1e-13, err_msg=key)
+
+
+def test_accumulation_in_fit_follows_keras(keras):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 5)).astype("float32"), rng.integers(0, 3, 64)
+    reference = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, activation="softmax")])
+    ours = Sequential([layers.Input((5,)), layers.Dense(3, activation="softmax")])
+    ours.compile(optimizers.Adam(0.05, gradient_accumulation_steps=3), "sparse_categorical_crossentropy", device="cpu")
+    ours.set_weights([v.numpy() for v in reference.variables])
+    reference.compile(keras.optimizers.Adam(0.05, gradient_accumulation_steps=3), "sparse_categorical_crossentropy")
+    theirs = reference.fit(x, y, batch_size=8, epochs=4, shuffle=False, verbose=0).history["loss"]
+    got = ours.fit(x, y, batch_size=8, epochs=4, shuffle=False, verbose=0).history["loss"]
+    np.testing.assert_allclose(got, theirs, rtol=1e-5)
+    assert ours.optimizer.iterations == int(reference.optimizer.iterations) == 10
+    for a, b in zip(ours.get_weights(), reference.variables, strict=True):
+        np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
