@@ -9,6 +9,7 @@ device tensors, filled before each replay.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -45,8 +46,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Graphs of one step never run at once, and none leaves anything in its memory for another: they may share it.
-        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """Runs work on a side stream, as captures need it."""
@@ -59,8 +59,11 @@ class CudaGraphs:
         """Records work; the pinning threads of a loader may go on meanwhile."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        # Graphs of one step never run at once, and none leaves anything in its memory for another: they share it.
+        pool = next((other.pool() for other in self._graphs), None)
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
+        self._graphs.add(graph)
         return graph.replay
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convolt.configurable import snake_case
-from convolt.errors import ArgumentError, ArgumentTypeError, explain
+from convolt.errors import ArgumentError, ArgumentTypeError, ModelFileError, explain
 from convolt.optimizers.base import Optimizer, registry
 from convolt.optimizers.find import get
 from convolt.optimizers.state import check_number_of_state, check_tensors, copy_tensors
@@ -28,10 +28,12 @@ class Wrapper(Optimizer):
 
     Attributes:
         usual: class name and arguments of the optimizer that is made if none is given.
+        optional: own numbers that a state may lack, or have while the wrapper has none.
         optimizer: the one inside.
     """
 
     usual: ClassVar[tuple[str, dict[str, Any]]] = ("SGD", {"momentum": 0.9})
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, optimizer: Any = None, name: str | None = None, **arguments: Any) -> None:
         kind = type(self).__name__
@@ -75,15 +77,13 @@ class Wrapper(Optimizer):
 
     def bind(self, named_parameters: Iterable[tuple[str, nn.Parameter]], exclude_from_weight_decay: Iterable[str] = (),
              rate_factors: Mapping[str, float] | None = None) -> None:
-        before = {key: (p, p.device) for key, p in self._parameters.items()}
-        kept = None if not before else {**{k: t.clone() for k, t in self._own_tensors().items()}}
+        before = self._own_tensors() if self._parameters else None
         self.optimizer.bind(named_parameters, exclude_from_weight_decay, rate_factors)
         device = next(iter(self._parameters.values())).device
-        tensors = self._own_tensors()
-        if not before or any(t.device != device for t in tensors.values()):
+        if before is None or any(t.device != device for t in before.values()):
             self.make_own(self._parameters)
-            if kept is not None:
-                copy_tensors(kept, self._own_tensors())
+            if before is not None:
+                copy_tensors(before, self._own_tensors())
 
     def prepare_step(self) -> None:
         self._require_own_weights("step")
@@ -204,8 +204,10 @@ class Wrapper(Optimizer):
         tensors = {key: value for key, value in own.items() if isinstance(value, Tensor)}
         numbers = {key.removeprefix(kind): value for key, value in own.items() if key not in tensors}
         check_tensors(self.name, tensors, self._own_tensors())
-        for key in self.own_numbers().keys() ^ numbers.keys():
-            check_number_of_state(f"state of {self.name}: {key}", "missing" if key in self.own_numbers() else "an unknown number")
+        expected = self.own_numbers().keys()
+        for key in sorted((expected ^ numbers.keys()) - self.optional):
+            raise ModelFileError(explain(f"state of {self.name}", f"{'no' if key in expected else 'an unknown'} number {key!r}",
+                                         f"these: {sorted(expected)}", "Give the optimizer the settings that it was saved with."))
         for key, value in numbers.items():
             check_number_of_state(f"state of {self.name}: {key}", value)
         self.optimizer.load_state_dict({key: value for key, value in state.items() if key not in own})

@@ -141,6 +141,8 @@ class SWA(Wrapper):
     PyTorch counterpart: `torch.optim.swa_utils`. Paper: Izmailov et al., arXiv 1803.05407.
     """
 
+    optional: ClassVar[frozenset[str]] = frozenset({"first"})
+
     def __init__(self, optimizer: Any = None, start: int | float = 0.75, every: int = 10, update_statistics: bool = True,
                  name: str | None = None, **arguments: Any) -> None:
         super().__init__(optimizer, name, **arguments)

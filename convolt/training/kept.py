@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 class KeptState:
     """Buffers (running statistics, recurrent states) and random state of a model as they were at one moment.
+
+    The random state is that of PyTorch's generators and of seeded layers: others have no part in a step on the device.
 
     Args:
         model: whose state is meant.
@@ -34,16 +34,13 @@ class KeptState:
         _copy(self._copies, buffers)
         cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         generators = [{device: g.get_state() for device, g in module.generators.items()} for module in self._seeded]
-        self._random = (random.getstate(), np.random.get_state(), torch.get_rng_state(),
-                        torch.cuda.get_rng_state_all() if cuda else [], generators)
+        self._random = (torch.get_rng_state(), torch.cuda.get_rng_state_all() if cuda else [], generators)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Makes the state what it was at the last `keep`, and forgets penalties of an unfinished forward."""
         _copy(list(self._model.buffers()), self._copies)
-        python, numpy, host, cuda, generators = self._random
-        random.setstate(python)
-        np.random.set_state(numpy)
+        host, cuda, generators = self._random
         torch.set_rng_state(host)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)

@@ -146,3 +146,55 @@ def test_what_cannot_be_captured_has_its_reason() -> None:
     assert "'dropout' has a seed" in str(why_not_captured(seeded, model.optimizer, cuda))
     on_host = compiled(convolt.optimizers.TorchOptimizer(torch.optim.SGD, learning_rate=0.1))
     assert "on the host" in str(why_not_captured(on_host, on_host.optimizer, cuda))
+
+
+# -- optimizers with two device parts, second passes, averages; micro-batches --------------------------------------
+
+
+VARIANTS = {
+    "accumulation": (lambda: convolt.optimizers.Adam(0.01, gradient_accumulation_steps=3, use_ema=True), 2),
+    "lookahead": (lambda: convolt.optimizers.Lookahead(convolt.optimizers.SGD(0.05, momentum=0.9), every=5), 1),
+    "sam": (lambda: convolt.optimizers.SAM(convolt.optimizers.SGD(0.05), rho=0.1), 1),
+    "asam": (lambda: convolt.optimizers.SAM("adam", rho=0.5, adaptive=True), 1),
+    "swa": (lambda: convolt.optimizers.SWA(convolt.optimizers.Adam(0.01), start=10, every=4), 1),
+    "layerwise": (lambda: convolt.optimizers.LayerwiseDecay("adamw", decay=0.5, learning_rate=0.01), 1),
+    "lion": (lambda: convolt.optimizers.Lion(0.001, clipnorm=1.0), 1),
+    "lamb": (lambda: convolt.optimizers.Lamb(0.01, weight_decay=0.01), 1),
+    "lars": (lambda: convolt.optimizers.LARS(1.0, weight_decay=0.01, nesterov=True), 1),
+    "all": (lambda: convolt.optimizers.SWA(convolt.optimizers.Lookahead(convolt.optimizers.SAM(convolt.optimizers.LayerwiseDecay(
+        convolt.optimizers.AdamW(0.01, gradient_accumulation_steps=2)))), start=10, every=3), 2),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_fifty_replayed_steps_of_each_variant_equal_eager_ones(name: str, micro_batch: int | None) -> None:
+    make, variants = VARIANTS[name]
+    eager, captured = (compiled(make(), micro_batch=micro_batch) for _ in range(2))
+    backend = ReplayOnCpu(snapshot_of(captured))
+    runner = CapturedStep(captured.trainer._step, captured.optimizer, backend, pytest.fail)
+    for model, train in ((eager, eager.trainer._step.train), (captured, runner.train)):
+        model.trainer._step.train_totals.reset()
+        convolt.utils.set_random_seed(1)
+        for batch in batches():
+            train(batch)
+    assert backend.replays == 47 and len(runner._replays) == variants
+    for a, b in zip(everything(eager), everything(captured), strict=True):
+        assert torch.equal(a, b)
+    for key, value in eager.optimizer.state_dict().items():
+        other = captured.optimizer.state_dict()[key]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, key
+    eager.optimizer.finalize_variable_values()
+    assert not all(p.isnan().any() for p in eager.parameters())
+
+
+def test_a_variant_runs_eagerly_once_before_its_capture() -> None:
+    model = compiled(convolt.optimizers.SGD(0.1, gradient_accumulation_steps=6))
+    backend = ReplayOnCpu(snapshot_of(model))
+    runner = CapturedStep(model.trainer._step, model.optimizer, backend, pytest.fail)
+    for batch in batches(5):  # step 1 was in fit: these are 2 to 6, and the 6th updates
+        runner.train(batch)
+    assert backend.replays == 1 and set(runner._replays) == {"accumulate"} and model.optimizer.iterations == 1
+    for batch in batches(6):
+        runner.train(batch)
+    assert backend.replays == 7 and set(runner._replays) == {"accumulate", "update"} and model.optimizer.iterations == 2
