@@ -194,6 +194,8 @@ class Layer(Configurable, nn.Module):
 
     def _hand_on(self, given: Any, output: Any, mask: Any) -> None:
         """Gives the output its mask, or says once that this layer loses it, as Keras does."""
+        if not any(isinstance(tensor, Tensor) for tensor in leaves(output)):
+            return  # torch.fx traces, with proxies
         if self.supports_masking:
             masks = leaves(self.compute_mask(given, mask))
             for tensor, own in zip(leaves(output), masks, strict=False):

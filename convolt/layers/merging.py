@@ -72,7 +72,8 @@ class Merge(Layer):
         """Returns the steps that count in one input or another; None unless each has a mask."""
         if not mask or any(m is None for m in mask):
             return None
-        return functools.reduce(torch.logical_or, mask)
+        joined: Tensor = functools.reduce(torch.logical_or, mask)
+        return joined
 
     def merge(self, inputs: list[Tensor]) -> Tensor:
         """Returns one tensor; defined by each layer."""

@@ -138,10 +138,19 @@ def _parts(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     return found
 
 
+def _recurrent_flops(x: Any, *shapes: Any, **_: Any) -> int:
+    """Returns the FLOPs of the products in a fused recurrent layer: each step of each sample meets each weight once."""
+    weights = [shape for shape in shapes[:4] if len(shape) == 2] or [shape for shape in shapes[0] if len(shape) == 2]
+    return int(2 * x[0] * x[1] * sum(rows * columns for rows, columns in weights))
+
+
+_RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops, torch.ops.aten._cudnn_rnn: _recurrent_flops}
+
+
 def _run(model: Any, shapes: Sequence[Shape], unknown: int) -> list[Row]:
     """Runs one sample of zeros through the model and notes each call of a part."""
     rows: list[Row] = []
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
     before: dict[nn.Module, int] = {}
     handles = []
     for path, part in _parts(model):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import convolt
-from convolt import layers as L  # noqa: N812
+from convolt import layers as L
 from convolt.layout import to_inside, to_outside
 from convolt.masks import attach, mask_of
 from tests.parity.test_layers import array, assert_close, gradients, random_weight
@@ -74,8 +74,7 @@ def test_masks_and_states(keras, name, more, options, with_states, masked) -> No
 
 
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
-@pytest.mark.parametrize("options", [{}, {"return_sequences": True}, {"return_state": True}, {"return_sequences": True, "return_state": True}],
-                         ids=str)
+@pytest.mark.parametrize("options", [*OPTIONS[:3], {"return_sequences": True, "return_state": True}], ids=str)
 @pytest.mark.parametrize("masked", [True, False])
 def test_bidirectional(keras, merge_mode, options, masked) -> None:
     ours = L.Bidirectional(L.LSTM(2, **options), merge_mode=merge_mode)
@@ -297,7 +296,8 @@ def test_merged_masks_equal_keras(keras, name, which) -> None:
         torch.testing.assert_close(*made)
 
 
-KEEP = {"Dense": {"units": 2}, "Activation": {"activation": "relu"}, "ReLU": {}, "LeakyReLU": {}, "ELU": {}, "PReLU": {}, "Dropout": {"rate": 0.1},
+KEEP = {"Dense": {"units": 2}, "Activation": {"activation": "relu"}, "ReLU": {}, "LeakyReLU": {}, "ELU": {}, "PReLU": {},
+        "Dropout": {"rate": 0.1},
         "SpatialDropout1D": {"rate": 0.1}, "GaussianNoise": {"stddev": 0.1}, "LayerNormalization": {}, "GroupNormalization": {"groups": 3},
         "BatchNormalization": {}, "Rescaling": {"scale": 2.0}, "GlobalAveragePooling1D": {}, "GlobalMaxPooling1D": {}, "Flatten": {},
         "Reshape": {"target_shape": (3, 5)}, "Permute": {"dims": (2, 1)}, "Conv1D": {"filters": 2, "kernel_size": 1},

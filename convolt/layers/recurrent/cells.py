@@ -107,7 +107,7 @@ class GatedCell(_Random):
         count = len(self.state_size) if isinstance(self.state_size, list) else 1
         like = self._parameters.get("weight_hh")
         make = torch.zeros if like is None else like.new_zeros
-        return [make(batch_size, self.units) for _ in range(count)]  # type: ignore[operator]
+        return [make(batch_size, self.units) for _ in range(count)]
 
     def compute_output_shape(self, input_shape: Any, states_shape: Any = None) -> Any:
         """Returns (shape of the output, shapes of the states)."""
@@ -216,7 +216,7 @@ class SimpleRNNCell(GatedCell):
         return super().why_not_fused()
 
     def fused(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        ops: Any = torch._VF  # type: ignore[attr-defined]
+        ops: Any = torch._VF
         function = ops.rnn_tanh if self.activation in (activations.tanh, torch.tanh) else ops.rnn_relu
         y, h = function(x, states[0].unsqueeze(0), self.fused_weights(), self.bias is not None, 1, 0.0, torch.is_grad_enabled(), False, True)
         return y, [h.squeeze(0)]
@@ -271,7 +271,7 @@ class LSTMCell(GatedCell):
 
     def fused(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         begin = (states[0].unsqueeze(0), states[1].unsqueeze(0))
-        y, h, c = torch._VF.lstm(x, begin, self.fused_weights(), self.bias is not None, 1, 0.0,  # type: ignore[attr-defined]
+        y, h, c = torch._VF.lstm(x, begin, self.fused_weights(), self.bias is not None, 1, 0.0,
                                  torch.is_grad_enabled(), False, True)
         return y, [h.squeeze(0), c.squeeze(0)]
 
@@ -318,7 +318,7 @@ class GRUCell(GatedCell):
             z, r = gate(x_z + h_z), gate(x_r + h_r)
             candidate = self.activation(x_h + r * h_h)
         else:
-            gates_weight, weight = self.weight_hh.split([2 * self.units, self.units])
+            gates_weight, weight = self.weight_hh[:2 * self.units], self.weight_hh[2 * self.units:]
             factors = noise.recurrent
             h_z, h_r = _product(h, gates_weight, None, None if factors is None else factors[:2]).chunk(2, -1)
             z, r = gate(x_z + h_z), gate(x_r + h_r)
@@ -341,7 +341,7 @@ class GRUCell(GatedCell):
         return swapped
 
     def fused(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        y, h = torch._VF.gru(x, states[0].unsqueeze(0), self.fused_weights(), self.bias is not None, 1, 0.0,  # type: ignore[attr-defined]
+        y, h = torch._VF.gru(x, states[0].unsqueeze(0), self.fused_weights(), self.bias is not None, 1, 0.0,
                              torch.is_grad_enabled(), False, True)
         return y, [h.squeeze(0)]
 

@@ -189,7 +189,8 @@ class ConvLSTM(RNN):
         noise = self.cell.conv_noise(x[:, :, 0], states[0])
         if noise.inputs is None:
             moved = x.movedim(2, 1)  # (batch, steps, channels, *space)
-            parts = self.cell.project(moved.flatten(0, 1), noise).unflatten(0, moved.shape[:2]).unbind(1)
+            joined = self.cell.project(moved.flatten(0, 1), noise)
+            parts = joined.reshape(*moved.shape[:2], *joined.shape[1:]).unbind(1)
         else:
             parts = tuple(self.cell.project(step, noise) for step in x.unbind(2))
         each, after = loop(lambda t, s: self.cell.advance(parts[t], s, noise), x.shape[2], states, mask)

@@ -45,7 +45,10 @@ class Bidirectional(Layer):
         super().__init__(**kwargs)
         if merge_mode not in MERGES:
             raise ArgumentError(explain("Bidirectional(merge_mode)", repr(merge_mode), f"one of {list(MERGES)}"))
-        given = _checked_layer("Bidirectional", "layer", layer)
+        given: Any = _checked_layer("Bidirectional", "layer", layer)
+        if not hasattr(given, "go_backwards"):
+            raise ArgumentError(explain("Bidirectional(layer)", type(given).__name__, "a recurrent layer",
+                                        "A layer that looks at each step by itself needs no direction: use TimeDistributed."))
         self.forward_layer = self._copy(given, "forward", {})
         self.backward_layer = self._copy(given, "backward", {"go_backwards": True}) if backward_layer is None else \
             _checked_layer("Bidirectional", "backward_layer", backward_layer)
@@ -113,12 +116,14 @@ class Bidirectional(Layer):
             return [y, z]
         if self.merge_mode == "concat":
             return [to_inside(torch.cat([to_outside(y), to_outside(z)], -1))]
-        return [{"sum": torch.add, "mul": torch.mul, "ave": lambda a, b: (a + b) / 2}[self.merge_mode](y, z)]
+        if self.merge_mode == "mul":
+            return [y * z]
+        return [y + z if self.merge_mode == "sum" else (y + z) / 2]
 
     def reset_state(self) -> None:
         """Sets the states of stateful layers to zero."""
-        for each in (self.forward_layer, self.backward_layer):
-            each.reset_state()
+        for each in self.children():
+            each.reset_state()  # type: ignore[operator]
 
     reset_states = reset_state
 
@@ -163,7 +168,7 @@ class TimeDistributed(Layer):
             return self._each(x, inner)
         extra = {} if inner is None else {"mask": inner.flatten(0, 1)}
         y = to_outside(self.layer(to_inside(x.flatten(0, 1)), **extra))
-        return to_inside(y.unflatten(0, x.shape[:2]))
+        return to_inside(y.reshape(*x.shape[:2], *y.shape[1:]))
 
     def _each(self, x: Tensor, mask: Tensor | None) -> Tensor:
         masks: Any = [{}] * x.shape[1] if mask is None else [{"mask": mask[:, t]} for t in range(x.shape[1])]

@@ -51,7 +51,8 @@ CASES = [
     LayerCase("RNN", shapes=[(2, 4, 3)], **rnn([("SimpleRNNCell", {"units": 2}), ("SimpleRNNCell", {"units": 2})], go_backwards=True)),
     LayerCase("Bidirectional", shapes=[(2, 4, 3)], **wrapped("Bidirectional", "LSTM", {"units": 2})),
     *(LayerCase("Bidirectional", shapes=[(2, 4, 3)],
-                **wrapped("Bidirectional", "GRU", {"units": 2, "return_sequences": True}, merge_mode=mode)) for mode in ("sum", "mul", "ave")),
+                **wrapped("Bidirectional", "GRU", {"units": 2, "return_sequences": True}, merge_mode=mode))
+      for mode in ("sum", "mul", "ave")),
     LayerCase("TimeDistributed", shapes=[(2, 3, 4)], **wrapped("TimeDistributed", "Dense", {"units": 2})),
     LayerCase("TimeDistributed", shapes=[(2, 3, 5, 4, 2)], **wrapped("TimeDistributed", "Conv2D", {"filters": 3, "kernel_size": 3})),
     LayerCase("TimeDistributed", shapes=[(2, 3, 2, 4, 2)], **wrapped("TimeDistributed", "Flatten", {})),
