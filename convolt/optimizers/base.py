@@ -30,6 +30,7 @@ from convolt.optimizers.arguments import checked_parameters
 from convolt.optimizers.averages import HasAverages, WeightAverages
 from convolt.optimizers.by_hand import StepsByHand
 from convolt.optimizers.clipping import clip_by_global_norm_, clip_by_norm_, clip_by_value_
+from convolt.optimizers.decay import DecaysWeights
 from convolt.optimizers.dynamo import plain_step, without_dynamo
 from convolt.optimizers.rate import HasLearningRate
 from convolt.optimizers.state import check_numbers, check_tensors, copy_tensors
@@ -42,7 +43,7 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "xpu", "mps"})
 """Device types with fused kernels for `torch.optim.Adam` and `SGD`; elsewhere `_foreach_` functions do the same."""
 
 
-class Optimizer(HasLearningRate, HasAverages, StepsByHand, Configurable):
+class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Configurable):
     """Base of optimizers: arguments, accumulation, clipping, weight decay, averages, state.
 
     Args:
@@ -146,22 +147,7 @@ class Optimizer(HasLearningRate, HasAverages, StepsByHand, Configurable):
         """Returns the torch optimizers that update the parameters; `numbers` are the 0-d tensors to read."""
         raise TypeError(f"{type(self).__name__} defines no make_rules(parameters, numbers)")
 
-    def decay_of(self, name: str, parameter: nn.Parameter) -> float | None:
-        """Returns the weight decay of a parameter that is not left out."""
-        return self.weight_decay  # type: ignore[no-any-return]
-
     # -- binding -----------------------------------------------------------------------------------------------------
-
-    def exclude_from_weight_decay(self, var_list: Iterable[Tensor] = (), var_names: Iterable[str] = ()) -> None:
-        """Leaves parameters out of weight decay: these, and those in whose name one of the patterns is found.
-
-        Keras counterpart: the method of this name. Call it before `fit`.
-        """
-        if self._parameters:
-            raise StateError(explain(f"{self.name}.exclude_from_weight_decay", "a bound optimizer", "a call before training"))
-        patterns = list(var_names)
-        self._excluded_objects = {id(v) for v in var_list}
-        self._excluded_pattern = re.compile("|".join(patterns)) if patterns else None
 
     def bind(self, named_parameters: Iterable[tuple[str, nn.Parameter]], exclude_from_weight_decay: Iterable[str] = (),
              rate_factors: Mapping[str, float] | None = None) -> None:
@@ -196,12 +182,6 @@ class Optimizer(HasLearningRate, HasAverages, StepsByHand, Configurable):
         self._build(device)
         if state is not None:
             self.load_state_dict(state)
-
-    def may_decay(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies to a parameter: it has two axes or more and is not excluded."""
-        if parameter.ndim <= 1 or name in self._excluded_names or id(parameter) in self._excluded_objects:
-            return False
-        return self._excluded_pattern is None or not self._excluded_pattern.search(name)
 
     def _build(self, device: torch.device) -> None:
         """Makes the numbers on the device, the rules with their state, the accumulators and the averages."""

@@ -132,11 +132,15 @@ class Trainer:
                 keeper.finish()
         except NonFiniteError as error:
             raise self._where_it_began(error, step, data, session, keeper) from error
+        self._finish(step, data, epochs)
+        return self.history
+
+    def _finish(self, step: Step, data: Resident | Streamed, epochs: int) -> None:
+        """Puts averages in the weights' place, with the statistics that belong to them."""
         self.optimizer.finalize_variable_values()
         if self.optimizer.wants_statistics:
             update_statistics(self.model, step, data, epochs)
         self.plan = replace(self.plan, micro_batch=step.room.limit) if self.plan else None
-        return self.history
 
     def _keeper(self, session: Session, step: Step, data: Resident | Streamed, callbacks: CallbackList, settings: dict[str, Any],
                 order_seed: int | None, epochs: int, to_come: int, progress: Progress) -> CheckpointKeeper:

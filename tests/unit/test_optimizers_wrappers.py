@@ -12,12 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import convolt
-from convolt import layers, optimizers, schedules
+from convolt import optimizers, schedules
 from convolt.errors import ArgumentError, ArgumentTypeError, ModelFileError, StateError
-from convolt.models import Sequential
 from convolt.optimizers import SAM, SGD, SWA, Adam, AdamW, LayerwiseDecay, Lookahead, Wrapper
-from convolt.training.statistics import StatisticsWarning, update_statistics
 from tests.unit.test_optimizers import NoSync, equal, network, through_a_file, weights
 
 WRAPPERS = {name: cls for name, cls in optimizers.registry.items() if issubclass(cls, Wrapper)}
@@ -256,6 +253,7 @@ def test_a_step_reads_nothing_back(name: str) -> None:
                     p.grad = torch.ones_like(p)
 
             optimizer.step(closure)
+    assert optimizer.steps == 8
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -371,72 +369,3 @@ def test_a_tensor_of_zeros_has_ratio_one(name: str) -> None:
     p.grad = torch.zeros(2, 2)
     optimizer.step()
     assert p.isfinite().all()
-
-
-# -- in fit --------------------------------------------------------------------------------------------------------
-
-X = np.random.default_rng(0).normal(size=(96, 6)).astype("float32") * 2 + 1
-Y = (X[:, 0] > 1).astype("int64")
-
-
-def normalized(optimizer: Any, dropout: float = 0.0, **options: Any) -> Sequential:
-    convolt.utils.set_random_seed(0)
-    model = Sequential([layers.Input((6,)), layers.Dense(8), layers.BatchNormalization(), layers.ReLU(), layers.Dropout(dropout),
-                        layers.Dense(2, activation="softmax")])
-    model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], device="cpu", fusions="none", **options)
-    return model
-
-
-@pytest.mark.parametrize("name", COMPOSED)
-def test_fit_learns_with_every_composition(name: str) -> None:
-    model = normalized(COMPOSED[name]())
-    history = model.fit(X, Y, batch_size=16, epochs=12, verbose=0, seed=0).history["loss"]
-    assert history[-1] < history[0] and np.isfinite(model.evaluate(X, Y, verbose=0)).all()
-
-
-def test_sam_updates_the_statistics_once_and_by_the_true_weights() -> None:
-    plain, sam = normalized(SGD(0.0)), normalized(SAM(SGD(0.0), rho=2.0))
-    for model in (plain, sam):
-        model.fit(X, Y, batch_size=32, epochs=2, verbose=0, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), sam.buffers(), strict=True))
-
-
-def test_sam_with_rho_0_is_its_inner_optimizer_in_fit() -> None:
-    plain, sam = normalized(SGD(0.1, momentum=0.9)), normalized(SAM(SGD(0.1, momentum=0.9), rho=0.0))
-    histories = [model.fit(X, Y, batch_size=32, epochs=3, verbose=0, seed=0).history for model in (plain, sam)]
-    assert histories[0] == histories[1]
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), sam.state_dict().values(), strict=True))
-
-
-def test_swa_ends_with_the_mean_and_its_statistics() -> None:
-    model = normalized(SWA(SGD(0.1), start=3, every=3))
-    model.fit(X, Y, batch_size=32, epochs=4, verbose=0, shuffle=False)
-    kept = normalized(SWA(SGD(0.1), start=3, every=3, update_statistics=False))
-    kept.fit(X, Y, batch_size=32, epochs=4, verbose=0, shuffle=False)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept.parameters(), strict=True))
-    norm = model.layers[1]
-    z = X @ model.get_weights()[0] + model.get_weights()[1]
-    np.testing.assert_allclose(norm.running_mean, z.mean(0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(norm.running_var, z.reshape(3, 32, 8).var(1).mean(0), rtol=1e-4)
-    assert not torch.allclose(kept.layers[1].running_mean, norm.running_mean, rtol=1e-3)
-    assert not model.training
-
-
-def test_statistics_are_those_of_pytorchs_update_bn() -> None:
-    module = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
-    model = convolt.Model.wrap(module)
-    model.compile("sgd", convolt.losses.SparseCategoricalCrossentropy(from_logits=True), device="cpu", fusions="none")
-    model.fit(X, Y, batch_size=32, epochs=1, verbose=0)
-    data = convolt.training.inputs.from_arrays(((torch.from_numpy(X),), (), ()), 32, torch.device("cpu"), None)
-    state = torch.get_rng_state()
-    update_statistics(model, model.trainer._step, data)
-    assert torch.equal(state, torch.get_rng_state())
-    got = [module[1].running_mean.clone(), module[1].running_var.clone()]
-    torch.optim.swa_utils.update_bn([torch.from_numpy(X[i : i + 32]) for i in range(0, 96, 32)], module)
-    torch.testing.assert_close(got, [module[1].running_mean, module[1].running_var], rtol=1e-5, atol=1e-6)
-
-
-def test_a_generator_that_has_ended_cannot_give_statistics() -> None:
-    model = normalized(SWA(SGD(0.1), start=1, every=1))
-    with pytest.warns(StatisticsWarning, match="cannot be read again"):
-        model.fit(((X[i : i + 16], Y[i : i + 16]) for i in range(0, 96, 16)), epochs=1, verbose=0)
