@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 DEAD = 255
 """Code of a pooling window in which no value was above zero."""
@@ -43,6 +43,29 @@ def conv_backward(grad: Tensor, code: Tensor, x: Tensor) -> tuple[Tensor, Tensor
     assert dbias is not None
     shape = (grad.shape[1], x.shape[1], 3, 3)
     return conv2d_weight(x.to(wide), shape, dense.to(wide)), dbias  # type: ignore[no-untyped-call]
+
+
+def pooled_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool_size: tuple[int, int] = (2, 2), *,
+                padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """`max_pool(relu(conv(x)))` with stride 1; weight and bias are cast to x's type first."""
+    y = F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=padding)
+    return F.max_pool2d(F.relu(y), pool_size)
+
+
+def pooled_forward(x: Tensor, weight: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns the pooled ReLU of the convolution without padding and, if `keep`, the places, as `pool_forward` does."""
+    return pool_forward(F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)), None, pool, keep)
+
+
+def pooled_backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, pool: tuple[int, int], want_x: bool,
+                    want_weight: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Returns the gradients of x (of its type), of weight and bias (both float32, or grad's type if wider); None if not wanted."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    size = (x.shape[2] - weight.shape[2] + 1, x.shape[3] - weight.shape[3] + 1)
+    dense, dbias = pool_backward(grad.to(wide), code, pool, size, True)
+    dx = conv2d_input(x.shape, weight.to(wide), dense).to(x.dtype) if want_x else None  # type: ignore[no-untyped-call]
+    dweight = conv2d_weight(x.to(wide), weight.shape, dense) if want_weight else None  # type: ignore[no-untyped-call]
+    return dx, dweight, dbias if want_weight else None
 
 
 def pool_forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -> tuple[Tensor, Tensor | None]:

@@ -60,6 +60,7 @@ KERNELS = _rows(
     Kernel("relu_max_pool", "ReLU → max-pooling", _POOL),
     Kernel("bias_relu_max_pool", "+ bias → ReLU → max-pooling", _POOL),
     Kernel("conv_relu_max_pool", "3 × 3 convolution of few channels → ReLU → 2 × 2 max-pooling", {"numba": "convolt.kernels.conv_numba"}),
+    Kernel("pooled_conv", "convolution → ReLU → max-pooling with a sparse gradient", {"numba": "convolt.kernels.sparse_numba"}),
     Kernel("bn", "batch normalization", _NORM),
     Kernel("bn_relu", "batch normalization → ReLU", _NORM),
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),

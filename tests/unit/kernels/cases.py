@@ -84,6 +84,27 @@ def conv_cases() -> list[Case]:
     return found
 
 
+POOLED_SHAPES = {  # shape of x, weights' (filters, height, width), pool, padding
+    "odd": ((3, 5, 9, 11), (33, 3, 3), (2, 2), (0, 0)), "even": ((2, 8, 6, 6), (16, 3, 3), (2, 2), (1, 1)),
+    "one_by_one": ((2, 7, 6, 4), (9, 1, 1), (2, 2), (0, 0)), "wide_window": ((2, 3, 9, 8), (4, 5, 2), (1, 3), (2, 0)),
+    "one_pixel_pool": ((2, 3, 5, 5), (4, 3, 3), (1, 1), (0, 0)), "one_window": ((1, 2, 4, 4), (3, 3, 3), (2, 2), (0, 0)),
+    "threads": ((9, 32, 13, 13), (64, 3, 3), (2, 2), (0, 0)),
+}
+
+
+def pooled_cases() -> list[Case]:
+    """Weights are scaled as those of layers are."""
+    found = []
+    for name, (shape, (filters, rows, columns), pool, padding) in POOLED_SHAPES.items():
+        for bias in (True, False) if name == "odd" else (True,):
+            found.append(Case(
+                "pooled_conv", name if bias else f"{name}_no_bias",
+                lambda dtype, s=shape, w=(filters, shape[1], rows, columns), b=bias: [
+                    random(*s).to(dtype), random(*w, scale=(w[1] * w[2] * w[3]) ** -0.5), *([random(w[0])] if b else [])],
+                lambda op, x, dtype, p=pool, q=padding: [op(*(x if len(x) == 3 else [*x, None]), p, padding=q)]))
+    return found
+
+
 NORM_SHAPES = {
     "small": (4, 5, 7, 9), "one_channel": (3, 1, 5, 5), "even": (2, 16, 8, 8), "odd_channels": (2, 33, 4, 3), "places_1": (9, 12, 1, 1),
     "features": (8, 3), "sequence": (4, 6, 11), "volume": (2, 4, 3, 2, 3), "threads": (8, 64, 20, 20),
@@ -195,4 +216,5 @@ def newton_schulz_cases() -> list[Case]:
                  gradients=False)]
 
 
-CASES = [*pool_cases(), *conv_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *update_cases(), *newton_schulz_cases()]
+CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *update_cases(),
+         *newton_schulz_cases()]
