@@ -9,7 +9,6 @@ axis at index 1 (see `convolt.layout`).
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
@@ -20,11 +19,12 @@ from torch import Tensor, nn
 
 from convolt import constraints, initializers, regularizers
 from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
-from convolt.errors import ArgumentTypeError, ConvoltWarning, ShapeError, StateError, did_you_mean, explain
+from convolt.errors import ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
 from convolt.layers.infer import infer_output_shape
+from convolt.layers.mask_flow import fill_masks, hand_on
 from convolt.layers.symbolic import Node, SymbolicTensor, map_structure, shapes_of
+from convolt.layers.symbolic import leaves as leaves
 from convolt.layout import channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
-from convolt.masks import attach, mask_of, masks_of
 
 registry: Registry[type[Layer]] = Registry("layer")
 """Every layer that can be made from its name, and so from a file."""
@@ -125,10 +125,10 @@ class Layer(Configurable, nn.Module):
         if not self.built:
             self._build_for(args)
         given = args[0] if args else first
-        mask = self._fill_masks(given, args, kwargs)
+        mask = fill_masks(type(self), given, args, kwargs)
         output = super().__call__(*args, **kwargs)
         if (mask is not None or type(self).compute_mask is not Layer.compute_mask) and self.is_leaf:
-            self._hand_on(given, output, mask)
+            hand_on(self, given, output, mask)
         if self.activity_regularizer is not None and self.training:
             self._activity_losses += [self.activity_regularizer(t) / t.shape[0] for t in leaves(output) if isinstance(t, Tensor)]
         return output
@@ -177,36 +177,6 @@ class Layer(Configurable, nn.Module):
             mask: of the first argument, `(batch, steps)`; a list where that is a list; None where there is none.
         """
         return mask
-
-    def _fill_masks(self, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Fills arguments called `mask` and `NAME_mask` from the tensors that they belong to; returns the first argument's mask."""
-        mask = masks_of(given)
-        names, wanted = _mask_arguments(type(self))
-        for name in wanted:
-            if kwargs.get(name) is not None or name in names[:len(args)]:
-                continue
-            owner = name.removesuffix("_mask")
-            place = names.index(owner) if owner in names else -1
-            found = mask if name == "mask" else masks_of(args[place] if 0 <= place < len(args) else kwargs.get(owner))
-            if found is not None:
-                kwargs[name] = found
-        return mask if kwargs.get("mask") is None else kwargs["mask"]
-
-    def _hand_on(self, given: Any, output: Any, mask: Any) -> None:
-        """Gives the output its mask, or says once that this layer loses it, as Keras does."""
-        if not any(isinstance(tensor, Tensor) for tensor in leaves(output)):
-            return  # torch.fx traces, with proxies
-        if self.supports_masking:
-            masks = leaves(self.compute_mask(given, mask))
-            for tensor, own in zip(leaves(output), masks, strict=False):
-                if isinstance(own, Tensor) and isinstance(tensor, Tensor) and mask_of(tensor) is None:
-                    attach(tensor, own)
-        elif any(isinstance(own, Tensor) for own in leaves(mask)) and not self.__dict__.get("_told_of_mask"):
-            self.__dict__["_told_of_mask"] = True
-            warnings.warn(explain(f"{type(self).__name__} {self.name!r}", "an input with a mask, which this layer loses",
-                                  "a layer that supports masking", "Layers after it see all steps. A layer of your own sets "
-                                  "self.supports_masking = True if each step of its output is one of its input."),
-                          ConvoltWarning, stacklevel=4)
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -410,32 +380,8 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
-def leaves(values: Any) -> Iterator[Any]:
-    """Yields the leaves of nested tuples, lists and mappings, in order."""
-    if isinstance(values, (list, tuple)):
-        for value in values:
-            yield from leaves(value)
-    elif isinstance(values, dict):
-        yield from leaves(list(values.values()))
-    else:
-        yield values
-
-
 def _first_leaf(values: Any) -> Any:
     return next(leaves(values), None)
-
-
-_named_masks: dict[type, tuple[list[str], list[str]]] = {}
-
-
-def _mask_arguments(cls: type[Layer]) -> tuple[list[str], list[str]]:
-    """Returns the names of the arguments of the class's `forward` or `call`, and those among them that are filled with masks."""
-    if cls not in _named_masks:
-        method = cls.forward if cls.forward is not Layer.forward else getattr(cls, "call", cls.forward)
-        names = list(inspect.signature(method).parameters)[1:]
-        _named_masks[cls] = names, [name for name in names if cls.takes_masks and (
-            name == "mask" or (name.endswith("_mask") and name.removesuffix("_mask") in names))]
-    return _named_masks[cls]
 
 
 _training_argument: dict[type, bool] = {}

@@ -128,6 +128,17 @@ def map_structure(function: Callable[[Any], Any], values: Any) -> Any:
     return function(values)
 
 
+def leaves(values: Any) -> Iterator[Any]:
+    """Yields the leaves of nested tuples, lists and mappings, in order."""
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from leaves(value)
+    elif isinstance(values, dict):
+        yield from leaves(list(values.values()))
+    else:
+        yield values
+
+
 def shapes_of(values: Any) -> Any:
     """Returns `values` with each symbolic tensor replaced by its shape."""
     return map_structure(lambda value: value.shape if isinstance(value, SymbolicTensor) else value, values)

@@ -89,6 +89,19 @@ def test_batch_norm_blocks(tmp_path: Path) -> None:
         assert len(picture.convert("RGB").getcolors(2**20)) > 10, "something is drawn"
 
 
+def test_lstm_mnist_rows(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "lstm_mnist_rows.py", "--epochs", "3", "--samples", "1500", "--units", "48")
+    assert "lstm (LSTM)" in output and "(None, 48)" in output
+    assert accuracies(output)[0] >= 0.4
+
+
+def test_character_sequences(tmp_path: Path) -> None:
+    output = run(tmp_path, "character_sequences.py", "--epochs", "4", "--samples", "3600")
+    assert "ooo sssssss ttttttt ssssssss ttttt ooo" in output, "six, sixteen and sixty are told apart by what follows"
+    assert accuracies(output)[0] >= 0.97
+
+
 @pytest.mark.slow
 def test_subclassed_cnn_on_all_of_mnist(tmp_path: Path) -> None:
     needs("mnist.npz")
@@ -111,3 +124,9 @@ def test_save_and_reload_on_all_of_mnist(tmp_path: Path) -> None:
 def test_batch_norm_blocks_on_all_of_mnist(tmp_path: Path) -> None:
     needs("mnist.npz")
     assert accuracies(run(tmp_path, "batch_norm_blocks.py", "--epochs", "3"))[0] >= 0.98
+
+
+@pytest.mark.slow
+def test_lstm_on_rows_of_all_of_mnist(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    assert accuracies(run(tmp_path, "lstm_mnist_rows.py", "--epochs", "5"))[0] >= 0.975

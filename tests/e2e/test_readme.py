@@ -21,7 +21,7 @@ from convolt.datasets import digits
 
 ROOT = Path(__file__).parents[2]
 TRANSLATIONS = ("README.md", "README.zh-CN.md")
-WITH_CODE = ("README.md", "docs/formats.md", "docs/keras.md", "docs/losses_metrics.md", "docs/reliability.md")
+WITH_CODE = ("README.md", "docs/formats.md", "docs/keras.md", "docs/losses_metrics.md", "docs/reliability.md", "docs/sequences.md")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def flat(values: Any) -> list[torch.Tensor]:
     return [leaf for value in values for leaf in flat(value)]
 
 
-def compare(ours: Any, theirs: Any, x: np.ndarray = X, mask: torch.Tensor | None = None, states: Any = None) -> None:
+def assert_equal_results(ours: Any, theirs: Any, x: np.ndarray = X, mask: torch.Tensor | None = None, states: Any = None) -> None:
     """Compares outputs, states and gradients of the inputs, the first states and the weights."""
     inputs = [torch.from_numpy(x).requires_grad_() for _ in range(2)]
     begin = [None if states is None else [torch.from_numpy(s).requires_grad_() for s in states] for _ in range(2)]
@@ -70,7 +70,7 @@ def test_masks_and_states(keras, name, more, options, with_states, masked) -> No
     arguments = {"units": 4, **more, **options}
     ours, theirs = pair(getattr(L, name)(**arguments), getattr(keras.layers, name)(**arguments))
     states = np.random.default_rng(9).normal(size=(2 if name == "LSTM" else 1, 5, 4)).astype("float32")
-    compare(ours, theirs, mask=MASK if masked else None, states=list(states) if with_states else None)
+    assert_equal_results(ours, theirs, mask=MASK if masked else None, states=list(states) if with_states else None)
 
 
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
@@ -81,7 +81,7 @@ def test_bidirectional(keras, merge_mode, options, masked) -> None:
     theirs = keras.layers.Bidirectional(keras.layers.LSTM(2, **options), merge_mode=merge_mode)
     pair(ours, theirs)
     states = np.random.default_rng(9).normal(size=(4, 5, 2)).astype("float32")
-    compare(ours, theirs, mask=MASK if masked else None, states=list(states))
+    assert_equal_results(ours, theirs, mask=MASK if masked else None, states=list(states))
 
 
 def test_bidirectional_with_another_layer_for_the_way_back(keras) -> None:
@@ -90,7 +90,7 @@ def test_bidirectional_with_another_layer_for_the_way_back(keras) -> None:
         ahead = layers.GRU(2, return_sequences=True)
         back = layers.GRU(2, activation="sigmoid", return_sequences=True, go_backwards=True)
         made.append(layers.Bidirectional(ahead, backward_layer=back))
-    compare(*pair(*made), mask=MASK)
+    assert_equal_results(*pair(*made), mask=MASK)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -101,7 +101,7 @@ def test_rnn_over_cells(keras, cells, masked, return_state) -> None:
     for layers in (L, keras.layers):
         own = [getattr(layers, cell)(2 + i) for i, cell in enumerate(cells)]
         made.append(layers.RNN(own if len(own) > 1 else own[0], return_sequences=True, return_state=return_state))
-    compare(*pair(*made), mask=MASK if masked else None)
+    assert_equal_results(*pair(*made), mask=MASK if masked else None)
 
 
 class Leaky(L.Layer):
@@ -138,7 +138,7 @@ def test_a_cell_of_ones_own(keras, masked, stacked) -> None:
     theirs: Any = [keras.layers.LSTMCell(3), KerasLeaky(2)] if stacked else KerasLeaky(2)
     made = pair(L.RNN(ours, return_sequences=True), keras.layers.RNN(theirs, return_sequences=True))
     assert made[0].why_not_fused == "the cell is one of your own"
-    compare(*made, mask=MASK if masked else None)
+    assert_equal_results(*made, mask=MASK if masked else None)
 
 
 def test_conv_lstm_with_mask_and_states(keras) -> None:

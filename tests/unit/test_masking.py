@@ -179,6 +179,6 @@ def test_without_masks_no_attribute_is_set_and_none_computed(monkeypatch: pytest
     def never(*_: Any) -> None:
         raise AssertionError("called without a mask")
 
-    monkeypatch.setattr(L.Layer, "_hand_on", never)
+    monkeypatch.setattr("convolt.layers.base.hand_on", never)
     y = L.Dense(2)(L.Dropout(0.5)(sequence(None)))
     assert not hasattr(y, "_keras_mask")

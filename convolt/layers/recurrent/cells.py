@@ -218,7 +218,8 @@ class SimpleRNNCell(GatedCell):
     def fused(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         ops: Any = torch._VF
         function = ops.rnn_tanh if self.activation in (activations.tanh, torch.tanh) else ops.rnn_relu
-        y, h = function(x, states[0].unsqueeze(0), self.fused_weights(), self.bias is not None, 1, 0.0, torch.is_grad_enabled(), False, True)
+        y, h = function(x, states[0].unsqueeze(0), self.fused_weights(), self.bias is not None, 1, 0.0,
+                        torch.is_grad_enabled(), False, True)
         return y, [h.squeeze(0)]
 
 

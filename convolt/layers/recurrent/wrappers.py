@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, explain
-from convolt.layers.base import Layer, _mask_arguments, registry
+from convolt.layers.base import Layer, registry
+from convolt.layers.mask_flow import mask_arguments
 from convolt.layers.windows import label
 from convolt.layout import Shape, to_inside, to_outside
 
@@ -163,7 +164,7 @@ class TimeDistributed(Layer):
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         x = to_outside(inputs)
         self._check_mask(x, mask)
-        inner = mask if mask is not None and mask.ndim > 2 and "mask" in _mask_arguments(type(self.layer))[1] else None
+        inner = mask if mask is not None and mask.ndim > 2 and "mask" in mask_arguments(type(self.layer))[1] else None
         if self.training and next(self.layer.buffers(), None) is not None:
             return self._each(x, inner)
         extra = {} if inner is None else {"mask": inner.flatten(0, 1)}
