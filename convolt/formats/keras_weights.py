@@ -18,8 +18,14 @@ from convolt.formats.keras_objects import AS_ACTIVATION, keras_name
 from convolt.layers.base import Layer
 from convolt.models import Functional, Model, Sequential
 
-PARTS: Mapping[str, Mapping[str, str]] = {}
+PARTS: Mapping[str, Mapping[str, str]] = {
+    "MultiHeadAttention": {"gate_dense": "_gate_dense"},
+    "GroupQueryAttention": {f"{name}_dense": f"_{name}_dense" for name in ("query", "key", "value", "gate", "output")},
+}
 """Class → what Keras calls an attribute that holds a layer inside, where the names differ."""
+
+STEMS: Mapping[str, str] = {name: "activation" for name in AS_ACTIVATION} | {"GroupQueryAttention": "grouped_query_attention"}
+"""Class → what Keras calls its layers in a file, where that is not the class's name in snake_case."""
 
 IN_CELL = frozenset({"LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"})
 """Layers whose own weights Keras keeps in a layer called `cell`."""
@@ -65,7 +71,7 @@ def children_of(model: Model) -> list[tuple[str, Layer]]:
     counts: Counter[str] = Counter()
     found = []
     for layer in layers:
-        stem = "activation" if type(layer).__name__ in AS_ACTIVATION else snake_case(type(layer).__name__)
+        stem = STEMS.get(type(layer).__name__, snake_case(type(layer).__name__))
         found.append((f"{stem}_{counts[stem]}" if counts[stem] else stem, layer))
         counts[stem] += 1
     return found

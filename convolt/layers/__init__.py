@@ -1,6 +1,7 @@
 """Layers with Keras's names, arguments and defaults on PyTorch's functions; one file per family."""
 
 from convolt.layers.activation import ELU, GELU, SELU, Activation, LeakyReLU, PReLU, ReLU, SiLU, Softmax
+from convolt.layers.attention import GroupQueryAttention, MultiHeadAttention
 from convolt.layers.base import Layer, registry
 from convolt.layers.convolutional import (
     Conv1D,
@@ -16,6 +17,8 @@ from convolt.layers.convolutional import (
     SeparableConvolution2D,
 )
 from convolt.layers.core import Dense
+from convolt.layers.dot_attention import AdditiveAttention, Attention
+from convolt.layers.einsum import EinsumDense
 from convolt.layers.embedding import Embedding
 from convolt.layers.masking import Masking
 from convolt.layers.merging import (
@@ -94,6 +97,8 @@ __all__ = [
     "SELU",
     "Activation",
     "Add",
+    "AdditiveAttention",
+    "Attention",
     "Average",
     "AveragePooling1D",
     "AveragePooling2D",
@@ -136,7 +141,9 @@ __all__ = [
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
     "GlobalMaxPooling3D",
+    "EinsumDense",
     "GroupNormalization",
+    "GroupQueryAttention",
     "Input",
     "LSTMCell",
     "Layer",
@@ -151,6 +158,7 @@ __all__ = [
     "MaxPooling3D",
     "Maximum",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
     "Normalization",
     "PReLU",

@@ -71,7 +71,7 @@ def build(cases: list[LayerCase], new_input, new_layer, new_model):
     for i, case in enumerate(cases):
         own = [new_input(shape, dtype=dtype(case), name=f"x{i}_{j}") for j, shape in enumerate(shapes(case))]
         layers.append(new_layer(case, f"case_{i}"))
-        outputs.append(layers[-1](case.packed(own)))
+        outputs.append(layers[-1](*case.arguments(own)))
         inputs += own
     return new_model(inputs, outputs), layers
 

@@ -29,7 +29,7 @@ def model_of(case: LayerCase):
     dtype = "float32" if case.integers is None else "int32"
     inputs = [Input(shape[1:], name=f"x{i}", dtype=dtype) for i, shape in enumerate(case.shapes)]
     layer = registry.find(case.layer)(**case.kwargs)
-    return cv.Model(inputs, layer(case.packed(inputs)))
+    return cv.Model(inputs, layer(*case.arguments(inputs)))
 
 
 @pytest.mark.parametrize("case", first_cases(), ids=lambda case: case.layer)

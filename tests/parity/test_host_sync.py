@@ -37,12 +37,12 @@ def test_the_watch_sees_a_read():
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layers_read_nothing(case, training):
     layer = registry.find(case.layer)(**case.kwargs)
-    layer.ensure_built(case.packed([(None, *shape[1:]) for shape in case.shapes]))
+    layer.ensure_built(*case.arguments([(None, *shape[1:]) for shape in case.shapes]))
     layer.train(training)
     inputs = [to_inside(x.float() if x.is_floating_point() else x) for x in case.inputs()]
     inputs = [x.requires_grad_() if x.is_floating_point() else x for x in inputs]
     with Watch() as watch:
-        output = layer(case.packed(inputs))
+        output = layer(*case.arguments(inputs))
         if output.requires_grad:
             output.sum().backward()
     assert watch.seen == []

@@ -20,7 +20,8 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=str)
 
 LAYERS = {name: cls for name, cls in registry.items() if cls.__module__.startswith("convolt.layers.")}
 
-MISSING_ARGUMENTS = {"dtype", "lora_rank", "lora_alpha", "quantization_config", "renorm", "renorm_clipping", "renorm_momentum"}
+MISSING_ARGUMENTS = {"dtype", "gptq_unpacked_column_size", "lora_rank", "lora_alpha", "quantization_config", "renorm",
+                     "renorm_clipping", "renorm_momentum"}
 """Arguments of Keras's layers that Convolt does not have."""
 
 ADDED_ARGUMENTS = {"BatchNormalization": {"bias_correction"}}
@@ -49,7 +50,7 @@ def make(case: LayerCase) -> Layer:
     """Returns the built layer of Convolt, in the case's mode."""
     torch.manual_seed(3)
     layer = registry.find(case.layer)(**case.kwargs)
-    layer.ensure_built(case.packed([(None, *shape[1:]) for shape in case.shapes]))
+    layer.ensure_built(*case.arguments([(None, *shape[1:]) for shape in case.shapes]))
     return layer.train(case.training)
 
 
@@ -65,7 +66,7 @@ def make_keras(keras, case: LayerCase, layer: Layer):
     """Returns Keras's layer, with random weights that `layer` has got too."""
     theirs = new_keras(keras, case)
     if not theirs.built:
-        theirs.build(case.packed([(None, *shape[1:]) for shape in case.shapes]))
+        theirs.build(*case.arguments([(None, *shape[1:]) for shape in case.shapes]))
     rng = np.random.default_rng(11)
     theirs.set_weights([random_weight(rng, w) for w in theirs.weights])
     layer.set_weights([array(w) for w in theirs.weights])
@@ -90,7 +91,7 @@ def float_inputs(case: LayerCase) -> list[torch.Tensor]:
 
 def call(case: LayerCase, layer: Layer, inputs) -> torch.Tensor:
     """Calls Convolt's layer on channels-last tensors and returns its channels-last output."""
-    return to_outside(layer(case.packed([to_inside(x) for x in inputs])))
+    return to_outside(layer(*case.arguments([to_inside(x) for x in inputs])))
 
 
 def call_reference(case: LayerCase, theirs, inputs) -> torch.Tensor:
@@ -98,7 +99,7 @@ def call_reference(case: LayerCase, theirs, inputs) -> torch.Tensor:
     if case.reference is not None:
         return case.reference(*inputs, *(v.value for v in theirs.weights), **case.kwargs)
     takes_training = "training" in inspect.signature(theirs.call).parameters
-    return theirs(case.packed(inputs), **({"training": case.training} if takes_training else {}))
+    return theirs(*case.arguments(inputs), **({"training": case.training} if takes_training else {}))
 
 
 def assert_close(got, expected, tolerance: float, what: str) -> None:
@@ -194,11 +195,11 @@ def test_penalties_equal_keras(keras, case):
 def test_output_shape(keras, case):
     layer = make(case)
     real = tuple(call(case, layer, float_inputs(case)).shape)
-    assert tuple(layer.compute_output_shape(case.packed(list(case.shapes)))) == real
-    open_batch = case.packed([(None, *shape[1:]) for shape in case.shapes])
-    assert tuple(layer.compute_output_shape(open_batch)) == (None, *real[1:])
+    assert tuple(layer.compute_output_shape(*case.arguments(list(case.shapes)))) == real
+    open_batch = case.arguments([(None, *shape[1:]) for shape in case.shapes])
+    assert tuple(layer.compute_output_shape(*open_batch)) == (None, *real[1:])
     theirs = new_keras(keras, case)
-    assert tuple(theirs.compute_output_shape(case.packed(list(case.shapes)))) == real
+    assert tuple(theirs.compute_output_shape(*case.arguments(list(case.shapes)))) == real
 
 
 @some_cases(per_layer=10)
@@ -228,7 +229,7 @@ def test_gradcheck(case):
 
     def function(*values):
         state = dict(zip(names, values[len(inputs):], strict=True))
-        return torch.func.functional_call(layer, state, (case.packed(values[:len(inputs)]),))
+        return torch.func.functional_call(layer, state, case.arguments(values[:len(inputs)]))
 
     values = (*inputs, *weights)
     large = sum(v.numel() for v in values) > 60  # the full Jacobian of a large case takes long; project it
@@ -267,7 +268,7 @@ def test_arrays_of_any_kind_give_the_same_result(case):
 
     def call_on_arrays(arrange) -> np.ndarray:
         layer = make(case)
-        return layer(case.packed([arrange(x.numpy()) for x in float_inputs(case)]))
+        return layer(*case.arguments([arrange(x.numpy()) for x in float_inputs(case)]))
 
     expected = call(case, make(case), float_inputs(case))
     kinds = (np.ascontiguousarray, np.asfortranarray, read_only, lambda x: x.astype(x.dtype.newbyteorder(">")),

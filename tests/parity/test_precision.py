@@ -15,6 +15,10 @@ from tests.parity.cases import LayerCase, all_cases
 CASES = [case for case in all_cases() if case.integers is None and not case.random]
 
 COARSE_IN_BFLOAT16 = {
+    "MultiHeadAttention": "queries, keys, values and what the heads return are rounded",
+    "GroupQueryAttention": "queries, keys, values and what the heads return are rounded",
+    "Attention": "scores are rounded before the softmax",
+    "AdditiveAttention": "scores are rounded before the softmax",
     "SeparableConv2D": "the result between its two convolutions is rounded",
     "Rescaling": "the product is rounded before the offset is added",
     "AveragePooling3D": "PyTorch has no bfloat16 kernel for it on the CPU",
@@ -24,12 +28,12 @@ COARSE_IN_BFLOAT16 = {
 def make(case: LayerCase) -> Layer:
     """Returns the layer with weights that bfloat16 can hold, in float32."""
     layer = registry.find(case.layer)(**case.kwargs)
-    layer.ensure_built(case.packed([(None, *shape[1:]) for shape in case.shapes]))
+    layer.ensure_built(*case.arguments([(None, *shape[1:]) for shape in case.shapes]))
     return layer.train(case.training).bfloat16().float()
 
 
 def in_float64(layer: Layer, case: LayerCase, inputs: list[torch.Tensor]) -> torch.Tensor:
-    return copy.deepcopy(layer).double()(case.packed([x.double() for x in inputs]))
+    return copy.deepcopy(layer).double()(*case.arguments([x.double() for x in inputs]))
 
 
 @torch.no_grad()
@@ -37,7 +41,7 @@ def in_float64(layer: Layer, case: LayerCase, inputs: list[torch.Tensor]) -> tor
 def test_float32(case):
     layer, inputs = make(case), [to_inside(x).float() for x in case.inputs()]
     expected = in_float64(layer, case, inputs)
-    got = layer(case.packed(inputs))
+    got = layer(*case.arguments(inputs))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), expected, rtol=1.3e-6, atol=1e-5)
 
@@ -48,7 +52,7 @@ def test_bfloat16(case):
     layer, inputs = make(case), [to_inside(x).bfloat16() for x in case.inputs()]
     expected = in_float64(layer, case, inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        got = layer(case.packed(inputs))
+        got = layer(*case.arguments(inputs))
     torch.testing.assert_close(got.double(), expected, rtol=1.6e-2, atol=1e-3)
 
 

@@ -42,7 +42,7 @@ def _one_of_each_layer() -> Iterator[Any]:
     for name, case in cases.items():
         dtype = "int64" if case.integers else "float32"
         inputs = [layers.Input(shape[1:], dtype=dtype, name=f"x{i}") for i, shape in enumerate(case.shapes)]
-        output = layers.registry.find(name)(**case.kwargs)(case.packed(inputs))
+        output = layers.registry.find(name)(**case.kwargs)(*case.arguments(inputs))
         yield Model(inputs if len(inputs) > 1 else inputs[0], output)
 
 

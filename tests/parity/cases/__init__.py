@@ -22,7 +22,8 @@ class LayerCase:
     Attributes:
         layer: class name, in Convolt's registry and in `keras.layers`.
         kwargs: constructor's arguments, for both.
-        shapes: of each input, channels last and with the batch. Several inputs are passed as a list.
+        shapes: of each input, channels last and with the batch.
+        separate: whether several inputs are arguments of their own; else they are passed as a list.
         training: mode of the forward pass.
         tolerance: of outputs, and of gradients relative to their largest value.
         integers: inputs are whole numbers below this; None for floats.
@@ -48,6 +49,7 @@ class LayerCase:
     reference: Callable[..., Tensor] | None = None
     reference_reason: str = ""
     make_keras: Callable[[Any], Any] | None = None
+    separate: bool = False
     random: str = ""
     no_gradcheck: str = ""
 
@@ -74,9 +76,9 @@ class LayerCase:
             values[near] = kink + np.linspace(0.05, 0.1, near.sum()) * np.where(values[near] < kink, -1, 1)
         return torch.from_numpy(rng.permutation(values).reshape(shape))
 
-    def packed(self, values: Sequence[Any]) -> Any:
-        """Returns the inputs as a layer takes them: one alone, several as a list."""
-        return values[0] if len(self.shapes) == 1 else list(values)
+    def arguments(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """Returns the inputs as the arguments of a call: one alone, several as a list or, if `separate`, each by itself."""
+        return tuple(values) if self.separate else (values[0] if len(self.shapes) == 1 else list(values),)
 
 
 def all_cases() -> Iterator[LayerCase]:
