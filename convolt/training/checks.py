@@ -80,7 +80,8 @@ def check_lengths(xs: Sequence[Tensor], ys: Sequence[Tensor], weights: Sequence[
             raise DataError(explain(f"{what}: {name}", "a single number", "one entry per sample"))
     if len({len(part) for _, part in parts}) > 1:
         lengths = ", ".join(f"{name} {len(part)}" for name, part in parts)
-        raise DataError(explain(f"{what}: numbers of samples", lengths, "one length"))
+        raise DataError(explain(f"{what}: numbers of samples", lengths, "one length",
+                                "Each sample needs its entry: look where some were dropped or added in one of them alone."))
     for name, part in parts[len(xs) + len(ys):]:
         check_finite(part, f"{what}: {name}")
 
@@ -242,6 +243,11 @@ def check_shape(x: Tensor, expected: Shape, name: str) -> None:
         fix = "The batch axis is missing: x = x[None] for one sample."
     elif len(wanted) == 1 and None not in wanted and _size(shape) == wanted[0]:
         fix = f"x = x.reshape(len(x), {wanted[0]}), or begin the model with Flatten()."
+    elif len(shape) == len(wanted) == 3 and shape[2] == wanted[2]:
+        fix = f"Resize the pictures, or begin the model with Input({shape})."
+    elif len(shape) == len(wanted) == 3 and (shape[2], wanted[2]) in ((1, 3), (3, 1)):
+        size = "" if _fits(shape[:2], wanted[:2]) else f", image_size={wanted[:2]}"
+        fix = f"Read the pictures with color_mode={'rgb' if wanted[2] == 3 else 'grayscale'!r}{size}."
     raise ShapeError(explain(name, f"samples of shape {shape}", str(wanted), fix))
 
 

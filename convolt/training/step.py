@@ -25,6 +25,7 @@ from convolt.training.memory import Room, is_out_of_memory
 T = TypeVar("T")
 Part = tuple[Batch, list[Tensor], list[Tensor]]  # some samples of a batch, their labels and outputs
 
+
 def enter(x: Tensor, dtype: str | None, data_format: str = "channels_last") -> Tensor:
     """Returns an input as the model takes it: channel axis at index 1, cast to `dtype`.
 
@@ -101,9 +102,13 @@ class Totals:
         single = len(self.heads) == 1
         return [*self.names, *((m.name if single else f"{h.name}_{m.name}") for h in self.heads for m in h.all_metrics())]
 
+    def results(self) -> list[Tensor]:
+        """Returns the results on the device, in the order of their names."""
+        return [*(self._sums / self._count.clamp(min=1)), *(m.result() for h in self.heads for m in h.all_metrics())]
+
     def read(self) -> dict[str, Any]:
         """Returns the results as floats (matrices as arrays). SYNC: waits for the device, once for all of them."""
-        values = [*(self._sums / self._count.clamp(min=1)), *(m.result() for h in self.heads for m in h.all_metrics())]
+        values = self.results()
         sizes = [value.numel() for value in values]
         flat = torch.cat([value.detach().reshape(-1).to(self._device, torch.float32) for value in values]).cpu().split(sizes)  # type: ignore[no-untyped-call]
         return {name: part.item() if value.ndim == 0 else part.reshape(value.shape).numpy()
@@ -165,7 +170,7 @@ class Step:
         try:
             self._changing = True
             self._optimizer.update(partial(self._gradients_again, batch) if self._optimizer.needs_closure else None)
-            constraints.apply(self._constrained)
+            self.apply_constraints()
             self._optimizer.zero_grad()
             self.train_totals.add_losses(losses, batch.size)
             for part in parts:
@@ -177,6 +182,10 @@ class Step:
                                               "optimizer that keeps less, such as SGD or Lion.")) from error
             raise
         self._changing = False
+
+    def apply_constraints(self) -> None:
+        """Brings constrained weights back to where they may be."""
+        constraints.apply(self._constrained)
 
     def _gradients(self, batch: Batch) -> tuple[list[Tensor], list[Part]]:
         """Computes the gradients of a batch; returns its losses, and the labels and outputs of its parts."""
@@ -279,7 +288,8 @@ class Step:
 
     def _labels(self, batch: Batch, outputs: Sequence[Tensor]) -> list[Tensor]:
         if len(batch.y) != len(outputs):
-            raise ShapeError(explain("labels", f"{len(batch.y)} array(s)", f"{len(outputs)}, one for each output of the model"))
+            raise ShapeError(explain("labels", f"{len(batch.y)} array(s)", f"{len(outputs)}, one for each output of the model",
+                                      "Give y, or a dataset of (x, y)." if not batch.y else ""))
         return [targets_to_inside(y, output.ndim) for y, output in zip(batch.y, outputs, strict=True)]
 
     def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor], shares: Sequence[Any] | None) -> list[Tensor]:

@@ -29,6 +29,7 @@ from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.heads import Head, is_config, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.memory import Room
+from convolt.training.own_step import make_step, other_optimizer
 from convolt.training.progress import Progress
 from convolt.training.statistics import update_statistics
 from convolt.training.step import Step, enter, flat_outputs
@@ -233,13 +234,12 @@ class Trainer:
     def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any,
                 class_weight: Mapping[int, float] | None) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """Returns checked tensors of inputs, labels and weights; builds the model on the way."""
-        xs = checks.check_inputs([checks.as_tensor(a) for a in inputs.arrays_of(x, self.model.input_names, "x")],
-                                 inputs.accepted_shapes(self.model), what=what)
+        xs = checks.check_inputs(inputs.arrays_of(x, self.model.input_names, f"{what}: x"), inputs.accepted_shapes(self.model), what=what)
         if what == "fit" and not _rescales(self.model):
             checks.check_pixels(xs, what=what)
         self._prepare_model(xs)
         names = [head.name for head in self._heads]
-        ys = [checks.as_tensor(a) for a in inputs.arrays_of(y, names, "y")]
+        ys = [checks.as_tensor(a, f"{what}: y") for a in inputs.arrays_of(y, names, f"{what}: y")]
         weights = inputs.spread_weights(sample_weight, ys, names)
         checks.check_lengths(xs, ys, weights, what=what)
         for head, label in zip(self._heads, ys, strict=False):
@@ -291,7 +291,7 @@ class Trainer:
             for metric in head.all_metrics():
                 metric.to(self.device)
         precision = PRECISIONS.get(self.precision, torch.float32)
-        self._step = Step(self.model, self._heads, self.optimizer, precision, self.device, self.micro_batch)
+        self._step = make_step(self.model, self._heads, self.optimizer, precision, self.device, micro_batch=self.micro_batch)
 
     def _make_heads(self, names: Sequence[str]) -> list[Head]:
         return make_heads(names, self.spec["loss"], self.spec["loss_weights"], self.spec["metrics"], self.spec["weighted_metrics"])
@@ -326,7 +326,8 @@ class Trainer:
     def _choose(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None, batch: Batch | None) -> Plan:
         known = isinstance(data, Resident)
         example = step.inputs(batch)[:] if batch else self._example
-        probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device) if batch else None
+        measurable = batch is not None and any(head.loss is not None for head in self._heads)
+        probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device) if measurable else None
         plan, step.module = make_plan(
             self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
             batch_size=batch.size if batch else 0,
@@ -338,6 +339,7 @@ class Trainer:
                                               "This version rewrites the model otherwise; resume=False starts anew."))
             return replace(saved, before=plan.before, after=plan.after)
         refused = why_not_captured(self.model, self.optimizer, self.device) if known else "batches of a stream differ in shape"
+        refused = refused or other_optimizer(self.model)
         return plan.with_execution("asked for eager" if self.execution == "eager" else refused)
 
     def _runner(self, step: Step) -> Step | CapturedStep:
