@@ -18,7 +18,7 @@ from convolt.formats.keras_objects import Source, class_and_config, is_custom, p
 from convolt.formats.keras_weights import as_array, leaves_of
 from convolt.models import Model
 
-OWN_OPTIMIZERS = frozenset({"RAdam", "TorchOptimizer"})
+OWN_OPTIMIZERS = frozenset({"LARS", "LayerwiseDecay", "Lookahead", "RAdam", "SAM", "SWA", "TorchOptimizer"})
 OWN_LOSSES = frozenset({"FunctionLoss"})
 OWN_METRICS = frozenset({"MacroF1", "MacroPrecision", "MacroRecall", "MacroAUC", "ConfusionMatrix", "MeanMetricWrapper", "TorchMetric",
                          "AutoAccuracy"})

@@ -88,8 +88,8 @@ class LARS(Optimizer):
     `exclude_from_weight_decay` names, have neither decay nor λ, as is usual for LARS.
 
     Args:
-        learning_rate: about the share of its size times 1000 by which a tensor changes in a step; schedules with a warm-up
-            to 1 and more are usual for large batches.
+        learning_rate: a step changes a matrix by this times `trust_coefficient` of its size, with momentum by ten times that;
+            for large batches it is warmed up to 5 and more.
         momentum: from 0 to 1.
         trust_coefficient: the paper's η.
         nesterov: p ← p - (change + momentum · v).
@@ -98,7 +98,7 @@ class LARS(Optimizer):
     Keras has none. Paper: You et al., arXiv 1708.03888.
     """
 
-    def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, trust_coefficient: float = 0.001, nesterov: bool = False,
+    def __init__(self, learning_rate: Any = 1.0, momentum: float = 0.9, trust_coefficient: float = 0.001, nesterov: bool = False,
                  epsilon: float = 0.0, weight_decay: float | None = None, **kwargs: Any) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = self._number("momentum", momentum, 0.0, 1.0)

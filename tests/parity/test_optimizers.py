@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from convolt import layers, optimizers, schedules
+from convolt.formats.keras_training import OWN_OPTIMIZERS
 from convolt.models import Sequential
 from convolt.optimizers import Optimizer, TorchOptimizer, Wrapper
 from tests.parity.optimizer_recurrences import RECURRENCES, train
@@ -150,6 +151,10 @@ def test_float32_follows_keras(keras, name, settings):
     for key, variable in variables.items():
         np.testing.assert_allclose(got[key], expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
         np.testing.assert_allclose(averages[key], variable.numpy(), rtol=1e-5, atol=1e-5, err_msg=f"average of {key}")
+
+
+def test_files_for_keras_leave_out_the_optimizers_that_it_lacks(keras):
+    assert {name for name in optimizers.registry if not hasattr(keras.optimizers, name)} == OWN_OPTIMIZERS
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - NOT_IN_KERAS))
