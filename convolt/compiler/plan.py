@@ -151,7 +151,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
     if names is not None or fusions == "all":
         return dataclasses.replace(with_fusions, rows=(_row("fused", "chosen", "asked for"),)), fused.module
     if probe is None:
-        unseen = _row("fused", "refused", "a stream's batches cannot be tried before training; ask for it with fusions='all'")
+        unseen = _row("fused", "refused", "a stream's batches and a loss of your own cannot be tried before training; ask for it with fusions='all'")
         return dataclasses.replace(base, rows=(_row("layers", "chosen", "the form that needs no search"), unseen)), model
     file = _cache_file(cache, base, inputs, batch_size, steps)
     return _search(model, fused, probe, base, with_fusions, precision, batch_size, steps, file)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, fx, nn
 
-from convolt.errors import ArgumentError, StateError, did_you_mean, explain
+from convolt.errors import ArgumentError, StateError, did_you_mean, explain, names_arguments
 from convolt.layers.base import Layer, leaves
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.layers.tracing import trace
 from convolt.layout import Shape, outside_shape
 from convolt.models.graph import example_inputs
+from convolt.models.own_steps import OwnSteps
 
 if TYPE_CHECKING:
     from convolt.models.wrapped import Wrapped
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from convolt.training.trainer import Trainer
 
 
-class Model(Layer):
+class Model(OwnSteps, Layer):
     """A network. Three ways to write one: `Sequential([...])`, `Model(inputs, outputs)`, and a subclass of `Model`.
 
     A subclass makes its layers in `__init__` and calls them in `forward(self, x)` (or in Keras's `call`), on tensors
@@ -73,6 +74,18 @@ class Model(Layer):
         from convolt.models.wrapped import Wrapped
 
         return Wrapped(module, None if input_shape is None else tuple(input_shape), data_format)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model; in a step of its own, what the plan put in its place."""
+        step = self.own_step
+        mode = kwargs.get("training")
+        if step is None or not kwargs.keys() <= {"training"} or mode not in (None, self.training):
+            return super().__call__(*args, **kwargs)
+        self.own_step = None
+        try:
+            return step.call(*args)
+        finally:
+            self.own_step = step
 
     # -- structure -------------------------------------------------------------------------------------------------
 
@@ -184,6 +197,7 @@ class Model(Layer):
 
     # -- training --------------------------------------------------------------------------------------------------
 
+    @names_arguments
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None,
                 weighted_metrics: Any = None, *, precision: str = "auto", device: Any = "auto", fusions: Any = "auto",
                 execution: str = "auto", micro_batch: int | None = None, run_eagerly: bool = False, steps_per_execution: int = 1,
@@ -249,6 +263,7 @@ class Model(Layer):
         """Names of what `evaluate` returns, in order."""
         return self.trainer.result_names()
 
+    @names_arguments
     def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Any = None, validation_split: float = 0.0, validation_data: Any = None, shuffle: bool = True,
             class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
@@ -292,6 +307,7 @@ class Model(Layer):
                                 validation_batch_size=validation_batch_size, validation_freq=validation_freq, seed=seed,
                                 checkpoint=checkpoint, resume=resume, resume_allow=resume_allow)
 
+    @names_arguments
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: int | str = "auto",
                  sample_weight: Any = None, steps: int | None = None, callbacks: Any = None, return_dict: bool = False) -> Any:
         """Returns the loss and the metrics over the whole set: a list in the order of `metrics_names`, or a dict."""
@@ -302,6 +318,7 @@ class Model(Layer):
         values = list(results.values())
         return values[0] if len(values) == 1 else values
 
+    @names_arguments
     def predict(self, x: Any, batch_size: int | None = None, verbose: int | str = "auto", steps: int | None = None,
                 callbacks: Any = None) -> Any:
         """Returns the outputs as NumPy arrays (channels last) for arrays, tensors, datasets, or a picture's or folder's path."""

@@ -254,6 +254,10 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
         Raises:
             StateError: not bound, no parameter has a gradient, no closure where one is needed, or the averages are in use.
         """
+        if self.steps_left is not None:
+            self.take_step()
+            self.update(closure)
+            return
         self.prepare_step()
         self.update(closure)
         self.finish_step()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from convolt.errors import ArgumentError, explain
+from convolt.errors import ArgumentError, StateError, explain
 
 
 class StepsByHand:
@@ -18,6 +19,27 @@ class StepsByHand:
     bind: Any
     step: Any
     zero_grad: Any
+    steps_left: int | None = None  # how often `step` may still be called in a step that is prepared and finished outside
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Makes one `step()` in this context its middle part alone: the caller prepares and finishes the step."""
+        self.steps_left = 1
+        try:
+            yield
+        finally:
+            self.steps_left = None
+
+    def take_step(self) -> None:
+        """Counts a `step()` in the context of `prepared`.
+
+        Raises:
+            StateError: it is the second.
+        """
+        if not self.steps_left:
+            raise StateError(explain(f"{self.name}.step", "a second call in one train_step", "one update of the weights in a step",
+                                     "Use another optimizer for the other update."))
+        self.steps_left = 0
 
     def apply(self, gradients: Sequence[Tensor], trainable_variables: Sequence[nn.Parameter] | None = None) -> None:
         """Steps with these gradients.

@@ -147,7 +147,7 @@ class Trainer:
                 order_seed: int | None, epochs: int, to_come: int, progress: Progress) -> CheckpointKeeper:
         """Returns what saves the state of this training, after comparing it with the one that is resumed."""
         settings |= {**model_settings(self.model), **optimizer_settings(self.optimizer), **self.spec, "precision": self.precision,
-                     "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "callbacks": callbacks.keys(),
+                     "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "micro_batch": self.micro_batch, "callbacks": callbacks.keys(),
                      "length of schedule": getattr(self.optimizer.schedule, "resolved_steps", None)}
         generators = getattr(data, "generators", ())
         live = Live(self.model, self.optimizer, step.train_totals, callbacks, generators)
@@ -291,7 +291,7 @@ class Trainer:
             for metric in head.all_metrics():
                 metric.to(self.device)
         precision = PRECISIONS.get(self.precision, torch.float32)
-        self._step = make_step(self.model, self._heads, self.optimizer, precision, self.device, micro_batch=self.micro_batch)
+        self._step = make_step(self.model, self._heads, self.optimizer, precision, self.device, self.micro_batch)
 
     def _make_heads(self, names: Sequence[str]) -> list[Head]:
         return make_heads(names, self.spec["loss"], self.spec["loss_weights"], self.spec["metrics"], self.spec["weighted_metrics"])
@@ -326,8 +326,9 @@ class Trainer:
     def _choose(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None, batch: Batch | None) -> Plan:
         known = isinstance(data, Resident)
         example = step.inputs(batch)[:] if batch else self._example
-        measurable = batch is not None and any(head.loss is not None for head in self._heads)
-        probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device) if measurable else None
+        probe = None
+        if batch is not None and any(head.loss is not None for head in self._heads):
+            probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device)
         plan, step.module = make_plan(
             self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
             batch_size=batch.size if batch else 0,
