@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import convolt
-from convolt import layers
+from convolt import callbacks, layers
 from convolt.models import Sequential
 from convolt.optimizers import SAM, SGD, SWA
 from convolt.training import inputs
@@ -34,6 +35,40 @@ def test_fit_learns_with_every_composition(name: str) -> None:
     model = normalized(COMPOSED[name]())
     history = model.fit(X, Y, batch_size=16, epochs=12, verbose=0, seed=0).history["loss"]
     assert history[-1] < history[0] and np.isfinite(model.evaluate(X, Y, verbose=0)).all()
+
+
+class Stop(Exception):
+    """Ends a training in the middle of an epoch."""
+
+
+class StopAt(callbacks.Callback):
+    """Raises after a step; None: never."""
+
+    def __init__(self, step: int | None) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.model.optimizer.steps == self.step:
+            raise Stop
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("micro_batch", [None, 7])
+def test_a_resumed_training_ends_bit_equal(name: str, micro_batch: int | None, tmp_path: Path) -> None:
+    def trained(folder: str, stop_at: int | None) -> Sequential:
+        model = normalized(COMPOSED[name](gradient_accumulation_steps=2), dropout=0.3, micro_batch=micro_batch)
+        model.fit(X, Y, batch_size=16, epochs=4, verbose=0, seed=0, callbacks=[StopAt(stop_at)],
+                  checkpoint=convolt.Checkpoint(tmp_path / folder, every_steps=1))
+        return model
+
+    whole = trained("whole", None)
+    with pytest.raises(Stop):
+        trained("killed", 15)
+    resumed = trained("killed", None)
+    assert resumed.optimizer.steps == 24
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
 
 
 def test_sam_updates_the_statistics_once_and_by_the_true_weights() -> None:
