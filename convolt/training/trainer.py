@@ -147,7 +147,8 @@ class Trainer:
                 order_seed: int | None, epochs: int, to_come: int, progress: Progress) -> CheckpointKeeper:
         """Returns what saves the state of this training, after comparing it with the one that is resumed."""
         settings |= {**model_settings(self.model), **optimizer_settings(self.optimizer), **self.spec, "precision": self.precision,
-                     "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "micro_batch": self.micro_batch, "callbacks": callbacks.keys(),
+                     "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "micro_batch": self.micro_batch,
+                     "callbacks": callbacks.keys(),
                      "length of schedule": getattr(self.optimizer.schedule, "resolved_steps", None)}
         generators = getattr(data, "generators", ())
         live = Live(self.model, self.optimizer, step.train_totals, callbacks, generators)
