@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt.layers.tracing import trace_call
+from convolt.masks import mask_of
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,5 @@ class _Shapes(fx.Interpreter):
         result = super().run_node(n)
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
+            n.meta["masked"] = mask_of(result) is not None
         return result

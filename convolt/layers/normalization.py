@@ -147,11 +147,27 @@ class BatchNormalization(_Affine):
             fresh = (self.running_mean == 0).all() & (self.running_var == 1).all()
             self.num_batches_tracked.copy_(torch.where(fresh, 0, MANY_BATCHES))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         axis = inside_axis(self.axis, x.ndim)
         if axis == 1:
-            return self._normalize(x)
+            masked = mask is not None and self.training and self.trainable
+            return self._normalize_counted(x, mask.bool()) if masked and mask is not None else self._normalize(x)
         return self._normalize(x.movedim(axis, 1)).movedim(1, axis)
+
+    def _normalize_counted(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Training's normalization by the mean and variance of the steps that a mask, `(batch, steps)`, counts."""
+        axes, shape, counted = [0, *range(2, x.ndim)], (1, -1, *(1,) * (x.ndim - 2)), mask.unsqueeze(1)
+        count = counted.sum().to(x.dtype) + 1e-7  # as in Keras, where there may be none
+        mean = torch.where(counted, x, 0.0).sum(axes) / count
+        centred = x - mean.reshape(shape)
+        variance = torch.where(counted, centred, 0.0).square().sum(axes) / count
+        with torch.no_grad():
+            share = self.next_share()
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        y = centred * torch.rsqrt(variance + self.epsilon).reshape(shape)
+        y = y if self.weight is None else y * self.weight.reshape(shape)
+        return y if self.bias is None else y + self.bias.reshape(shape)
 
     def next_share(self) -> float | Tensor:
         """Counts a batch and returns its share in the running statistics: a tensor if the count, on the device, decides."""

@@ -318,3 +318,30 @@ def test_who_keeps_a_mask_and_who_warns_is_as_in_keras(keras, name) -> None:
         told = [w for w in caught if "mask" in str(w.message)]
         found.append((getattr(y, "_keras_mask", None) is not None, len(told)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_normalization_counts_what_the_mask_does(keras, training) -> None:
+    ours, theirs = L.BatchNormalization(momentum=0.6, bias_correction=False), keras.layers.BatchNormalization(momentum=0.6)
+    pair(ours, theirs)
+    inputs = [torch.from_numpy(X).clone().requires_grad_() for _ in range(2)]
+    got = to_outside(ours.train(training)(to_inside(inputs[0]), mask=MASK))
+    expected = theirs(inputs[1], mask=MASK, training=training)
+    assert_close(got.detach(), expected.detach(), TOLERANCE, "output")
+    upstream = torch.randn(5, 5, 3)
+    (got * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    assert_close(inputs[0].grad, inputs[1].grad, TOLERANCE, "gradient")
+    for a, variable in zip(ours.get_weights(), theirs.weights, strict=True):
+        assert_close(a, array(variable), TOLERANCE, variable.name)
+
+
+def test_a_masked_batch_normalization_is_not_fused() -> None:
+    from convolt.compiler.fuse import fuse
+    from convolt.compiler.trace import trace
+
+    counts = []
+    for first in (L.Masking(), L.Rescaling(1.0)):
+        model = convolt.Sequential([L.Input((5, 3)), first, L.BatchNormalization(), L.ReLU(), L.Dense(2)])
+        counts.append(fuse(trace(model, [to_inside(torch.from_numpy(X[:2]))])).count)
+    assert counts == [{}, {"bn+relu": 1}]
