@@ -117,6 +117,8 @@ def ends_in_relu(conv: nn.Module) -> bool:
 def norm_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
     """Returns the batch normalization over channels that a node calls."""
     module = module_of(graph, node)
+    if isinstance(module, BatchNormalization) and node.meta.get("masked"):
+        return None  # fused, it would count the steps that the mask leaves out
     if isinstance(module, BatchNormalization):
         rank = len(node.meta.get("shape", ()))
         return module if module.axis in (-1, rank - 1) else None
