@@ -88,6 +88,22 @@ class Probe:
                 times.append(self._clock() - before)
         return statistics.median(times)
 
+    def kept_bytes(self, module: nn.Module, precision: torch.dtype) -> int:
+        """Returns how many bytes the forward pass of a candidate keeps for its backward pass, beside the parameters."""
+        own = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with self._as_it_was(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = self._loss_of(module, precision)
+        del loss
+        return sum(kept.values())
+
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._model.parameters() if p.requires_grad]
 
@@ -104,8 +120,9 @@ class Probe:
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
-        """Puts buffers, random state, gradients and modes back at the end."""
-        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        """Puts buffers, random state, gradients, modes, and weights that a forward pass changes, back at the end."""
+        changed = [w for module in self._model.modules() for w in getattr(module, "changed_weights", ())]  # by a forward pass alone
+        kept = [(state, state.detach().clone()) for state in (*self._model.buffers(), *changed)]
         modes = {module: module.training for module in self._model.modules()}
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -114,8 +131,8 @@ class Probe:
                 yield
             finally:
                 with torch.no_grad():
-                    for buffer, value in buffers:
-                        buffer.copy_(value)
+                    for state, value in kept:
+                        state.copy_(value)
                 for module, training in modes.items():
                     module.training = training
                 for p in self._trained():

@@ -106,7 +106,7 @@ def _compare(exported: Exported, path: Path, name: str, check: Any, metric: Call
     inputs = _inputs(exported, check)
     with torch.no_grad():
         parts = [exported(*(torch.from_numpy(x[i : i + 256]) for x in inputs)) for i in range(0, len(inputs[0]), 256)]
-    before = [np.concatenate([part.numpy() for part in output]) for output in zip(*parts, strict=True)]
+    before = [np.concatenate([part.detach().numpy() for part in output]) for output in zip(*parts, strict=True)]
     after = FORMATS[name].run(path, inputs)
     shapes = [[list(y.shape) for y in outputs] for outputs in (before, after)]
     if shapes[0] != shapes[1]:

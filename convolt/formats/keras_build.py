@@ -70,7 +70,7 @@ def _check_all(model: Model, pairs: Sequence[tuple[Leaf, str]], file: Hdf5File) 
         raise ModelFileError(explain(f"{file.thing}: the model {model.name!r}", "layers without input shapes", "a model that was built",
                                      "In Keras, call the model once, or start it with an Input, before you save it."))
     own, given = keras_weights.leaves_of(model), {id(leaf.view.untyped_storage()) for leaf, _ in pairs}
-    if len(own) != len(pairs):
+    if len(own) != len({leaf.view.untyped_storage()._cdata for leaf, _ in pairs}):  # one may be there twice
         missing = [leaf.name for leaf in own if id(leaf.view.untyped_storage()) not in given]
         raise ModelFileError(explain(f"{file.thing}: weights", f"{len(pairs)} arrays", f"{len(own)}, for every weight of the model",
                                      f"For example {missing[0]!r} is missing." if missing else ""))

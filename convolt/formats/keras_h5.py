@@ -138,7 +138,7 @@ def write_vars(file: Any, model: Model) -> None:
             for key, part in children_of(layer):
                 write(part, f"{path}layers/{key}/")
         else:
-            for leaf in leaves_of(layer):
+            for leaf in leaves_of(layer, twice=True):
                 file.create_dataset(f"{path}{leaf.path}", data=as_array(leaf))
 
     if not isinstance(model, (Sequential, Functional)):
@@ -289,7 +289,7 @@ def vars_pairs(model: Model, file: Hdf5File, skip_mismatch: bool = False) -> Pai
         raise ModelFileError(explain(f"{file.thing}: weights", f"the model {model.name!r} of class {type(model).__name__}",
                                      "a Sequential or functional model", "Load weights of such models from .safetensors or legacy .h5."))
     old = "layers" not in file and OLD_LAYERS in file
-    own = {re.sub(r"(^|/)layers/", rf"\g<1>{OLD_LAYERS}/", leaf.path) if old else leaf.path: leaf for leaf in leaves_of(model)}
+    own = {re.sub(r"(^|/)layers/", rf"\g<1>{OLD_LAYERS}/", leaf.path) if old else leaf.path: leaf for leaf in leaves_of(model, twice=True)}
     there = {path for path in file.arrays() if path.startswith(("layers/", f"{OLD_LAYERS}/", "vars/"))}
     there = {path for path in there if "seed_generator" not in path}
     missing, unknown = [path for path in own if path not in there], sorted(there - own.keys())

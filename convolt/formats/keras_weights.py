@@ -15,6 +15,7 @@ from convolt.configurable import snake_case
 from convolt.errors import ConvoltError, ModelFileError, StateError, explain
 from convolt.formats.keras_graph import layers_in_order
 from convolt.formats.keras_objects import AS_ACTIVATION, keras_name
+from convolt.layers import SpectralNormalization
 from convolt.layers.base import Layer
 from convolt.models import Functional, Model, Sequential
 
@@ -24,7 +25,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {
 }
 """Class → what Keras calls an attribute that holds a layer inside, where the names differ."""
 
-STEMS: Mapping[str, str] = {name: "activation" for name in AS_ACTIVATION} | {"GroupQueryAttention": "grouped_query_attention"}
+STEMS: Mapping[str, str] = dict.fromkeys(AS_ACTIVATION, "activation") | {"GroupQueryAttention": "grouped_query_attention"}
 """Class → what Keras calls its layers in a file, where that is not the class's name in snake_case."""
 
 IN_CELL = frozenset({"LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"})
@@ -48,17 +49,25 @@ class Leaf:
     trainable: bool
 
 
-def leaves_of(layer: Layer) -> list[Leaf]:
-    """Returns the weights of a layer or model in the order of Keras's `layer.weights`."""
+def leaves_of(layer: Layer, twice: bool = False) -> list[Leaf]:
+    """Returns the weights of a layer or model in the order of Keras's `layer.weights`.
+
+    With `twice`, a weight that files of Keras 3 hold under two paths is there for each of them.
+    """
     if isinstance(layer, (Sequential, Functional)):
         return [replace(leaf, path=f"layers/{key}/{leaf.path}", name=f"{keras_name(part.name)}/{leaf.name}")
-                for key, part in children_of(layer) for leaf in leaves_of(part)]
+                for key, part in children_of(layer) for leaf in leaves_of(part, twice)]
     found = _own_leaves(layer)
+    if isinstance(layer, SpectralNormalization):  # the wrapper and the layer inside both keep the kernel
+        kernel, *rest = leaves_of(layer.layer, twice)
+        vector = [replace(leaf, path="vars/1") for leaf in found]
+        inside = [replace(leaf, path=f"layer/{leaf.path}", name=f"layer/{leaf.name}") for leaf in ([kernel, *rest] if twice else rest)]
+        return [replace(kernel, path="vars/0", name=f"layer/{kernel.name}"), *vector, *inside]
     renamed = PARTS.get(type(layer).__name__, {})
     for attribute, part in layer.named_children():
         if isinstance(part, Layer):
             found += [replace(leaf, path=f"{renamed.get(attribute, attribute)}/{leaf.path}", name=f"{attribute}/{leaf.name}")
-                      for leaf in leaves_of(part)]
+                      for leaf in leaves_of(part, twice)]
         elif any(True for _ in part.parameters()):
             raise ModelFileError(explain("a Keras file", f"the PyTorch module {attribute!r} in {layer.name!r}", "layers alone",
                                          "Save it as .safetensors."))
@@ -67,7 +76,8 @@ def leaves_of(layer: Layer) -> list[Leaf]:
 
 def children_of(model: Model) -> list[tuple[str, Layer]]:
     """Returns (name in files of Keras 3, layer) of a model, in Keras's order: classes in snake_case, counted."""
-    layers = model.layers if isinstance(model, Sequential) else [p for p in layers_in_order(model) if isinstance(p, Layer)]  # type: ignore[arg-type]
+    layers = (model.layers if isinstance(model, Sequential) else
+              [p for p in layers_in_order(model) if isinstance(p, Layer)])  # type: ignore[arg-type]
     counts: Counter[str] = Counter()
     found = []
     for layer in layers:

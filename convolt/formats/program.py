@@ -44,4 +44,4 @@ def run(path: Path, inputs: Sequence[np.ndarray], batch_size: int = 256) -> list
     with torch.no_grad():
         parts = [module(*(torch.from_numpy(np.ascontiguousarray(x[i : i + batch_size])) for x in inputs))
                  for i in range(0, len(inputs[0]), batch_size)]
-    return [np.concatenate([part.numpy() for part in output]) for output in zip(*parts, strict=True)]
+    return [np.concatenate([part.detach().numpy() for part in output]) for output in zip(*parts, strict=True)]

@@ -18,6 +18,7 @@ from convolt.layers.convolutional import (
 )
 from convolt.layers.core import Dense
 from convolt.layers.dot_attention import AdditiveAttention, Attention
+from convolt.layers.drop import DropBlock2D, StochasticDepth
 from convolt.layers.einsum import EinsumDense
 from convolt.layers.embedding import Embedding
 from convolt.layers.masking import Masking
@@ -66,6 +67,7 @@ from convolt.layers.pooling import (
     MaxPooling2D,
     MaxPooling3D,
 )
+from convolt.layers.positional import ClassToken, PositionEmbedding, SinePositionEncoding
 from convolt.layers.preprocessing import Normalization, Rescaling
 from convolt.layers.recurrent import (
     GRU,
@@ -85,6 +87,7 @@ from convolt.layers.recurrent import (
 from convolt.layers.regularization import Dropout, GaussianNoise, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from convolt.layers.reshaping import Flatten, Permute, Reshape
 from convolt.layers.spatial import Cropping2D, UpSampling2D, ZeroPadding2D
+from convolt.layers.spectral import SpectralNormalization
 from convolt.layers.symbolic import Input
 from convolt.missing import explain_missing_names
 
@@ -108,6 +111,7 @@ __all__ = [
     "AvgPool3D",
     "BatchNormalization",
     "Bidirectional",
+    "ClassToken",
     "Concatenate",
     "Conv1D",
     "Conv2D",
@@ -124,7 +128,9 @@ __all__ = [
     "Dense",
     "DepthwiseConv2D",
     "Dot",
+    "DropBlock2D",
     "Dropout",
+    "EinsumDense",
     "Embedding",
     "Flatten",
     "GRUCell",
@@ -141,7 +147,6 @@ __all__ = [
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
     "GlobalMaxPooling3D",
-    "EinsumDense",
     "GroupNormalization",
     "GroupQueryAttention",
     "Input",
@@ -163,6 +168,7 @@ __all__ = [
     "Normalization",
     "PReLU",
     "Permute",
+    "PositionEmbedding",
     "ReLU",
     "Rescaling",
     "Reshape",
@@ -171,11 +177,14 @@ __all__ = [
     "SiLU",
     "SimpleRNN",
     "SimpleRNNCell",
+    "SinePositionEncoding",
     "Softmax",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "SpectralNormalization",
     "StackedRNNCells",
+    "StochasticDepth",
     "Subtract",
     "TimeDistributed",
     "UpSampling2D",

@@ -38,6 +38,12 @@ class _Heads(Layer):
     """
 
     supports_masking = True
+    query_dense: EinsumDense
+    key_dense: EinsumDense
+    value_dense: EinsumDense
+    gate_dense: EinsumDense
+    output_dense: EinsumDense
+    _axes: tuple[int, ...]
 
     def _keep(self, dropout: float, use_bias: bool, sliding_window: int | None, flash_attention: bool | None, kernel_initializer: Any,
               bias_initializer: Any, kernel_regularizer: Any, bias_regularizer: Any, kernel_constraint: Any, bias_constraint: Any,
@@ -209,13 +215,12 @@ class _Heads(Layer):
         """(B, R…, N, T, H) → (B, axes…, N, H)."""
         rest = self._rest(len(dims))
         order = [0, *rest, len(dims) + 1, *self._axes, len(dims) + 2]
-        y = x.unflatten(-2, [dims[a - 1] for a in self._axes])
+        y = x.reshape(*x.shape[:-2], *(dims[a - 1] for a in self._axes), x.shape[-1])
         return y.permute(*[order.index(axis) for axis in range(len(order))])
 
     def _unfold(self, scores: Tensor, q_dims: Sequence[int], k_dims: Sequence[int]) -> Tensor:
         """(B, R…, N, T, S) → (B, R…, N, queries…, keys…)."""
-        scores = scores.unflatten(-1, [k_dims[a - 1] for a in self._axes])
-        return scores.unflatten(-1 - len(self._axes), [q_dims[a - 1] for a in self._axes])
+        return scores.reshape(*scores.shape[:-2], *(dims[a - 1] for dims in (q_dims, k_dims) for a in self._axes))
 
     def _scores_shape(self, query: SymbolicTensor, value: SymbolicTensor) -> Shape:
         rest = [query.shape[a] for a in self._rest(query.ndim - 2)]
@@ -273,7 +278,7 @@ class MultiHeadAttention(_Heads):
         self.output_shape = tuple(check_positive(kind, "output_shape", size) for size in shape) if shape else None
         axes = [attention_axes] if isinstance(attention_axes, int) else attention_axes
         self.attention_axes = None if axes is None else tuple(int(axis) for axis in axes)
-        self._axes: tuple[int, ...] = ()
+        self._axes = ()
         self.activity_regularizer = None  # Keras's penalizes what the projections return, and not once more what this layer does
 
     def _arguments(self) -> dict[str, Any]:

@@ -97,8 +97,8 @@ class Attention(Layer):
         # sees nothing: there Keras takes the mean of all values.
         if self._is_dot() and value_mask is None and not (return_attention_scores or seeded):
             query = query if self.scale is None else query * self.scale
-            output = F.scaled_dot_product_attention(*(x.unsqueeze(-3) for x in (query, key, value)), None, self.dropout if drops else 0.0,
-                                                    use_causal_mask, scale=1.0).squeeze(-3)
+            output = F.scaled_dot_product_attention(query.unsqueeze(-3), key.unsqueeze(-3), value.unsqueeze(-3), None,
+                                                    self.dropout if drops else 0.0, use_causal_mask, scale=1.0).squeeze(-3)
         else:
             visible = None if value_mask is None else value_mask.bool().unsqueeze(-2)
             if use_causal_mask:

@@ -103,7 +103,8 @@ class EinsumDense(Layer):
         letters = parts.result if parts.rest == "left" else parts.result[1:]
         for letter, size in zip(letters, self.output_shape, strict=True):
             if size is not None and sizes.get(letter) not in (None, size):
-                raise ShapeError(explain(f"{label(self)}: axis {letter!r}", f"{sizes[letter]} from the input", f"{size}, as in output_shape"))
+                raise ShapeError(explain(f"{label(self)}: axis {letter!r}", f"{sizes[letter]} from the input",
+                                         f"{size}, as in output_shape"))
             sizes[letter] = sizes.get(letter) if size is None else size
         return sizes, tuple(rest)
 

@@ -92,19 +92,19 @@ def test_an_axis_that_a_weight_lacks():
 
 def network(library):
     """Every argument with a constraint, on weights that PyTorch keeps in another order of axes."""
-    c, l = library.constraints, library.layers
+    c, parts = library.constraints, library.layers
     return library.Sequential([
         library.Input((8, 8, 2)),
-        l.Conv2D(4, 3, kernel_constraint=c.MaxNorm(0.6, axis=[0, 1, 2]), bias_constraint="non_neg"),
-        l.BatchNormalization(gamma_constraint=c.MinMaxNorm(0.4, 0.5, axis=0), beta_constraint=c.NonNeg()),
-        l.DepthwiseConv2D(3, depth_multiplier=2, depthwise_constraint=c.UnitNorm(axis=[0, 1])),
-        l.PReLU(shared_axes=[1, 2], alpha_constraint="non_neg"),
-        l.SeparableConv2D(3, 2, depthwise_constraint=c.MaxNorm(0.3, axis=[0, 1]), pointwise_constraint=c.UnitNorm(axis=2),
+        parts.Conv2D(4, 3, kernel_constraint=c.MaxNorm(0.6, axis=[0, 1, 2]), bias_constraint="non_neg"),
+        parts.BatchNormalization(gamma_constraint=c.MinMaxNorm(0.4, 0.5, axis=0), beta_constraint=c.NonNeg()),
+        parts.DepthwiseConv2D(3, depth_multiplier=2, depthwise_constraint=c.UnitNorm(axis=[0, 1])),
+        parts.PReLU(shared_axes=[1, 2], alpha_constraint="non_neg"),
+        parts.SeparableConv2D(3, 2, depthwise_constraint=c.MaxNorm(0.3, axis=[0, 1]), pointwise_constraint=c.UnitNorm(axis=2),
                           bias_constraint=c.NonNeg()),
-        l.Conv2DTranspose(2, 2, kernel_constraint=c.MaxNorm(0.4, axis=[0, 1, 3])),
-        l.LayerNormalization(gamma_constraint=c.MaxNorm(0.9)),
-        l.Flatten(),
-        l.Dense(3, kernel_constraint=c.MinMaxNorm(0.5, 0.8, rate=0.5, axis=0), bias_constraint=c.MaxNorm(0.01)),
+        parts.Conv2DTranspose(2, 2, kernel_constraint=c.MaxNorm(0.4, axis=[0, 1, 3])),
+        parts.LayerNormalization(gamma_constraint=c.MaxNorm(0.9)),
+        parts.Flatten(),
+        parts.Dense(3, kernel_constraint=c.MinMaxNorm(0.5, 0.8, rate=0.5, axis=0), bias_constraint=c.MaxNorm(0.01)),
     ])
 
 

@@ -17,6 +17,7 @@ CASES = [case for case in all_cases() if case.integers is None and not case.rand
 COARSE_IN_BFLOAT16 = {
     "MultiHeadAttention": "queries, keys, values and what the heads return are rounded",
     "GroupQueryAttention": "queries, keys, values and what the heads return are rounded",
+    "SpectralNormalization": "the normalized kernel is rounded",
     "Attention": "scores are rounded before the softmax",
     "AdditiveAttention": "scores are rounded before the softmax",
     "SeparableConv2D": "the result between its two convolutions is rounded",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from convolt.compiler.fused import Norm
 from convolt.errors import ArgumentError, ShapeError
 from convolt.layers import BatchNormalization, GroupNormalization, LayerNormalization
 
@@ -134,6 +135,27 @@ def test_weights_that_are_set_back_to_the_start_begin_anew(batches):
 def test_initial_values_of_ones_own_are_kept(batches):
     layer = train_on(BatchNormalization(moving_mean_initializer="ones"), batches[:1])
     torch.testing.assert_close(layer.running_mean, 0.99 + 0.01 * batches[0].mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("then", ["relu", "add_relu", ""])
+@pytest.mark.parametrize("correction", [True, False])
+def test_fused_forms_move_the_same_statistics(batches, then, correction):
+    """The fused module shares the layer's buffers; the kernel gets the corrected share."""
+    alone, inside = (BatchNormalization(momentum=0.9, bias_correction=correction) for _ in range(2))
+    for layer in (alone, inside):
+        layer.ensure_built((None, 2, 5, 3))
+        layer.train()
+    fused = Norm(inside, then).train()
+    for batch in batches:
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        expected = alone(batch) + (batch if then == "add_relu" else 0)
+        got = fused(batch, batch) if then == "add_relu" else fused(batch)
+        torch.testing.assert_close(got, expected if then == "" else expected.relu(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inside.running_mean, alone.running_mean)
+        torch.testing.assert_close(inside.running_var, alone.running_var)
+    assert not correction or int(inside.num_batches_tracked) == len(batches)
+    fused.eval()(batches[0], *([batches[0]] if then == "add_relu" else []))
+    assert not correction or int(inside.num_batches_tracked) == len(batches), "inference counts nothing"
 
 
 def test_a_frozen_layer_counts_nothing(x):
