@@ -8,7 +8,13 @@ programmers would catch (`ValueError`, `TypeError`, …).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class ConvoltError(Exception):
@@ -91,3 +97,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"Did you mean '{by_lower[near[0]]}'?" if near else f"Known: {', '.join(names)}."
+
+
+def names_arguments(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes a method tell the nearest name where it gets an unknown argument, in place of Python's bare TypeError.
+
+    >>> class Model:
+    ...     @names_arguments
+    ...     def fit(self, epochs=1): return epochs
+    >>> Model().fit(epoch=3)
+    Traceback (most recent call last):
+    convolt.errors.ArgumentTypeError: fit(...): got the unknown argument 'epoch'; expected an argument of fit. Did you mean 'epochs'?
+    """
+    known = [name for name in inspect.signature(method).parameters if name != "self"]
+
+    @functools.wraps(method)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        for argument in kwargs:
+            if argument not in known:
+                raise ArgumentTypeError(explain(f"{method.__name__}(...)", f"the unknown argument {argument!r}",
+                                                f"an argument of {method.__name__}", did_you_mean(argument, known)))
+        return method(*args, **kwargs)
+
+    return call

@@ -165,6 +165,10 @@ def _misused(error: Any, arguments: Sequence[str]) -> int:
     ):
         message = f"{message.rstrip('.')}, but got {given!r}."
     path = context.command_path if context is not None else "convolt"
+    message = message.replace("Value error, ", "")  # of the library below the parser, which not every version says
+    if choices := re.search(r"'([^']*)' is not one of ('.*')\.$", message):
+        near = did_you_mean(choices[1], re.findall(r"'([^']+)'", choices[2]))
+        message += f" {near}" if near.startswith("Did") else ""
     _say(message)
     print(f"Help: {path} --help", file=sys.stderr)
     return MISUSED

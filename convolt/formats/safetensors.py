@@ -8,8 +8,6 @@ Nothing in a file is executed: layers come from the closed registry of `convolt.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from convolt.formats import architecture
 from convolt.formats.architecture import all_built
 from convolt.formats.guard import LIMITS, Limits, few, read_json, shorten
 from convolt.formats.header import Entry, Header, read_header
+from convolt.formats.target import write_whole
 
 FORMAT_VERSION = 1
 
@@ -158,24 +157,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     """Writes beside the target, flushes to the disk and renames, so that the target is always whole."""
     from safetensors.torch import save
 
-    header, values = _in_fixed_order(save(dict(tensors), metadata))
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            file.write(values)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, *_in_fixed_order(save(dict(tensors), metadata)))
 
 
 def _in_fixed_order(data: bytes) -> tuple[bytes, memoryview]:
@@ -189,12 +171,6 @@ def _in_fixed_order(data: bytes) -> tuple[bytes, memoryview]:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, memoryview(data)[8 + size :]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read(path: Path, limits: Limits = LIMITS) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from convolt.errors import ModelFileError, did_you_mean, explain
@@ -29,7 +32,28 @@ def checked_target(filepath: str | Path, overwrite: bool, suffixes: tuple[str, .
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes beside the target, flushes to the disk and renames, so that the target is always whole."""
+    """Writes beside the target, flushes to the disk and renames, so that the target is always whole.
+
+    Raises:
+        ModelFileError: the disk is full or cannot be written; what was at the target stays.
+    """
+    try:
+        _write(path, parts)
+    except OSError as error:
+        size = sum(len(part) for part in parts)
+        kept = f"The file that was there stays as it was: {path.name}." if path.exists() else "No file was written."
+        raise ModelFileError(explain(str(path), f"the error {(error.strerror or str(error))!r}{_room(error, path.parent)}",
+                                     f"a disk that takes its {size:,} bytes", kept)) from error
+
+
+def _room(error: OSError, folder: Path) -> str:
+    """Returns how much room the disk has, where that is what is missing."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    return f", {shutil.disk_usage(folder).free:,} bytes free"
+
+
+def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -252,7 +252,8 @@ def class_weights_to_sample_weights(y: Tensor, class_weight: Mapping[int, float]
                                  "Give one weight per place as sample_weight."))
     for label, weight in class_weight.items():
         number = isinstance(label, int) or hasattr(label, "__index__")
-        if not number or int(label) < 0 or not 0 <= float(weight) < float("inf"):
+        is_weight = isinstance(weight, (int, float)) or hasattr(weight, "__float__")
+        if not number or int(label) < 0 or not is_weight or not 0 <= float(weight) < float("inf"):
             raise ArgumentError(explain("class_weight", f"{{{label!r}: {weight!r}}}",
                                         "{class: weight} with classes and weights from 0", "Such as {0: 1.0, 1: 5.0}."))
     if y.ndim == 2:

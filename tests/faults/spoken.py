@@ -81,9 +81,12 @@ def steady(text: str, folder: Path) -> str:
     """Returns a text without what differs from run to run: folders, processes, hosts, times, room on a disk, lists of names."""
     text = text.replace(str(folder), "FOLDER").replace(socket.gethostname(), "HOST")
     text = re.sub(r"\bprocess \d+", "process PID", text)
-    text = re.sub(r"\bpid(s\)|\)?) \d+", r"pid\1 PID", text)
+    text = re.sub(r"'(sequential|functional|model)_\d+'", r"'\1'", text)  # counted over a process
+    text = re.sub(r"\d{6}-epoch-\d+-step-\d+", r"NUMBER-epoch-N-step-N", text)  # as many as a thread had time for
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?", "TIME", text)
-    text = re.sub(r"[\d,]+ bytes free", "N bytes free", text)
+    text = re.sub(r"[\d,]+ bytes( free| in place of|\. The newest|\. There is no|\. No file)", r"N bytes\1", text)
+    text = re.sub(r"got \d+ damaged files", "got N damaged files", text)
+    text = re.sub(r"in place of [\d,]+", "in place of N", text)
     text = re.sub(r"PyTorch [\w.+]+ built for [\w. ]+;", "PyTorch VERSION built for BUILD;", text)
     return re.sub(r"Known: [^.…]*[.…]", "Known: ….", text)
 

@@ -17,10 +17,32 @@ X = np.random.default_rng(0).random((40, 8, 8, 3)).astype("float32")
 Y = np.arange(40) % 10
 
 
-def net(loss: Any = "sparse_categorical_crossentropy", units: int = 10, activation: str | None = "softmax", *before: Any) -> Any:
-    model = convolt.Sequential([layers.Input((8, 8, 3)), *before, layers.Flatten(), layers.Dense(units, activation=activation)])
+def net(loss: Any = "sparse_categorical_crossentropy", units: int = 10, activation: str | None = "softmax") -> Any:
+    model = convolt.Sequential([layers.Input((8, 8, 3)), layers.Flatten(), layers.Dense(units, activation=activation)])
     model.compile("sgd", loss, device="cpu")
     return model
+
+
+def compiled(*chain: Any) -> Any:
+    model = convolt.Sequential([*chain, layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
+    return model
+
+
+def without_input() -> Any:
+    return compiled(layers.Flatten())
+
+
+def gray() -> Any:
+    return compiled(layers.Input((8, 8, 1)), layers.Flatten())
+
+
+def flat() -> Any:
+    return compiled(layers.Input((192,)))
+
+
+def normalized() -> Any:
+    return compiled(layers.Input((8, 8, 3)), layers.Flatten(), layers.BatchNormalization())
 
 
 def fit(x: Any = X, y: Any = Y, model: Any = None, **options: Any) -> None:
@@ -52,13 +74,12 @@ row("Labels -1 and 1 for a binary crossentropy", X, np.where(Y > 4, 1, -1), lamb
 row("Lengths that differ", X, Y[:-1])
 row("Lengths that differ, with sample weights", X, Y, sample_weight=np.ones(3))
 row("Channels first", np.ascontiguousarray(X.transpose(0, 3, 1, 2)))
-row("Channels first, in a model that has no Input", np.zeros((4, 3, 32, 32), "float32"), Y[:4],
-    lambda: _without_input())  # noqa: PLW0108 (defined below)
-row("No axis of channels", X[..., 0], Y, lambda: _gray())  # noqa: PLW0108
+row("Channels first, in a model that has no Input", np.zeros((4, 3, 32, 32), "float32"), Y[:4], without_input)
+row("No axis of channels", X[..., 0], Y, gray)
 row("One sample without the batch axis", X[0], Y[:1])
 row("Pictures of another size", np.zeros((40, 10, 10, 3), "float32"))
-row("Colours for a model of grey pictures", X, Y, lambda: _gray())  # noqa: PLW0108
-row("Pictures for a model that begins with Dense", X, Y, lambda: _flat())  # noqa: PLW0108
+row("Colours for a model of grey pictures", X, Y, gray)
+row("Pictures for a model that begins with Dense", X, Y, flat)
 row("Floats from 0 to 255", X * 255)
 row("One-hot labels against a sparse loss", X, np.eye(10)[Y])
 row("Whole numbers against a loss of one-hot labels", X, Y, lambda: net("categorical_crossentropy"))
@@ -68,34 +89,12 @@ row("A size of zero", np.zeros((4, 8, 0, 3), "float32"), Y[:4])
 row("One number", 3.0, Y)
 row("Too many arrays", [X, X], Y)
 row("Labels are missing", X, None)
-row("BatchNormalization with one sample", X[:1], Y[:1], lambda: _normalized())  # noqa: PLW0108
-row("BatchNormalization, whose last batch is one sample", X[:33], Y[:33], lambda: _normalized())  # noqa: PLW0108
+row("BatchNormalization with one sample", X[:1], Y[:1], normalized)
+row("BatchNormalization, whose last batch is one sample", X[:33], Y[:33], normalized)
 row("Rows that differ in length", [[1.0, 2.0], [3.0]], Y[:2])
 row("Words", X, np.array(["cat", "dog"] * 20))
 row("Python objects", np.array([{"a": 1}] * 40, dtype=object), Y)
 row("Complex numbers", X * 1j, Y)
-
-
-def _without_input() -> Any:
-    model = convolt.Sequential([layers.Flatten(), layers.Dense(10, activation="softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
-    return model
-
-
-def _gray() -> Any:
-    model = convolt.Sequential([layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, activation="softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
-    return model
-
-
-def _flat() -> Any:
-    model = convolt.Sequential([layers.Input((192,)), layers.Dense(10, activation="softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
-    return model
-
-
-def _normalized() -> Any:
-    return net("sparse_categorical_crossentropy", 10, "softmax", layers.Flatten(), layers.BatchNormalization())
 
 
 def test_every_message_is_the_one_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +105,8 @@ def test_every_message_is_the_one_that_was_judged(tmp_path: Path, monkeypatch: p
 def test_arrays_of_every_kind_train_to_the_same_weights(kind: str) -> None:
     read_only = X.copy()
     read_only.flags.writeable = False
-    arrays = {"strided": np.repeat(X, 2, axis=0)[::2], "big-endian": X.astype(">f4"), "read-only": read_only, "fortran": np.asfortranarray(X)}
+    arrays = {"strided": np.repeat(X, 2, axis=0)[::2], "big-endian": X.astype(">f4"), "read-only": read_only,
+              "fortran": np.asfortranarray(X)}
     weights = []
     for x in (X, arrays[kind]):
         convolt.utils.set_random_seed(0)

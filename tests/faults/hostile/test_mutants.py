@@ -16,7 +16,8 @@ SECONDS = 5.0
 def read_all(kind: str, count: int, folder: Path) -> Result:
     """Reads mutants and prints the row of docs/safety.md."""
     result = run(kind, count, folder)
-    print(f"{kind}: {count:,} mutants, {result.read:,} read, {result.refused:,} refused, slowest {result.slowest:.2f} s")
+    print(f"{kind}: {count:,} mutants, {result.read:,} read, {result.refused:,} refused, slowest {result.slowest:.2f} s "
+          f"(number {result.slowest_number}), longest work of a process that reads HDF5 {result.opening:.2f} s")
     assert result.read > 0.01 * count, "mutants should be near to whole files"
     assert result.refused > 0.2 * count or kind == "pickles", "mutants should be damaged"
     return result

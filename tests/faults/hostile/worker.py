@@ -35,11 +35,17 @@ PATIENCE = 30
 
 @dataclass
 class Result:
-    """How many mutants were read, refused with Convolt's own error, and which ended otherwise than that; seconds of the slowest."""
+    """How many mutants were read, refused with Convolt's own error, and which ended otherwise than that.
+
+    `slowest` are the seconds of the slowest reading, `slowest_number` its mutant, `opening` the seconds for which the
+    slowest process that read an HDF5 file computed, whatever else the machine did.
+    """
 
     read: int = 0
     refused: int = 0
     slowest: float = 0.0
+    slowest_number: int = -1
+    opening: float = 0.0
     failures: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -72,7 +78,8 @@ def _add(result: Result, line: dict[str, Any]) -> None:
         result.failures.append(line["failure"])
     result.read += line.get("read", 0)
     result.refused += line.get("refused", 0)
-    result.slowest = max(result.slowest, line.get("slowest", 0.0))
+    result.slowest, result.slowest_number = max((result.slowest, result.slowest_number), (line.get("slowest", 0.0), line.get("number", -1)))
+    result.opening = max(result.opening, line.get("opening", 0.0))
     result.reasons.update(line.get("reasons", {}))
 
 
@@ -106,12 +113,12 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
         path.write_bytes(mutate.MUTANTS[kind](random.Random(f"{kind}/{number}"), sources))
         _attempt(kind, number, path, totals)
         if number % 50 == 49 or number == first + count - 1:  # what was counted is told before a later mutant kills the process
-            print(json.dumps(totals), flush=True)
+            print(json.dumps(totals | {"opening": zygote.slowest if zygote else 0.0}), flush=True)
             totals = no_totals()
 
 
 def no_totals() -> dict[str, Any]:
-    return {"read": 0, "refused": 0, "slowest": 0.0, "reasons": Counter()}
+    return {"read": 0, "refused": 0, "slowest": 0.0, "number": -1, "reasons": Counter()}
 
 
 def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None:
@@ -124,7 +131,7 @@ def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None
     try:
         if number % 5 == 0 and kind in MODELS:
             inspect_file(path)
-            totals["slowest"] = max(totals["slowest"], time.monotonic() - start)
+            _time(totals, number, start)
             start = time.monotonic()
         READERS[kind](path)
         totals["read"] += 1
@@ -134,7 +141,12 @@ def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None
     except BaseException:
         print(json.dumps({"failure": f"{kind} {number}: {traceback.format_exc()[-3000:]}"}), flush=True)
     signal.alarm(0)
-    totals["slowest"] = max(totals["slowest"], time.monotonic() - start)
+    _time(totals, number, start)
+
+
+def _time(totals: dict[str, Any], number: int, start: float) -> None:
+    """Keeps the slowest reading and its mutant."""
+    totals["slowest"], totals["number"] = max((totals["slowest"], totals["number"]), (time.monotonic() - start, number))
 
 
 def _gist(message: str, path: Path) -> str:
@@ -213,6 +225,7 @@ class Zygote:
     """
 
     def __init__(self) -> None:
+        self.slowest = 0.0
         self.socket, other = socket.socketpair()
         if os.fork() == 0:
             self.socket.close()
@@ -236,10 +249,10 @@ class Zygote:
             child = os.fork()
             if child == 0:
                 self._work(module, json.loads(message), files)
-            _, status = os.waitpid(child, 0)
+            _, status, used = os.wait4(child, 0)
             for file in files:
                 os.close(file)
-            connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            connection.sendall(b"%d %d\n" % (os.waitstatus_to_exitcode(status), 1000 * (used.ru_utime + used.ru_stime)))
 
     def _work(self, module: Any, order: dict[str, Any], files: list[int]) -> None:
         for target, file in enumerate(files):
@@ -258,7 +271,9 @@ class Zygote:
         order = json.dumps({"limits": asdict(limits), "values": values}).encode()
         source.seek(0)
         socket.send_fds(self.socket, [order], [source.fileno(), out.fileno(), errors.fileno()])
-        return int(self.socket.recv(64))
+        status, milliseconds = map(int, self.socket.recv(64).split())
+        self.slowest = max(self.slowest, milliseconds / 1000)
+        return status
 
 
 if __name__ == "__main__":
