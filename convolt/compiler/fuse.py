@@ -6,6 +6,7 @@ share the parameters of the layers that they replace: saving, `summary` and resu
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
 from convolt import activations
-from convolt.compiler.fused import ConvReluPool, FirstConvReluPool, Norm, ReluPool
+from convolt.compiler.fused import ConvReluPool, FirstConvReluPool, Norm, ReluPool, SparseConvReluPool
 from convolt.kernels.conv import MOST_CHANNELS
 from convolt.layers import Activation, Add, BatchNormalization, Conv2D, Layer, MaxPooling2D, ReLU
 
@@ -164,15 +165,31 @@ def _first_conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(FirstConvReluPool(conv), found.inputs, found.covers) if _is_small(conv) and _is_data(graph, found.inputs[0]) else None
 
 
-def _is_small(conv: Any) -> bool:
-    """Whether a convolution is 3 × 3 over few channels, with no step, holes, groups or padding by other than zeros."""
+def _sparse_conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """The same on a CPU, for a plain convolution: four places or more in a pooling window leave little of the gradient."""
+    found = _conv_relu_pool(graph, node)
+    if found is None or not isinstance(found.module, ConvReluPool) or math.prod(found.module.pool_size) < 4:
+        return None
+    conv: Any = found.module.conv
+    if not _is_plain(conv) or conv.weight.device.type != "cpu":
+        return None
+    return Match(SparseConvReluPool(conv, found.module.pool_size), found.inputs, found.covers)
+
+
+def _is_plain(conv: Any) -> bool:
+    """Whether a convolution has no step, holes, groups, or padding by other than zeros that are as many on either side."""
     if isinstance(conv, Conv2D):
-        window = (conv.kernel_size, conv.strides, conv.dilation_rate)
-    elif conv.padding_mode == "zeros":
-        window = (conv.kernel_size, conv.stride, conv.dilation)
+        steps = (conv.strides, conv.dilation_rate)
+    elif conv.padding_mode == "zeros" and (conv.padding != "same" or all(size % 2 for size in conv.kernel_size)):
+        steps = (conv.stride, conv.dilation)
     else:
         return False
-    return window == ((3, 3), (1, 1), (1, 1)) and conv.groups == 1 and conv.weight.shape[1] <= MOST_CHANNELS
+    return steps == ((1, 1), (1, 1)) and conv.groups == 1
+
+
+def _is_small(conv: Any) -> bool:
+    """Whether a convolution is plain and 3 × 3 over few channels."""
+    return _is_plain(conv) and conv.kernel_size == (3, 3) and conv.weight.shape[1] <= MOST_CHANNELS
 
 
 def _is_data(graph: fx.GraphModule, node: Any) -> bool:
@@ -224,6 +241,7 @@ def _bn_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
 
 REWRITES = (  # in order: the longest chains first
     Rewrite("first conv+relu+pool", "the first convolution, bias, ReLU and max-pooling in one pass", _first_conv_relu_pool),
+    Rewrite("sparse conv+relu+pool", "the same, with a gradient that skips what pooling cut off (CPU)", _sparse_conv_relu_pool),
     Rewrite("conv+relu+pool", "bias, ReLU and max-pooling after a convolution in one pass", _conv_relu_pool),
     Rewrite("bn+add+relu", "batch normalization, residual sum and ReLU in one pass", _bn_add_relu),
     Rewrite("bn+relu", "batch normalization and ReLU in one pass", _bn_relu),

@@ -37,16 +37,41 @@ class FirstConvReluPool(ConvReluPool):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `max_pool(relu(conv(x)))`; if x needs a gradient or no kernel takes it, as `ConvReluPool` does."""
         conv: Any = self.conv
-        kind = x.device.type
-        given = x.to(torch.get_autocast_dtype(kind)) if x.is_floating_point() and torch.is_autocast_enabled(kind) else x
+        given = _as_autocast(x)
         if x.requires_grad or kernels.choose("conv_relu_max_pool", given) == "reference":
             return super().forward(x)
-        padding: Any
-        if isinstance(conv, Conv2D):
-            given, padding = conv._padded(given)
-        else:
-            padding = {"same": (1, 1), "valid": (0, 0)}[conv.padding] if isinstance(conv.padding, str) else conv.padding
+        given, padding = _padding(conv, given)
         return kernels.conv_relu_max_pool(given, conv.weight, conv.bias, padding=padding)
+
+
+class SparseConvReluPool(ConvReluPool):
+    """The same with stride 1, on a CPU: the backward pass skips what pooling and ReLU have cut off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `max_pool(relu(conv(x)))`; if no kernel takes it, as `ConvReluPool` does."""
+        conv: Any = self.conv
+        given = _as_autocast(x)
+        if kernels.choose("pooled_conv", given) == "reference":
+            return super().forward(x)
+        given, padding = _padding(conv, given)
+        return kernels.pooled_conv(given, conv.weight, conv.bias, self.pool_size, padding=padding)
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """Returns `x` in the type in which autocast would have a convolution compute."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if x.is_floating_point() and torch.is_autocast_enabled(kind) else x
+
+
+def _padding(conv: Any, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Returns the input, padded here where the two sides differ, and the zeros that are still to be added."""
+    if isinstance(conv, Conv2D):
+        padded, padding = conv._padded(x)
+        return padded, (padding[0], padding[1])
+    window = conv.kernel_size
+    if isinstance(conv.padding, str):
+        return x, (window[0] // 2, window[1] // 2) if conv.padding == "same" else (0, 0)
+    return x, conv.padding
 
 
 class ReluPool(nn.Module):
@@ -85,7 +110,8 @@ class Norm(nn.Module):
         elif training:
             norm.num_batches_tracked.add_(1)
             share = norm.momentum
-        options: dict[str, Any] = {"training": training, "momentum": share, "eps": norm.epsilon if keras else norm.eps, "unbiased": not keras}
+        epsilon = norm.epsilon if keras else norm.eps
+        options: dict[str, Any] = {"training": training, "momentum": share, "eps": epsilon, "unbiased": not keras}
         state = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
         if self.then == "add_relu":
             assert residual is not None

@@ -17,44 +17,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt import __version__
-from convolt.compiler.fuse import REWRITES, Fused, fuse
+from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.fused import Norm
 from convolt.compiler.host import keep_freed_memory
 from convolt.compiler.measure import Probe
+from convolt.compiler.search import LAYERS, RULES, Row, Search, plain_row
 from convolt.compiler.trace import Untraceable, trace
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
-
-TOLERANCE = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
-"""Relative errors of loss and gradients against float64 that are always allowed, by the candidate's precision."""
-
-RULES = 2  # of the choice; a new number makes earlier measurements void
-SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
-GOOD_WIN = 0.3  # share of a run that a good rewrite saves
-WORTH = 1.03  # a form must be this much faster to be taken
-
-
-@dataclass(frozen=True)
-class Row:
-    """One candidate and what became of it.
-
-    Attributes:
-        name: of the form.
-        seconds: of forward and backward of one batch; None where it was not measured.
-        images_per_second: the same as a rate.
-        loss_error, gradient_error: relative, against float64; None where not measured.
-        verdict: "chosen" or "refused".
-        why: in one line.
-    """
-
-    name: str
-    seconds: float | None
-    images_per_second: float | None
-    loss_error: float | None
-    gradient_error: float | None
-    verdict: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -96,20 +67,26 @@ class Plan:
         """Returns the plan in one or two lines."""
         fused = ", ".join(f"{name} ×{count}" for name, count in self.fusions.items())
         form = f"fused ({fused})" if self.form == "fused" else "layer by layer"
-        chosen = next((row for row in self.rows if row.verdict == "chosen" and row.name != GRAPH), None)
+        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and row.name != GRAPH), None)
         step = ", whole step in one graph" if self.execution == "graph" else ""
         step += f", at most {self.micro_batch} samples at once" if self.micro_batch else ""
         lines = [f"Plan: {self.device}, {self.precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
-                 + (f": {chosen.why}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
-        shown = [row for row in self.rows if row.verdict == "refused" and not (row.name == GRAPH and self.device == "cpu")]
+                 + (f": {chosen.why}{self._gain()}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
+        shown = [row for row in self.rows if row.verdict == "refused" and row.name != LAYERS
+                 and not (row.name == GRAPH and self.device == "cpu")]
         lines += [f"      not {row.name}: {row.why}" for row in shown]
         return "\n".join(lines)
+
+    def _gain(self) -> str:
+        """Returns how much faster the form is than layer by layer, where several rewrites were measured."""
+        timed = [row.seconds for row in self.rows if row.seconds and (row.verdict == "chosen" or row.name == LAYERS)]
+        return f", {timed[0] / timed[-1]:.2f}× layer by layer" if len(timed) > 2 else ""
 
     def with_execution(self, refused: str | None) -> Plan:
         """Returns the plan with the whole step in a graph, or with the reason why not."""
         if refused is None:
-            return dataclasses.replace(self, execution="graph", rows=(*self.rows, _row(GRAPH, "chosen", "the rule on CUDA")))
-        return dataclasses.replace(self, execution="eager", rows=(*self.rows, _row(GRAPH, "refused", refused)))
+            return dataclasses.replace(self, execution="graph", rows=(*self.rows, plain_row(GRAPH, "chosen", "the rule on CUDA")))
+        return dataclasses.replace(self, execution="eager", rows=(*self.rows, plain_row(GRAPH, "refused", refused)))
 
     def as_fusions(self) -> str | tuple[str, ...]:
         """Returns what `compile(fusions=…)` takes to get this form again without measuring."""
@@ -138,71 +115,40 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
     names = check_fusions(fusions)
     base = Plan(str(device), str(precision).removeprefix("torch."), "layers", {}, keep_freed_memory(), torch.get_num_threads())
     if fusions == "none":
-        return dataclasses.replace(base, rows=(_row("layers", "chosen", "asked for"),)), model
+        return dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", "asked for"),)), model
     traced = trace(model, inputs)
     if isinstance(traced, Untraceable):
-        return dataclasses.replace(base, rows=(_row("layers", "chosen", "the only form"), _row("fused", "refused", str(traced)))), model
+        rows = (plain_row(LAYERS, "chosen", "the only form"), plain_row("fused", "refused", str(traced)))
+        return dataclasses.replace(base, rows=rows), model
     base = dataclasses.replace(base, before=_text(traced))
     fused = fuse(traced, names)
     if not fused.count:
-        nothing = _row("fused", "refused", "no rewrite of the table fits this model")
-        return dataclasses.replace(base, rows=(_row("layers", "chosen", "the only form"), nothing)), model
+        nothing = plain_row("fused", "refused", "no rewrite of the table fits this model")
+        return dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", "the only form"), nothing)), model
     with_fusions = dataclasses.replace(base, form="fused", fusions=fused.count, after=_text(fused.module))
     if names is not None or fusions == "all":
-        return dataclasses.replace(with_fusions, rows=(_row("fused", "chosen", "asked for"),)), fused.module
+        return dataclasses.replace(with_fusions, rows=(plain_row("fused", "chosen", "asked for"),)), fused.module
     if probe is None:
-        unseen = _row("fused", "refused", "a stream's batches and a loss of your own cannot be tried before training; ask for it with fusions='all'")
-        return dataclasses.replace(base, rows=(_row("layers", "chosen", "the form that needs no search"), unseen)), model
+        why = "a stream's batches and a loss of your own cannot be tried before training; ask for it with fusions='all'"
+        rows = (plain_row(LAYERS, "chosen", "the form that needs no search"), plain_row("fused", "refused", why))
+        return dataclasses.replace(base, rows=rows), model
     file = _cache_file(cache, base, inputs, batch_size, steps)
-    return _search(model, fused, probe, base, with_fusions, precision, batch_size, steps, file)
+    return _search(model, traced, probe, base, precision, batch_size, steps, file)
 
 
-def _search(model: nn.Module, fused: Fused, probe: Probe, plain_plan: Plan, fused_plan: Plan, precision: torch.dtype, batch_size: int,
+def _search(model: nn.Module, traced: fx.GraphModule, probe: Probe, base: Plan, precision: torch.dtype, batch_size: int,
             steps: int | None, cache: Path | None) -> tuple[Plan, nn.Module]:
-    """Measures both forms, unless the run is too short for that or it was done before."""
+    """Takes the rewrites that pay, as a search finds now or as one found before."""
     known = _read_cache(cache)
-    rows = known or _measure(model, fused.module, probe, precision, batch_size, steps)
+    rows = known or Search(model, traced, probe, precision, batch_size, steps).run()
     if known is None:
         _write_cache(cache, rows)
-    chosen = next(row.name for row in rows if row.verdict == "chosen")
-    plan = dataclasses.replace(fused_plan if chosen == "fused" else plain_plan, rows=rows, cached=known is not None)
-    return plan, fused.module if chosen == "fused" else model
-
-
-def _measure(model: nn.Module, module: nn.Module, probe: Probe, precision: torch.dtype, batch_size: int,
-             steps: int | None) -> tuple[Row, ...]:
-    """Returns the rows of both forms; stops before the search where the run is too short to repay it."""
-    plain = probe.seconds(model, precision, budget=0.3)
-    if steps is not None and plain * steps * GOOD_WIN < SEARCH_SECONDS:
-        why = f"the run takes about {plain * steps:.0f} s, too short to repay the search"
-        return _row("layers", "chosen", "the form that needs no search", plain, batch_size), _row("fused", "refused", why)
-    return _compare(model, module, probe, precision, batch_size, plain)
-
-
-def _compare(model: nn.Module, module: nn.Module, probe: Probe, precision: torch.dtype, batch_size: int, plain: float) -> tuple[Row, Row]:
-    """Returns the rows of the plain and the fused form: first whether it is right, then how fast it is."""
-    reference = probe.reference()
-    plain_errors = probe.gradients(model, precision).errors(reference)
-    loss_error, gradient_error = probe.gradients(module, precision).errors(reference)
-    allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[precision], plain_errors, strict=True)]
-    if not (loss_error <= allowed[0] and gradient_error <= allowed[1]):
-        why = f"loss off by {loss_error:.1e} (allowed {allowed[0]:.0e}), gradients by {gradient_error:.1e} (allowed {allowed[1]:.0e})"
-        return (_row("layers", "chosen", "the one that is right", plain, batch_size),
-                Row("fused", None, None, loss_error, gradient_error, "refused", why))
-    seconds = probe.seconds(module, precision, budget=1.0)
-    plain = min(plain, probe.seconds(model, precision, budget=1.0))
-    faster = plain / seconds
-    if faster < WORTH:
-        return (_row("layers", "chosen", f"{batch_size / plain:,.0f} images/s forward and backward", plain, batch_size),
-                Row("fused", seconds, batch_size / seconds, loss_error, gradient_error, "refused",
-                    f"{faster:.2f}× as fast as layer by layer, not worth a change"))
-    return (_row("layers", "refused", f"{batch_size / plain:,.0f} images/s", plain, batch_size),
-            Row("fused", seconds, batch_size / seconds, loss_error, gradient_error, "chosen",
-                f"{batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× layer by layer"))
-
-
-def _row(name: str, verdict: str, why: str, seconds: float | None = None, batch_size: int = 0) -> Row:
-    return Row(name, seconds, batch_size / seconds if seconds else None, None, None, verdict, why)
+    plan = dataclasses.replace(base, rows=rows, cached=known is not None)
+    kept = tuple(row.name for row in rows if row.verdict == "chosen" and row.name != LAYERS)
+    if not kept:
+        return plan, model
+    fused = fuse(traced, kept)
+    return dataclasses.replace(plan, form="fused", fusions=fused.count, after=_text(fused.module)), fused.module
 
 
 def check_fusions(fusions: Any) -> tuple[str, ...] | None:

@@ -40,7 +40,7 @@ def after_a_branch() -> Model:
     return Model(image, layers.MaxPooling2D()(x))
 
 
-FIRST = "first conv+relu+pool"
+FIRST, SPARSE = "first conv+relu+pool", "sparse conv+relu+pool"
 
 LEGAL = {
     FIRST: [
@@ -54,16 +54,19 @@ LEGAL = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False, padding=(1, 2)), nn.MaxPool2d(2), nn.ReLU()),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU()),
     ],
-    "conv+relu+pool": [
+    SPARSE: [
         lambda: Sequential([*image_input(), layers.Conv2D(5, 1), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
         lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
-        lambda: Sequential([*image_input(), layers.Conv2D(4, 5, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 5, activation="relu", padding="same"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, (2, 4), padding="same"), layers.ReLU(), layers.MaxPooling2D((2, 3))]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, use_bias=False), layers.Activation("relu"), layers.MaxPooling2D(3)]),
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+    ],
+    "conv+relu+pool": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2, activation="relu"), layers.MaxPooling2D()]),
         lambda: Sequential([*image_input(), layers.Conv2D(6, 3, groups=3, activation="relu"), layers.MaxPooling2D()]),
-        lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.ReLU(), layers.MaxPooling2D((2, 3))]),
-        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, use_bias=False), layers.Activation("relu"), layers.MaxPooling2D(3)]),
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, strides=2, padding="same"), layers.MaxPooling2D(), layers.ReLU()]),
-        lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 5, activation="relu"), layers.MaxPooling2D((1, 3))]),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False, padding=1, padding_mode="circular"), nn.MaxPool2d(2), nn.ReLU()),
     ],
     "bn+relu": [
@@ -85,7 +88,8 @@ def run(module: nn.Module, x: torch.Tensor, parameters: list) -> list[torch.Tens
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), [*([x] if x.requires_grad else []), *parameters])]
 
 
-@pytest.mark.parametrize(("name", "make"), [(name, make) for name, makes in LEGAL.items() for make in makes])
+@pytest.mark.parametrize(("name", "make"), [*((name, make) for name, makes in LEGAL.items() for make in makes),
+                                            *(("conv+relu+pool", make) for make in LEGAL[SPARSE])])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("input_gradient", [True, False])
 def test_a_fused_model_is_the_model(name: str, make: object, training: bool, input_gradient: bool) -> None:
@@ -94,7 +98,7 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
     reference = copy.deepcopy(model)
     x = torch.randn(5, 12, 10, 3).permute(0, 3, 1, 2).requires_grad_(input_gradient)
     traced = trace(model, [x[:2]])
-    fused = fuse(traced)
+    fused = fuse(traced, None if make in LEGAL[name] else (name,))
     assert fused.count == {name: 1}
     assert [id(p) for p in fused.module.parameters()] == [id(p) for p in model.parameters()]
     for module in (model, reference, fused.module):

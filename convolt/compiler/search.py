@@ -1,0 +1,128 @@
+"""The measured search: rewrites are tried one after the other on a real batch, and those that pay are kept.
+
+Greedy, from the plain rewrites to the special ones: each candidate is the form found so far plus one rewrite. First its
+loss and gradients are held against float64, then it is timed in turn with that form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.measure import Gradients, Probe
+
+TOLERANCE = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
+"""Relative errors of loss and gradients against float64 that are always allowed, by the candidate's precision."""
+
+LAYERS = "layers"
+RULES = 3  # of the choice; a new number makes earlier measurements void
+SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
+GOOD_WIN = 0.3  # share of a run that a good rewrite saves
+WORTH = 1.03  # a form must be this much faster to be taken
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate and what became of it.
+
+    Attributes:
+        name: "layers", the name of a rewrite that was added to the form so far, or "graph of the whole step".
+        seconds: of forward and backward of one batch; None where it was not measured.
+        images_per_second: the same as a rate.
+        loss_error, gradient_error: relative, against float64; None where not measured.
+        verdict: "chosen" or "refused".
+        why: in one line.
+        memory: bytes that the forward pass keeps for the backward pass; None where not measured.
+    """
+
+    name: str
+    seconds: float | None
+    images_per_second: float | None
+    loss_error: float | None
+    gradient_error: float | None
+    verdict: str
+    why: str
+    memory: int | None = None
+
+
+def plain_row(name: str, verdict: str, why: str, seconds: float | None = None, batch_size: int = 0) -> Row:
+    """Returns a row without errors and memory."""
+    return Row(name, seconds, batch_size / seconds if seconds else None, None, None, verdict, why)
+
+
+class Search:
+    """One search.
+
+    Args:
+        model: as it is, layer by layer.
+        traced: its graph.
+        probe: measures on a real batch.
+        precision: of the computation.
+        batch_size: of that batch.
+        steps: how many are to come; None if unknown. What can be won must repay the search.
+    """
+
+    def __init__(self, model: nn.Module, traced: fx.GraphModule, probe: Probe, precision: torch.dtype, batch_size: int,
+                 steps: int | None) -> None:
+        self._traced = traced
+        self._probe = probe
+        self._precision = precision
+        self._batch_size = batch_size
+        self._steps = steps
+        self._model = self._best = model
+        self._best_seconds = 0.0
+        self._rows: list[Row] = []
+        self.kept: list[str] = []
+
+    def run(self) -> tuple[Row, ...]:
+        """Returns the rows, "layers" first; `kept` are the names of the chosen rewrites."""
+        plain = self._best_seconds = self._probe.seconds(self._model, self._precision, budget=0.3)
+        candidates = [rewrite.name for rewrite in reversed(REWRITES) if fuse(self._traced, (rewrite.name,)).count]
+        reference: Gradients | None = None
+        for name in candidates:
+            if self._too_short():
+                why = f"the run takes about {self._best_seconds * (self._steps or 0):.0f} s, too short to repay the search"
+                self._rows.append(plain_row(name, "refused", why))
+                continue
+            reference = reference or self._begin()
+            self._try(name, reference)
+            plain = max(plain, self._best_seconds) if not self.kept else plain
+        why = "a rewrite is faster" if self.kept else f"{self._batch_size / plain:,.0f} images/s forward and backward"
+        searched = any(row.seconds for row in self._rows) or reference is not None
+        layers = plain_row(LAYERS, "refused" if self.kept else "chosen", why if searched else "the form that needs no search",
+                           plain, self._batch_size)
+        return layers, *self._rows
+
+    def _too_short(self) -> bool:
+        return self._steps is not None and self._best_seconds * self._steps * GOOD_WIN < SEARCH_SECONDS
+
+    def _begin(self) -> Gradients:
+        """Returns the reference; candidates may be off as far as twice the plain form is, or as the tolerance says."""
+        reference = self._probe.reference()
+        own = self._probe.gradients(self._model, self._precision).errors(reference)
+        self._allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self._precision], own, strict=True)]
+        return reference
+
+    def _try(self, name: str, reference: Gradients) -> None:
+        """Adds a rewrite to the best form if it is right and faster, and its row in any case."""
+        module = fuse(self._traced, (*self.kept, name)).module
+        loss_error, gradient_error = self._probe.gradients(module, self._precision).errors(reference)
+        allowed = self._allowed
+        if not (loss_error <= allowed[0] and gradient_error <= allowed[1]):
+            why = f"loss off by {loss_error:.1e} (allowed {allowed[0]:.0e}), gradients by {gradient_error:.1e} (allowed {allowed[1]:.0e})"
+            self._rows.append(Row(name, None, None, loss_error, gradient_error, "refused", why))
+            return
+        seconds = self._probe.seconds(module, self._precision, budget=1.0)
+        before = min(self._best_seconds, self._probe.seconds(self._best, self._precision, budget=1.0))
+        faster, memory = before / seconds, self._probe.kept_bytes(module, self._precision)
+        rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
+        verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
+        self._rows.append(Row(name, seconds, self._batch_size / seconds, loss_error, gradient_error, verdict, why, memory))
+        if verdict == "chosen":
+            self.kept.append(name)
+            self._best, self._best_seconds = module, seconds
+        else:
+            self._best_seconds = before
