@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt import __version__
-from convolt.cli import doctor, evaluate, export, inspect, predict, summary, train, verify_resume
+from convolt.cli import doctor, evaluate, export, inspect, plan, predict, summary, train, verify_resume
 from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, did_you_mean
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -37,6 +37,7 @@ for _verb in (
     predict.predict,
     export.export,
     summary.summary,
+    plan.plan,
     inspect.inspect,
     verify_resume.verify_resume,
     doctor.doctor,

@@ -64,6 +64,8 @@ class Trainer:
         self.spec = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         self.precision = precision
         self.device = devices.resolve(device)
+        if PRECISIONS.get(precision) == torch.bfloat16:
+            devices.require_bfloat16(self.device)
         self.fusions = fusions
         self.execution = execution
         self.micro_batch = micro_batch
@@ -85,16 +87,17 @@ class Trainer:
         """Trains; see `Model.fit`."""
         options = Checkpoint.of(checkpoint)
         check_resume(resume)
-        if options is None:
-            return self._fit(x, y, None, **arguments)
-        session = Session(options, resume, resume_allow)
-        try:
-            return self._fit(x, y, session, **arguments)
-        except StopAtOnce:
-            session.close(wait=False)
-            raise
-        finally:
-            session.close()
+        with inputs.lost_workers_explained():
+            if options is None:
+                return self._fit(x, y, None, **arguments)
+            session = Session(options, resume, resume_allow)
+            try:
+                return self._fit(x, y, session, **arguments)
+            except StopAtOnce:
+                session.close(wait=False)
+                raise
+            finally:
+                session.close()
 
     def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | None, epochs: int, verbose: int | str, callbacks: Any,
              validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None, sample_weight: Any,
@@ -323,6 +326,11 @@ class Trainer:
             step.room.limit = saved.micro_batch
         plan = step.attempt(lambda: self._choose(step, data, epochs, saved, step.room.pieces(whole)[0] if whole else None), whole)
         return replace(plan, micro_batch=step.room.limit)
+
+    def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
+        """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
+        data, _ = self._data("fit", x, y, None, batch_size, None, 0)
+        return self._plan(self._ready_step(bind=True), data, 10**9)
 
     def _choose(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None, batch: Batch | None) -> Plan:
         known = isinstance(data, Resident)

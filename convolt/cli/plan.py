@@ -1,0 +1,70 @@
+"""`convolt plan`: in which form a model would train on DATA, measured, with a reason for each refusal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convolt.cli import options
+from convolt.cli.options import ColorMode, Precision
+
+if TYPE_CHECKING:
+    from convolt.compiler import Plan
+
+Optimizer = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Whose step it would be.")]
+Loss = Annotated[str, typer.Option("--loss", metavar="NAME", help="auto: as `convolt train` chooses it.")]
+Precise = Annotated[Precision, typer.Option("--precision", help="What the model computes in.")]
+Fusions = Annotated[str, typer.Option("--fusions", metavar="NAMES", help="auto, none, all, or names of rewrites with commas between.")]
+Graph = Annotated[bool, typer.Option("--graph", help="Print the model's graph before and after the rewrites.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
+
+
+def plan(
+    model: options.Model,
+    data: options.Data,
+    batch_size: options.BatchSize = 128,
+    optimizer: Optimizer = "adam",
+    loss: Loss = "auto",
+    precision: Precise = Precision.AUTO,
+    fusions: Fusions = "auto",
+    image_size: options.ImageSize = None,
+    color_mode: options.Colors = ColorMode.AUTO,
+    device: options.Device = "auto",
+    code: options.Code = None,
+    graph: Graph = False,
+    json: Json = False,
+) -> None:
+    """Measure in which form a model trains fastest on DATA, and show each candidate with the reason for its verdict."""
+    import dataclasses
+    from json import dumps
+
+    from convolt.cli import model_spec, parts, recipe, say
+
+    source = parts.load(data, options.parse_size(image_size), color_mode)
+    y = source.y_train
+    count = len(source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
+    made = model_spec.make_model(model, tuple(int(n) for n in source.x_train.shape[1:]), count, code)
+    chosen = recipe.choose(made, source, loss, [])
+    names = fusions if fusions in ("auto", "none", "all") else options.split_names([fusions])
+    made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device, fusions=names)
+    found = made.trainer.find_plan(source.x_train[: 4 * batch_size], y[: 4 * batch_size], batch_size=batch_size)
+    if json:
+        typer.echo(dumps({name: value for name, value in dataclasses.asdict(found).items() if name not in ("before", "after")}, indent=2))
+        return
+    say.heading(f"{model} on {source.name}, batch {batch_size}: {found.device}, {found.precision}")
+    say.table(["candidate", "images/s", "kept for backward", "loss error", "gradient error", "verdict", "why"], _rows(found),
+              right=[1, 2, 3, 4])
+    if graph:
+        say.line()
+        say.line(found.graph())
+
+
+def _rows(found: Plan) -> list[list[str]]:
+    """Returns the candidates as texts; errors are relative, against float64."""
+
+    def text(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    return [[row.name, text(row.images_per_second, ",.0f"), "–" if row.memory is None else f"{row.memory / 2**20:,.1f} MiB",
+             text(row.loss_error, ".0e"), text(row.gradient_error, ".0e"), row.verdict, row.why] for row in found.rows]
