@@ -81,6 +81,19 @@ def resolve(device: str | torch.device | None = "auto") -> torch.device:
     return torch.device(kind, index)
 
 
+def require_bfloat16(device: torch.device) -> None:
+    """Checks that a device computes in bfloat16 by itself; where it is emulated, it is slower than float32 and partly missing.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    if device.type in ("cuda", "xpu"):
+        supported = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else torch.xpu.is_bf16_supported()
+        if not supported:
+            raise DeviceError(explain("precision 'bfloat16'", str(describe(device)), "a device that computes in bfloat16",
+                                      "Use precision='float32'."))
+
+
 def device_count(kind: str) -> int:
     """Returns how many devices of a kind ("cuda", "xpu", "mps") PyTorch can use."""
     if kind == "mps":

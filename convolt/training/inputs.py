@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -108,6 +109,23 @@ def _behind(items: Iterable[Any], first: int) -> Iterator[Any]:
     iterator = iter(items)
     next(islice(iterator, first, first), None)
     return iterator
+
+
+@contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """Tells what may have happened where the worker of a loader is gone; PyTorch raises that from a signal handler, so anywhere.
+
+    Raises:
+        DataError: a worker was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DataError(explain("the loader", f"the end of a worker ({str(error).splitlines()[0].rstrip('. ')})", "workers that live on",
+                                "A system short of memory kills processes: try fewer workers or smaller batches. "
+                                "num_workers=0 reads in this process, where an error shows.")) from error
 
 
 def _generators_of(x: Any) -> list[torch.Generator]:
