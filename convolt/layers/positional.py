@@ -59,7 +59,8 @@ class PositionEmbedding(Layer):
         if start_index < 0 or last > self.sequence_length:
             raise ShapeError(explain(label(self), f"positions {start_index} to {last - 1}", f"0 to {self.sequence_length - 1}",
                                      f"Make the layer with sequence_length={last} or more."))
-        return to_inside(self.weight[start_index:last].expand(shape))
+        weight = self.weight if torch.is_grad_enabled() else self.weight.detach()  # a view of a parameter else says that it needs one
+        return to_inside(weight[start_index:last].expand(shape))
 
 
 @registry.register()

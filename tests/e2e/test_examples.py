@@ -102,6 +102,24 @@ def test_character_sequences(tmp_path: Path) -> None:
     assert accuracies(output)[0] >= 0.97
 
 
+def test_vision_transformer_learns_few_pictures(tmp_path: Path, few_pictures: Path) -> None:
+    options = ("--epochs", "12", "--samples", "300", "--depth", "2", "--width", "32", "--patch", "8")
+    output = run(tmp_path, "vit_cifar10.py", *options, data=few_pictures)
+    assert "(None, 17, 32)" in output, "16 patches and the class token"
+    first, last = (float(x) for x in re.findall(r"Epoch (?:1|12)/12 .*?  accuracy (\S+)", output))
+    assert last > first + 0.1 and last > 0.25, "300 pictures are learned in part"
+    assert 0.0 <= accuracies(output)[0] <= 1
+
+
+def test_two_headed_cnn(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "two_headed_cnn.py", "--epochs", "3", "--samples", "1500")
+    assert re.search(r"Epoch 3/3 .* digit_loss \S+  thickness_loss \S+  digit_accuracy \S+  thickness_mae ", output)
+    assert accuracies(output)[0] >= 0.6
+    error, spread = (float(x) for x in re.search(r"thickness: (\S+) pixels, where the pictures differ by (\S+)", output).groups())
+    assert error < spread
+
+
 @pytest.mark.slow
 def test_subclassed_cnn_on_all_of_mnist(tmp_path: Path) -> None:
     needs("mnist.npz")
@@ -130,3 +148,17 @@ def test_batch_norm_blocks_on_all_of_mnist(tmp_path: Path) -> None:
 def test_lstm_on_rows_of_all_of_mnist(tmp_path: Path) -> None:
     needs("mnist.npz")
     assert accuracies(run(tmp_path, "lstm_mnist_rows.py", "--epochs", "5"))[0] >= 0.975
+
+
+@pytest.mark.slow
+def test_two_headed_cnn_on_all_of_mnist(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "two_headed_cnn.py", "--epochs", "3")
+    assert accuracies(output)[0] >= 0.98
+    assert float(re.search(r"thickness: (\S+) pixels", output)[1]) < 0.05
+
+
+@pytest.mark.slow
+def test_vision_transformer_by_default_is_clearly_above_chance(tmp_path: Path) -> None:
+    needs("cifar10-jpeg.tar.xz", "cifar-10-binary.tar.gz", "cifar10")
+    assert accuracies(run(tmp_path, "vit_cifar10.py"))[0] >= 0.35

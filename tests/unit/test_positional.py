@@ -21,6 +21,13 @@ def test_learned_positions_start_anywhere_and_are_no_copy():
     assert y.untyped_storage().data_ptr() == layer.weight.untyped_storage().data_ptr()
 
 
+def test_without_gradients_the_output_needs_none():
+    layer, x = layers.PositionEmbedding(4), torch.randn(2, 3, 4)
+    assert layer(x).requires_grad
+    with torch.no_grad():
+        assert not layer(x).requires_grad
+
+
 def test_sinusoids_are_those_of_the_paper():
     steps, features = 50, 8
     got = layers.SinePositionEncoding()(np.zeros((1, steps, features), "float32"))[0]
