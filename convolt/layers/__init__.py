@@ -12,11 +12,9 @@ from convolt.layers.convolutional import (
     Convolution2D,
     Convolution2DTranspose,
     Convolution3D,
-    DepthwiseConv2D,
-    SeparableConv2D,
-    SeparableConvolution2D,
 )
 from convolt.layers.core import Dense
+from convolt.layers.depthwise import DepthwiseConv2D, SeparableConv2D, SeparableConvolution2D
 from convolt.layers.dot_attention import AdditiveAttention, Attention
 from convolt.layers.drop import DropBlock2D, StochasticDepth
 from convolt.layers.einsum import EinsumDense

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class _Heads(Layer):
     gate_dense: EinsumDense
     output_dense: EinsumDense
     _axes: tuple[int, ...]
+    _query_heads: int
 
     def _keep(self, dropout: float, use_bias: bool, sliding_window: int | None, flash_attention: bool | None, kernel_initializer: Any,
               bias_initializer: Any, kernel_regularizer: Any, bias_regularizer: Any, kernel_constraint: Any, bias_constraint: Any,
@@ -98,10 +99,12 @@ class _Heads(Layer):
         mask = kwargs.get("attention_mask")
         if isinstance(mask, SymbolicTensor) and mask.ndim > 2:  # at run time it comes as all inputs of a model do
             kwargs = {**kwargs, "mask_is_inside": True}
-        output = super()._record(args, kwargs)
-        if not kwargs.get("return_attention_scores"):
-            return output
-        return [SymbolicTensor(shape, node=output.node, index=i) for i, shape in enumerate((output.shape, self._scores_shape(*args[:2])))]
+        return super()._record(args, kwargs)
+
+    def output_shape_of_call(self, input_shapes: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
+        """Returns the output's shape, and that of the scores where they are asked for."""
+        output = self.compute_output_shape(*input_shapes)
+        return [output, self._scores_shape(*input_shapes[:2])] if arguments.get("return_attention_scores") else output
 
     def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None, query_mask: Tensor | None = None,
                 value_mask: Tensor | None = None, key_mask: Tensor | None = None, attention_mask: Tensor | None = None,
@@ -222,13 +225,9 @@ class _Heads(Layer):
         """(B, R…, N, T, S) → (B, R…, N, queries…, keys…)."""
         return scores.reshape(*scores.shape[:-2], *(dims[a - 1] for dims in (q_dims, k_dims) for a in self._axes))
 
-    def _scores_shape(self, query: SymbolicTensor, value: SymbolicTensor) -> Shape:
-        rest = [query.shape[a] for a in self._rest(query.ndim - 2)]
-        return (query.shape[0], *rest, self._heads(), *(query.shape[a] for a in self._axes), *(value.shape[a] for a in self._axes))
-
-    def _heads(self) -> int:
-        """Returns the number of heads of queries."""
-        raise NotImplementedError
+    def _scores_shape(self, query: Shape, value: Shape) -> Shape:
+        rest = [query[a] for a in self._rest(len(query) - 2)]
+        return (query[0], *rest, self._query_heads, *(query[a] for a in self._axes), *(value[a] for a in self._axes))
 
     def _check_lengths(self, value_shape: Shape, key_shape: Shape) -> None:
         if tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
@@ -271,7 +270,7 @@ class MultiHeadAttention(_Heads):
         self._keep(dropout, use_bias, sliding_window, flash_attention, kernel_initializer, bias_initializer, kernel_regularizer,
                    bias_regularizer, kernel_constraint, bias_constraint, use_gate, seed)
         kind = type(self).__name__
-        self.num_heads = check_positive(kind, "num_heads", num_heads)
+        self.num_heads = self._query_heads = check_positive(kind, "num_heads", num_heads)
         self.key_dim = check_positive(kind, "key_dim", key_dim)
         self.value_dim = self.key_dim if value_dim is None else check_positive(kind, "value_dim", value_dim)
         shape = [output_shape] if isinstance(output_shape, int) else output_shape
@@ -307,9 +306,6 @@ class MultiHeadAttention(_Heads):
         self._check_lengths(value_shape, value_shape if key_shape is None else key_shape)
         return (*query_shape[:-1], *(self.output_shape or query_shape[-1:]))
 
-    def _heads(self) -> int:
-        return self.num_heads
-
 
 @registry.register("GroupedQueryAttention")
 class GroupQueryAttention(_Heads):
@@ -339,7 +335,7 @@ class GroupQueryAttention(_Heads):
                    bias_regularizer, kernel_constraint, bias_constraint, use_gate, seed)
         kind = type(self).__name__
         self.head_dim = check_positive(kind, "head_dim", head_dim)
-        self.num_query_heads = check_positive(kind, "num_query_heads", num_query_heads)
+        self.num_query_heads = self._query_heads = check_positive(kind, "num_query_heads", num_query_heads)
         self.num_key_value_heads = check_positive(kind, "num_key_value_heads", num_key_value_heads)
         if self.num_query_heads % self.num_key_value_heads:
             raise ArgumentError(explain(f"{kind}(num_query_heads, num_key_value_heads)", f"{num_query_heads} and {num_key_value_heads}",
@@ -362,10 +358,6 @@ class GroupQueryAttention(_Heads):
     def compute_output_shape(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> Shape:
         self._check_lengths(value_shape, value_shape if key_shape is None else key_shape)
         return tuple(query_shape)
-
-    def _heads(self) -> int:
-        return self.num_query_heads
-
 
 def _known(layer: Layer, shape: Shape) -> int:
     if shape[-1] is None:

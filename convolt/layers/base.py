@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -111,6 +111,10 @@ class Layer(Configurable, nn.Module):
         """
         return infer_output_shape(self, input_shapes)
 
+    def output_shape_of_call(self, input_shapes: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
+        """Returns the output's shape, or a list of several, where an argument of the call by name decides how many there are."""
+        return self.compute_output_shape(*input_shapes)
+
     # -- calling ---------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -148,7 +152,7 @@ class Layer(Configurable, nn.Module):
         if not self.built:
             self.ensure_built(*shapes)
         node = Node(self, args, kwargs)
-        output = self.compute_output_shape(*shapes)
+        output = self.output_shape_of_call(shapes, kwargs)
         if isinstance(output, list):
             return [SymbolicTensor(shape, node=node, index=i) for i, shape in enumerate(output)]
         return SymbolicTensor(output, node=node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from convolt.layers.arguments import one_of
 from convolt.layers.base import Layer, registry
 from convolt.layers.normalization import check_number
 from convolt.layers.regularization import Dropout
-from convolt.layers.symbolic import SymbolicTensor
 from convolt.layers.windows import label
 from convolt.layout import Shape, to_inside, to_outside
 
@@ -77,13 +77,11 @@ class Attention(Layer):
         """Returns the query's mask."""
         return mask[0] if isinstance(mask, (list, tuple)) else None
 
-    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = super()._record(args, kwargs)
-        if not kwargs.get("return_attention_scores"):
-            return output
-        query, key = args[0][0].shape, args[0][-1].shape
-        shapes = (output.shape, (*query[:-1], key[-2]))
-        return [SymbolicTensor(shape, node=output.node, index=i) for i, shape in enumerate(shapes)]
+    def output_shape_of_call(self, input_shapes: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
+        """Returns the output's shape, and that of the scores where they are asked for."""
+        output = self.compute_output_shape(*input_shapes)
+        query, key = input_shapes[0][0], input_shapes[0][-1]
+        return [output, (*query[:-1], key[-2])] if arguments.get("return_attention_scores") else output
 
     def forward(self, inputs: Any, mask: Any = None, return_attention_scores: bool = False, use_causal_mask: bool = False) -> Any:
         """Returns the attention's output, or (output, scores)."""

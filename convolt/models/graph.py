@@ -130,7 +130,7 @@ def output_shapes(graph: fx.Graph, modules: nn.Module, shapes: Sequence[Any]) ->
         if node.op == "placeholder":
             values[node] = next(waiting)
         elif node.op == "call_module":
-            values[node] = modules.get_submodule(node.target).compute_output_shape(*args)  # type: ignore[operator]
+            values[node] = modules.get_submodule(node.target).output_shape_of_call(args, node.kwargs)  # type: ignore[operator]
         elif node.op == "output":
             return args[0]
         else:

@@ -227,6 +227,16 @@ def test_symbolic_scores_of_attention():
     np.testing.assert_allclose(got[1].sum(-1), 1, rtol=1e-5)
 
 
+def test_a_model_with_scores_inside_another_knows_its_shapes():
+    x = convolt.Input((T, 5))
+    inner = convolt.Model(x, layers.MultiHeadAttention(2, 3)(x, x, return_attention_scores=True))
+    assert inner.compute_output_shape((None, 7, 5)) == [(None, 7, 5), (None, 2, 7, 7)]
+    outer_input = convolt.Input((T, 5))
+    output, scores = inner(outer_input)
+    outer = convolt.Model(outer_input, [output, scores])
+    assert [y.shape for y in outer.predict(Q, verbose=0)] == [(B, T, 5), (B, 2, T, T)]
+
+
 def test_training_learns_to_look_at_the_marked_step():
     """Each sequence marks one step; its other feature is the answer. Attention from a constant query can find it."""
     rng = np.random.default_rng(0)
