@@ -98,8 +98,8 @@ def _rows(result: Comparison, data: str | None) -> list[tuple[str, str]]:
 
     rows = [
         ("run by", result.runner),
-        ("outputs", f"off by {result.difference:.2g} at most, on {say.plural(result.samples, 'sample')} "
-                    f"{'of random values' if data is None else f'of {data}'}"),
+        ("outputs", f"{f'off by {result.difference:.2g} at most' if result.difference else 'equal'}, "
+                    f"on {say.plural(result.samples, 'sample')} {'of random values' if data is None else f'of {data}'}"),
     ]
     if result.before is not None and result.after is not None:
         rows.append(("accuracy", f"{say.percent(result.before)} before, {say.percent(result.after)} after"))

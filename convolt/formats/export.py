@@ -20,6 +20,7 @@ import torch
 from convolt.errors import ArgumentError, DataError, ModelFileError, did_you_mean, explain
 from convolt.formats import keras_run, onnx, program
 from convolt.formats.exported import Exported
+from convolt.formats.target import file_mode
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """How far an output may be off: |after - before| ≤ ABSOLUTE + RELATIVE · |before|."""
@@ -75,13 +76,16 @@ def export(model: Any, filepath: str | Path, format: str | None = None, *, input
         What was compared, and how far the outputs are apart.
 
     Raises:
-        ArgumentError: an unknown format.
+        ArgumentError: an unknown format, or one that does not take `input_dtype`.
         ModelFileError: the model cannot be written in this format, or the file computes something else.
     """
     path = Path(filepath)
     name = (format or path.suffix.removeprefix(".")).lower()
     if name not in FORMATS:
         raise ArgumentError(explain("export(format)", repr(name), f"one of {list(FORMATS)}", did_you_mean(name, FORMATS)))
+    if input_dtype != "float32" and name in ("h5", "keras"):
+        raise ArgumentError(explain("export(input_dtype)", repr(input_dtype), f"'float32' for a file of Keras (.{name})",
+                                    "Keras converts bytes itself; onnx and pt2 take input_dtype='uint8'."))
     if not path.parent.is_dir():
         raise ModelFileError(explain(str(path), f"the folder {str(path.parent)!r}, which does not exist", "a folder that exists"))
     was_training, devices = model.training, {p.device for p in model.parameters()}
@@ -93,6 +97,7 @@ def export(model: Any, filepath: str | Path, format: str | None = None, *, input
         FORMATS[name].write(exported, Path(temporary))
         result = _compare(exported, Path(temporary), name, check, metric)
         _refuse_beyond_tolerance(path, name, result)
+        os.chmod(temporary, file_mode())
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, file_mode())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -73,7 +73,8 @@ def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         os.close(folder)
 
 
-def _umask() -> int:
+def file_mode() -> int:
+    """Returns the permissions of a new file, which a temporary one does not get by itself: only its owner reads that."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

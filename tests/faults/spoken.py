@@ -85,6 +85,7 @@ def steady(text: str, folder: Path) -> str:
     text = re.sub(r"\d{6}-epoch-\d+-step-\d+", r"NUMBER-epoch-N-step-N", text)  # as many as a thread had time for
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?", "TIME", text)
     text = re.sub(r"[\d,]+ bytes( free| in place of|\. The newest|\. There is no|\. No file)", r"N bytes\1", text)
+    text = re.sub(r"\(DataLoader worker .*?\)(?=;)", "(…)", text)  # PyTorch has two ways to find out
     text = re.sub(r"got \d+ damaged files", "got N damaged files", text)
     text = re.sub(r"in place of [\d,]+", "in place of N", text)
     text = re.sub(r"PyTorch [\w.+]+ built for [\w. ]+;", "PyTorch VERSION built for BUILD;", text)

@@ -153,7 +153,7 @@ def ctrl_c(folder: Path, patch: pytest.MonkeyPatch) -> str:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         tiny.fit(tiny.net(), folder, more=[Press()], verbose=2)
-    return said.getvalue().strip()
+    return said.getvalue().strip().splitlines()[-1]
 
 
 def test_every_message_is_the_one_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ PATIENCE = 30
 class Result:
     """How many mutants were read, refused with Convolt's own error, and which ended otherwise than that.
 
-    `slowest` are the seconds of the slowest reading, `slowest_number` its mutant, `opening` the seconds for which the
+    `slowest` are the seconds of the slowest reading by the clock, `slowest_number` its mutant, `work` the most that a reading computed, in
+    seconds, `opening` the seconds for which the
     slowest process that read an HDF5 file computed, whatever else the machine did.
     """
 
@@ -45,6 +46,7 @@ class Result:
     refused: int = 0
     slowest: float = 0.0
     slowest_number: int = -1
+    work: float = 0.0
     opening: float = 0.0
     failures: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -79,6 +81,7 @@ def _add(result: Result, line: dict[str, Any]) -> None:
     result.read += line.get("read", 0)
     result.refused += line.get("refused", 0)
     result.slowest, result.slowest_number = max((result.slowest, result.slowest_number), (line.get("slowest", 0.0), line.get("number", -1)))
+    result.work = max(result.work, line.get("work", 0.0))
     result.opening = max(result.opening, line.get("opening", 0.0))
     result.reasons.update(line.get("reasons", {}))
 
@@ -118,7 +121,7 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
 
 
 def no_totals() -> dict[str, Any]:
-    return {"read": 0, "refused": 0, "slowest": 0.0, "number": -1, "reasons": Counter()}
+    return {"read": 0, "refused": 0, "slowest": 0.0, "number": -1, "work": 0.0, "reasons": Counter()}
 
 
 def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None:
@@ -127,12 +130,12 @@ def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None
     from convolt.formats.inspect import inspect_file
 
     signal.alarm(PATIENCE)
-    start = time.monotonic()
+    start = now()
     try:
         if number % 5 == 0 and kind in MODELS:
             inspect_file(path)
             _time(totals, number, start)
-            start = time.monotonic()
+            start = now()
         READERS[kind](path)
         totals["read"] += 1
     except ConvoltError as error:
@@ -144,9 +147,16 @@ def _attempt(kind: str, number: int, path: Path, totals: dict[str, Any]) -> None
     _time(totals, number, start)
 
 
-def _time(totals: dict[str, Any], number: int, start: float) -> None:
+def now() -> tuple[float, float]:
+    """Returns the seconds of the clock, and those for which this process and those that read HDF5 for it have computed."""
+    return time.monotonic(), time.process_time() + Zygote.used
+
+
+def _time(totals: dict[str, Any], number: int, start: tuple[float, float]) -> None:
     """Keeps the slowest reading and its mutant."""
-    totals["slowest"], totals["number"] = max((totals["slowest"], totals["number"]), (time.monotonic() - start, number))
+    clock, work = (after - before for after, before in zip(now(), start, strict=True))
+    totals["slowest"], totals["number"] = max((totals["slowest"], totals["number"]), (clock, number))
+    totals["work"] = max(totals["work"], work)
 
 
 def _gist(message: str, path: Path) -> str:
@@ -224,6 +234,8 @@ class Zygote:
     The rest is as in earnest: a process for each file, the same code, the same limits.
     """
 
+    used = 0.0  # seconds for which the processes that read files have computed
+
     def __init__(self) -> None:
         self.slowest = 0.0
         self.socket, other = socket.socketpair()
@@ -273,6 +285,7 @@ class Zygote:
         socket.send_fds(self.socket, [order], [source.fileno(), out.fileno(), errors.fileno()])
         status, milliseconds = map(int, self.socket.recv(64).split())
         self.slowest = max(self.slowest, milliseconds / 1000)
+        Zygote.used += milliseconds / 1000
         return status
 
 
