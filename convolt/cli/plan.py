@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from convolt.cli import options
 from convolt.cli.options import ColorMode, Precision
-
-if TYPE_CHECKING:
-    from convolt.compiler import Plan
 
 Optimizer = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Whose step it would be.")]
 Loss = Annotated[str, typer.Option("--loss", metavar="NAME", help="auto: as `convolt train` chooses it.")]
@@ -60,7 +57,7 @@ def plan(
         say.line(found.graph())
 
 
-def _rows(found: Plan) -> list[list[str]]:
+def _rows(found: Any) -> list[list[str]]:
     """Returns the candidates as texts; errors are relative, against float64."""
 
     def text(value: float | None, form: str) -> str:

@@ -49,6 +49,19 @@ class Leaf:
     trainable: bool
 
 
+def _parts_of(layer: Layer) -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules inside a layer; those of a list are called after their class and number, as in Keras."""
+    for attribute, part in layer.named_children():
+        if not isinstance(part, nn.ModuleList):
+            yield attribute, part
+            continue
+        seen: Counter[str] = Counter()
+        for inner in part:
+            stem = snake_case(type(inner).__name__)
+            yield f"{attribute}/{stem}_{seen[stem]}" if seen[stem] else f"{attribute}/{stem}", inner
+            seen[stem] += 1
+
+
 def leaves_of(layer: Layer, twice: bool = False) -> list[Leaf]:
     """Returns the weights of a layer or model in the order of Keras's `layer.weights`.
 
@@ -64,7 +77,7 @@ def leaves_of(layer: Layer, twice: bool = False) -> list[Leaf]:
         inside = [replace(leaf, path=f"layer/{leaf.path}", name=f"layer/{leaf.name}") for leaf in ([kernel, *rest] if twice else rest)]
         return [replace(kernel, path="vars/0", name=f"layer/{kernel.name}"), *vector, *inside]
     renamed = PARTS.get(type(layer).__name__, {})
-    for attribute, part in layer.named_children():
+    for attribute, part in _parts_of(layer):
         if isinstance(part, Layer):
             found += [replace(leaf, path=f"{renamed.get(attribute, attribute)}/{leaf.path}", name=f"{attribute}/{leaf.name}")
                       for leaf in leaves_of(part, twice)]
