@@ -101,7 +101,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))
     Image.fromarray(digits.load_data()[1][0][0]).save("picture.png")
     ours = [(command, said) for command, said in commands("") if command.startswith("convolt ")]
-    assert {command.split()[1] for command, _ in ours} == {"train", "evaluate", "predict", "summary", "doctor"}
+    assert {command.split()[1] for command, _ in ours} == {"train", "evaluate", "predict", "summary", "inspect", "export", "doctor"}
     for command, said in ours:
         code, printed = run_convolt(command, capsys)
         assert code == (2 if said else 0), printed

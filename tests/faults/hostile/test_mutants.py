@@ -17,8 +17,8 @@ SECONDS = 5.0
 def read_all(kind: str, count: int, folder: Path) -> Result:
     """Reads mutants and prints the row of docs/safety.md."""
     result = run(kind, count, folder)
-    print(f"{kind}: {count:,} mutants, {result.read:,} read, {result.refused:,} refused; the slowest computed for {result.work:.2f} s, a process "
-          f"that reads HDF5 for {result.opening:.2f} s; by the clock {result.slowest:.2f} s (number {result.slowest_number})")
+    print(f"{kind}: {count:,} mutants, {result.read:,} read, {result.refused:,} refused; the slowest computed for {result.work:.2f} s, "
+          f"a process that reads HDF5 for {result.opening:.2f} s; by the clock {result.slowest:.2f} s (number {result.slowest_number})")
     assert result.read > 0.01 * count, "mutants should be near to whole files"
     assert result.refused > 0.2 * count or kind == "pickles", "mutants should be damaged"
     return result
