@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,29 @@ def _generators_of(x: Any) -> list[torch.Generator]:
     inner = getattr(getattr(x, "batch_sampler", None), "sampler", None)
     found = {id(g): g for owner in (x, sampler, inner) if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
     return list(found.values())
+
+
+def limited(data: Batches, steps: int, device: torch.device) -> Streamed:
+    """Returns at most `steps` batches per epoch of `data`."""
+
+    def source(epoch: int, first: int) -> Any:
+        return ((b.x, b.y, b.weights) for b in islice(data.epoch(epoch, first), max(0, steps - first)))
+
+    return Streamed(source, device, min(steps, data.steps or steps))
+
+
+def peek(x: Any, batch_size: int) -> tuple[Any, Any]:
+    """Returns the first batch of `x` and an `x` that still has it."""
+    if hasattr(x, "__next__"):
+        first = next(iter(x), None)
+        if first is None:
+            raise DataError(explain("the generator", "no batches", "at least one"))
+        return first, chain([first], x)
+    opened, _ = _opener(x, batch_size, None)
+    first = next(opened(0, 0), None)
+    if first is None:
+        raise DataError(explain("the dataset", "no batches", "at least one"))
+    return first, x
 
 
 def host_batch(item: Any, input_names: Names, output_names: Names) -> HostBatch:

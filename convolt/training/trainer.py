@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -233,7 +232,7 @@ class Trainer:
             arrays, later = inputs.split_validation(arrays, split)
             held_out = inputs.from_arrays(later, size, self.device, None)
         data = inputs.from_arrays(arrays, size, self.device, seed)
-        return (data if steps is None else _limited(data, steps, self.device)), held_out
+        return (data if steps is None else inputs.limited(data, steps, self.device)), held_out
 
     def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any,
                 class_weight: Mapping[int, float] | None) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
@@ -259,7 +258,7 @@ class Trainer:
         if split:
             raise ArgumentError(explain(f"{what}(validation_split)", "a dataset or generator", "arrays", "Give validation_data instead."))
         weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
-        first, x = _peek(x, batch_size or 32)
+        first, x = inputs.peek(x, batch_size or 32)
         xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
         checks.check_inputs(list(xs), inputs.accepted_shapes(self.model), what=what)
         self._prepare_model(xs)
@@ -370,29 +369,6 @@ def _settings(x: Any, y: Any, sample_weight: Any, validation_data: Any) -> dict[
     """Returns what tells the data of a training from other data."""
     data = {"data": x, "labels": y, "sample_weight": sample_weight, "validation_data": validation_data}
     return {name: fingerprint(value) for name, value in data.items()}
-
-
-def _limited(data: Resident | Streamed, steps: int, device: torch.device) -> Streamed:
-    """Returns at most `steps` batches per epoch of `data`."""
-
-    def source(epoch: int, first: int) -> Any:
-        return ((b.x, b.y, b.weights) for b in itertools.islice(data.epoch(epoch, first), max(0, steps - first)))
-
-    return Streamed(source, device, min(steps, data.steps or steps))
-
-
-def _peek(x: Any, batch_size: int) -> tuple[Any, Any]:
-    """Returns the first batch of `x` and an `x` that still has it."""
-    if hasattr(x, "__next__"):
-        first = next(iter(x), None)
-        if first is None:
-            raise DataError(explain("the generator", "no batches", "at least one"))
-        return first, itertools.chain([first], x)
-    opened, _ = inputs._opener(x, batch_size, None)
-    first = next(opened(0, 0), None)
-    if first is None:
-        raise DataError(explain("the dataset", "no batches", "at least one"))
-    return first, x
 
 
 def _rescales(model: Any) -> bool:
