@@ -32,7 +32,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_run_folder_holds_everything(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == TABLES | PICTURES
+    assert {path.name for path in run.iterdir()} == TABLES | PICTURES | {"checkpoints"}
     for picture in run.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
     with open(run / "history.csv", newline="", encoding="utf-8") as file:

@@ -54,7 +54,8 @@ def test_bfloat16(case):
     expected = in_float64(layer, case, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         got = layer(*case.arguments(inputs))
-    torch.testing.assert_close(got.double(), expected, rtol=1.6e-2, atol=1e-3)
+    recurrent = ".recurrent." in type(layer).__module__  # the state is rounded at every step
+    torch.testing.assert_close(got.double(), expected, rtol=1.6e-2, atol=1e-2 if recurrent else 1e-3)
 
 
 def test_exceptions_are_of_registered_layers():
