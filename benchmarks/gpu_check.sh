@@ -19,10 +19,11 @@ part() {  # part NAME SECONDS COMMAND…
 
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv | tee "$OUT/machine.log"
 part tests 150 python3 -m pytest tests/gpu -q -m gpu -p no:cacheprovider -o filterwarnings=default --durations=5
-part training_cnn 120 python3 benchmarks/training.py --workload cnn --device cuda --batch 512 --precision float32 bfloat16 \
+part training_cnn 105 python3 benchmarks/training.py --workload cnn --device cuda --batch 512 --precision float32 bfloat16 \
   --rounds 1 --seconds 3 --sides convolt "pytorch tuned" "pytorch compiled"
-part training_resnet18 120 python3 benchmarks/training.py --workload resnet18 --device cuda --batch 512 --precision bfloat16 \
+part training_resnet18 105 python3 benchmarks/training.py --workload resnet18 --device cuda --batch 512 --precision bfloat16 \
   --rounds 1 --seconds 3 --sides convolt "pytorch tuned" "pytorch compiled"
 part kernels 90 python3 benchmarks/kernels.py --device cuda
 part syncs 40 python3 benchmarks/host_syncs.py --device cuda
+part recurrent 40 python3 benchmarks/recurrent.py --device cuda --batch 512 --rounds 1 --seconds 2 --sides convolt pytorch
 cp benchmarks/results/*_cuda_*.json "$OUT"/ 2>/dev/null || echo "no result files"
