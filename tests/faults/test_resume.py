@@ -357,12 +357,20 @@ def test_a_second_ctrl_c_does_not_wait_for_the_save(zygote: Zygote, tmp_path: Pa
     assert "StopAtOnce" in (tmp_path / "error.txt").read_text(encoding="utf-8")
 
 
+def _run_until_told(running: Any) -> None:
+    running.set()
+    time.sleep(60)
+
+
 def test_a_worker_of_a_loader_ends_when_it_is_told_to() -> None:
     signals = Signals()
     signals.watch()
     try:
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        context = multiprocessing.get_context("fork")
+        running = context.Event()
+        worker = context.Process(target=_run_until_told, args=(running,))
         worker.start()
+        assert running.wait(30)  # Python drops signals that come while a forked process begins
         worker.terminate()
         worker.join(10)
         assert worker.exitcode == -signal.SIGTERM and signals.received is None
