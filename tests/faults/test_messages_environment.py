@@ -10,6 +10,8 @@ import contextlib
 import io
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import convolt
 from convolt import callbacks, devices, layers
+from convolt.errors import DataError
 from tests.faults import test_nonfinite as nonfinite
 from tests.faults import tiny
 from tests.faults.conftest import Zygote
@@ -128,7 +131,19 @@ class Samples(Dataset[Any]):
 
 @PAGE.row("A worker of a loader is killed")
 def killed_worker(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    compiled().fit(DataLoader(Samples(), batch_size=8, num_workers=1), epochs=1, verbose=0)
+    """In a process of its own: PyTorch tells of a dead worker again, anywhere, whenever another child of its process ends."""
+    code = "from tests.faults import test_messages_environment as page; page.fit_with_a_killed_worker()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    raise DataError(done.stdout.rstrip("\n"))
+
+
+def fit_with_a_killed_worker() -> None:
+    try:
+        compiled().fit(DataLoader(Samples(), batch_size=8, num_workers=1), epochs=1, verbose=0)
+    except DataError as error:
+        print(error, flush=True)
+        os._exit(0)
 
 
 @pytest.fixture(autouse=True)
