@@ -123,7 +123,8 @@ def lost_workers_explained() -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError) as error:  # the signal, or what is left of the worker's end of a pipe
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
-        raise DataError(explain("the loader", f"the end of a worker ({str(error).partition(chr(10))[0].rstrip('. ')})", "workers that live on",
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        raise DataError(explain("the loader", f"the end of a worker ({reason})", "workers that live on",
                                 "A system short of memory kills processes: try fewer workers or smaller batches. "
                                 "num_workers=0 reads in this process, where an error shows.")) from error
 
