@@ -112,19 +112,25 @@ def _behind(items: Iterable[Any], first: int) -> Iterator[Any]:
 
 
 @contextmanager
-def lost_workers_explained() -> Iterator[None]:
+def lost_workers_explained(*sources: Any) -> Iterator[None]:
     """Tells what may have happened where the worker of a loader is gone; PyTorch raises that from a signal handler, so anywhere.
+
+    What comes first is a matter of chance: the signal, or a broken connection to the worker. The words are the same.
+
+    Args:
+        sources: data that may be loaders with workers.
 
     Raises:
         DataError: a worker was killed.
     """
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the signal, or what is left of the worker's end of a pipe
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        told = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+        broken = not isinstance(error, RuntimeError) and any(getattr(source, "num_workers", 0) for source in sources)
+        if not (told or broken):
             raise
-        reason = str(error).partition("\n")[0].rstrip(". ")
-        raise DataError(explain("the loader", f"the end of a worker ({reason})", "workers that live on",
+        raise DataError(explain("the loader", "the end of a worker process, killed or crashed", "workers that live on",
                                 "A system short of memory kills processes: try fewer workers or smaller batches. "
                                 "num_workers=0 reads in this process, where an error shows.")) from error
 

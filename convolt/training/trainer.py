@@ -86,7 +86,7 @@ class Trainer:
         """Trains; see `Model.fit`."""
         options = Checkpoint.of(checkpoint)
         check_resume(resume)
-        with inputs.lost_workers_explained():
+        with inputs.lost_workers_explained(x, arguments.get("validation_data")):
             if options is None:
                 return self._fit(x, y, None, **arguments)
             session = Session(options, resume, resume_allow)

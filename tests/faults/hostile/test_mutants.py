@@ -11,7 +11,7 @@ from tests.faults.hostile.worker import Result, run
 FULL = {"safetensors": 100_000, "h5": 10_000, "keras": 10_000, "images": 10_000, "archives": 10_000, "pickles": 10_000}
 SAMPLE = {"safetensors": 600, "h5": 100, "keras": 100, "images": 400, "archives": 400, "pickles": 400}
 SECONDS = 5.0
-"""Of computing: by the clock a busy machine is slower, and the worker ends what takes 30 s."""
+"""By the clock, as the promise says, and so of computing too."""
 
 
 def read_all(kind: str, count: int, folder: Path) -> Result:
@@ -28,7 +28,7 @@ def read_all(kind: str, count: int, folder: Path) -> Result:
 def test_a_sample_of_mutants(kind: str, tmp_path: Path) -> None:
     result = read_all(kind, SAMPLE[kind], tmp_path)
     assert not result.failures, result.failures[:5]
-    assert result.count == SAMPLE[kind] and result.work < SECONDS
+    assert result.count == SAMPLE[kind] and result.slowest < SECONDS and result.work < SECONDS
 
 
 @pytest.mark.faults_full
@@ -36,4 +36,4 @@ def test_a_sample_of_mutants(kind: str, tmp_path: Path) -> None:
 def test_all_mutants(kind: str, tmp_path: Path) -> None:
     result = read_all(kind, FULL[kind], tmp_path)
     assert not result.failures, result.failures[:5]
-    assert result.count == FULL[kind] and result.work < SECONDS
+    assert result.count == FULL[kind] and result.slowest < SECONDS and result.work < SECONDS

@@ -37,9 +37,8 @@ PATIENCE = 30
 class Result:
     """How many mutants were read, refused with Convolt's own error, and which ended otherwise than that.
 
-    `slowest` are the seconds of the slowest reading by the clock, `slowest_number` its mutant, `work` the most that a reading computed, in
-    seconds, `opening` the seconds for which the
-    slowest process that read an HDF5 file computed, whatever else the machine did.
+    `slowest` are the seconds of the slowest reading by the clock, `slowest_number` its mutant, `work` the most that a reading
+    computed, in seconds, `opening` the seconds for which the slowest process that read an HDF5 file computed.
     """
 
     read: int = 0
