@@ -84,7 +84,8 @@ from convolt.layers.recurrent import (
 )
 from convolt.layers.regularization import Dropout, GaussianNoise, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from convolt.layers.reshaping import Flatten, Permute, Reshape
-from convolt.layers.spatial import Cropping2D, UpSampling2D, ZeroPadding2D
+from convolt.layers.scale import LayerScale
+from convolt.layers.spatial import Cropping1D, Cropping2D, UpSampling2D, ZeroPadding2D
 from convolt.layers.spectral import SpectralNormalization
 from convolt.layers.symbolic import Input
 from convolt.missing import explain_missing_names
@@ -122,6 +123,7 @@ __all__ = [
     "Convolution2D",
     "Convolution2DTranspose",
     "Convolution3D",
+    "Cropping1D",
     "Cropping2D",
     "Dense",
     "DepthwiseConv2D",
@@ -151,6 +153,7 @@ __all__ = [
     "LSTMCell",
     "Layer",
     "LayerNormalization",
+    "LayerScale",
     "LeakyReLU",
     "Masking",
     "MaxPool1D",

@@ -76,6 +76,42 @@ class ZeroPadding2D(_Spatial):
 
 
 @registry.register()
+class Cropping1D(Layer):
+    """Drops steps at both ends of sequences.
+
+    Args:
+        cropping: a number for both ends, or (first, last).
+
+    Raises:
+        ArgumentError: a number is negative.
+        ShapeError: an input is not (batch, steps, features), or nothing of it would be left.
+
+    Shapes: (batch, steps, features) → (batch, steps - first - last, features).
+    Keras counterpart: `keras.layers.Cropping1D`. The output is a view.
+    """
+
+    def __init__(self, cropping: int | Sequence[int] = (1, 1), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cropping = tuple_of("Cropping1D", "cropping", cropping, 2, minimum=0)
+
+    def build(self, input_shape: Shape) -> None:
+        check_rank(self, input_shape, 3)
+        self.compute_output_shape(input_shape)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        steps = None if input_shape[1] is None else input_shape[1] - sum(self.cropping)
+        if steps is not None and steps < 1:
+            raise ShapeError(explain(label(self), f"input of shape {tuple(input_shape)}",
+                                     f"a sequence longer than cropping={self.cropping} takes away"))
+        return (input_shape[0], steps, input_shape[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_tensor(self, x, 1)
+        self.compute_output_shape((x.shape[0], x.shape[2], x.shape[1]))
+        return x[:, :, self.cropping[0]:x.shape[2] - self.cropping[1]]
+
+
+@registry.register()
 class Cropping2D(_Spatial):
     """Drops rows and columns at the borders of images.
 

@@ -1,4 +1,4 @@
-"""Cases of `convolt/layers/positional.py`, `drop.py` and `spectral.py`; what Keras lacks is written here with its operations."""
+"""Cases of `convolt/layers/positional.py`, `drop.py`, `scale.py` and `spectral.py`; what Keras lacks is written here."""
 
 from typing import Any
 
@@ -58,6 +58,17 @@ def class_token(keras: Any) -> Any:
     return ClassToken()
 
 
+def layer_scale(keras: Any, init_values: float) -> Any:
+    """The layer that `keras.applications.convnext` has for itself."""
+    from keras.src.applications.convnext import LayerScale
+
+    class WithShape(LayerScale):
+        def compute_output_shape(self, shape):
+            return shape
+
+    return WithShape(init_values, 3)
+
+
 def spectral(name: str, kwargs: dict[str, Any], shape: tuple[int, ...], training: bool = True, **options: Any) -> LayerCase:
     return LayerCase(
         "SpectralNormalization", {"layer": {"class_name": name, "config": kwargs}, **options}, [shape], training=training,
@@ -71,6 +82,8 @@ CASES = [
     LayerCase("SinePositionEncoding", {}, [(2, 4, 5)], make_keras=lambda k: sine_position_encoding(k, 10000)),
     LayerCase("SinePositionEncoding", {"max_wavelength": 50}, [(2, 3, 40, 6)], make_keras=lambda k: sine_position_encoding(k, 50)),
     LayerCase("ClassToken", {"initializer": "ones"}, [(2, 4, 3)], make_keras=class_token),
+    *[LayerCase("LayerScale", {"init_values": v}, [shape], make_keras=lambda k, v=v: layer_scale(k, v))
+      for v, shape in ((1e-6, (2, 4, 5, 3)), (0.5, (4, 3)), (1.0, (2, 4, 3)))],
     LayerCase("StochasticDepth", {"rate": 0.5}, [(3, 4, 2)], keras_layer="Dropout"),
     LayerCase("StochasticDepth", {"rate": 0.5, "seed": 2}, [(3, 4, 4, 2)], training=True, random=DRAWN, keras_layer="Dropout"),
     LayerCase("DropBlock2D", {"rate": 0.3, "block_size": 2}, [(2, 4, 5, 3)], make_keras=lambda k: k.layers.Dropout(0.3)),
