@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convolt import layers
+from convolt.applications.family import Architecture, add
 from convolt.errors import ShapeError, explain
 from convolt.layers.arguments import check_positive
 from convolt.models import Sequential
@@ -56,3 +57,7 @@ def cnn(input_shape: tuple[int, ...], classes: int) -> Sequential:
     model.add(layers.Dropout(DROPOUT))
     model.add(layers.Dense(classes, activation="softmax"))
     return model
+
+
+add(Architecture("cnn", "Convolt", "Convolt's own, for small pictures", cnn, size=32, smallest=SMALLEST_MAP, pixels="none", flattens=True,
+                 classes=10, plain=True))

@@ -19,7 +19,7 @@ from convolt.formats.architecture import all_built
 from convolt.models import Model, load_model
 
 ARCHITECTURES: dict[str, Callable[[tuple[int, ...], int], Model]] = {
-    name: getattr(applications, name) for name in applications.__all__
+    name: applications.get(name).make for name in applications.names()
 }
 
 

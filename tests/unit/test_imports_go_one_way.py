@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "formats": {"models", "layers", "losses", "metrics", "optimizers"},
     "training": {"data", "losses", "metrics", "optimizers", "schedules", "compiler"},
     "models": {"layers", "training", "formats"},
-    "applications": {"layers", "models"},
+    "applications": {"layers", "models", "formats", "data"},
     "cli": {"applications", "models", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers", "schedules"},
 }
 
