@@ -1,0 +1,54 @@
+"""Samples of architectures for the sweep: each module here exports `CASES: list[Case]`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture, what it is compared with, and what is known about it.
+
+    Attributes:
+        name: in `convolt.applications.names()`.
+        parameters: with the default arguments, trainable and not, as published (Keras's `count_params()`, the paper, torchvision).
+        fusions: rewrite → how often `convolt.compiler.fuse` does it with the default arguments.
+        keras: name of the function in `keras.applications`; "" where Keras has none.
+        torch: makes a module with PyTorch's published structure and names for (side, classes); None where there is none.
+        torch_arguments: arguments that make ours equal to `torch`, such as stride variants.
+        side: of the pictures of the tests.
+        arguments: others, for ours and Keras.
+        pixels: whether the inputs are 0 … 255 (models that rescale) rather than -1 … 1.
+        slow: whether outputs and gradients are compared in the slow tests only: too large for every run.
+        tolerance: of outputs, relative to the largest.
+        no_top: whether `include_top` has no meaning.
+    """
+
+    name: str
+    parameters: int
+    fusions: Mapping[str, int]
+    keras: str = ""
+    torch: Callable[[int, int], nn.Module] | None = None
+    torch_arguments: Mapping[str, Any] = field(default_factory=dict)
+    side: int = 32
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    pixels: bool = False
+    slow: bool = False
+    tolerance: float = 1e-4
+    no_top: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def all_cases() -> Iterator[Case]:
+    """Yields the cases of every module in this folder that has some."""
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+        if not module.name.startswith("torch_"):
+            yield from importlib.import_module(f"{__name__}.{module.name}").CASES

@@ -1,0 +1,201 @@
+"""Every architecture on the list against `keras.applications` and PyTorch references, and through the parts that all models meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import convolt
+from convolt import applications
+from convolt.compiler.fuse import fuse
+from convolt.compiler.trace import Untraceable, trace
+from convolt.layout import to_inside
+from convolt.models import Functional, Model
+from tests.parity.applications import Case, all_cases
+
+CASES = list(all_cases())
+CLASSES = 7
+SMALL_FILE = 12_000_000
+"""Models with fewer parameters are written and read in every run."""
+
+
+def shown(cases: Sequence[Case]) -> list[Any]:
+    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in cases]
+
+
+def pictures(case: Case, channels: int, count: int = 2) -> np.ndarray:
+    values = np.random.default_rng(3).uniform(-1, 0.5, (count, case.side, case.side, channels)).astype("float32")
+    values[1] += 0.5
+    return (values + 1) * 127.5 if case.pixels else values
+
+
+def make(case: Case, **arguments: Any) -> Model:
+    entry = applications.get(case.name)
+    if entry.plain:
+        return entry.make((case.side, case.side, entry.channels), CLASSES)
+    given = {"input_shape": (case.side, case.side, entry.channels), "classes": CLASSES, "classifier_activation": None}
+    return entry.function(**{**given, **case.arguments, **arguments})
+
+
+def outline(case: Case) -> Model:
+    """The model with its default arguments, without values."""
+    entry = applications.get(case.name)
+    with torch.device("meta"):
+        return entry.make((entry.size, entry.size, entry.channels), entry.classes) if entry.plain else entry.function()
+
+
+def stirred(name: str, shape: Sequence[int], keras: bool) -> torch.Tensor | None:
+    """Values under which signals keep their size through deep networks and normalizations do something; None: keep the given ones."""
+    if name.endswith(("moving_variance", "running_var", "gamma")) or (name.endswith("weight") and len(shape) == 1):
+        return torch.empty(*shape).uniform_(0.6, 1.4)
+    if name.endswith(("moving_mean", "running_mean", "beta", "bias")):
+        return torch.empty(*shape).uniform_(-0.1, 0.1)
+    if len(shape) < 2:
+        return None
+    inputs = math.prod(shape[:2] if "depthwise" in name else shape[:-1]) if keras else math.prod(shape[1:])
+    bound = (6 / inputs) ** 0.5
+    return torch.empty(*shape).uniform_(-bound, bound)
+
+
+def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    scale = np.abs(theirs).max()
+    assert ours.shape == theirs.shape
+    assert np.isfinite(theirs).all() and scale > 0 and np.abs(theirs[0] - theirs[1]).max() > 1e-3 * scale, "the reference says nothing"
+    assert np.abs(ours - theirs).max() <= tolerance * scale
+
+
+def outputs(model: Model, x: np.ndarray) -> np.ndarray:
+    model.eval()
+    with torch.no_grad():
+        return convolt.layout.to_outside(model(to_inside(torch.from_numpy(x)))).numpy()
+
+
+# -- the list ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_architecture_has_a_case() -> None:
+    assert sorted(case.name for case in CASES) == sorted(applications.names())
+
+
+def test_every_architecture_has_a_reference() -> None:
+    own = {name for name in applications.names() if applications.get(name).plain}
+    assert not [case.name for case in CASES if not case.keras and case.torch is None and case.name not in own]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parameters_and_fusions_are_those_on_record(case: Case) -> None:
+    model = outline(case)
+    assert model.count_params() == case.parameters
+    shape = [2, *model.input_shapes[0][1:]]
+    graph = trace(model, [to_inside(torch.zeros(shape, device="meta"))])
+    assert not isinstance(graph, Untraceable), graph
+    assert fuse(graph).count == dict(case.fusions)
+
+
+# -- against others ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", shown([case for case in CASES if case.keras]))
+def test_outputs_are_those_of_keras(keras: Any, case: Case) -> None:
+    arguments = {"weights": None, "classes": CLASSES, "classifier_activation": None,
+                 "input_shape": (case.side, case.side, 3), **case.arguments}
+    theirs = getattr(keras.applications, case.keras)(**arguments)
+    ours = make(case)
+    assert ours.name == theirs.name
+    assert ours.count_params() == theirs.count_params()
+    own = {layer.name: layer for layer in ours.layers if layer.get_weights()}
+    others = {layer.name: layer for layer in theirs.layers if layer.weights}
+    assert sorted(own) == sorted(others)
+    for name, layer in others.items():
+        values = [stirred(variable.path, variable.shape, keras=True) for variable in layer.weights]
+        arrays = [(variable.value.detach() if value is None else value).numpy()
+                  for value, variable in zip(values, layer.weights, strict=True)]
+        layer.set_weights(arrays)
+        own[name].set_weights(arrays)
+    x = pictures(case, 3)
+    with torch.no_grad():
+        expected = theirs(x, training=False).numpy()
+    assert_close(outputs(ours, x), expected, case.tolerance)
+
+
+@pytest.mark.parametrize("case", shown([case for case in CASES if case.torch is not None]))
+def test_a_state_dict_of_pytorch_fits(case: Case, tmp_path: Path) -> None:
+    assert case.torch is not None
+    theirs = case.torch(case.side, CLASSES).eval()
+    for name, tensor in theirs.state_dict().items():
+        if (values := stirred(name, tensor.shape, keras=False)) is not None:
+            tensor.copy_(values)
+    save_file({name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}, tmp_path / "theirs.safetensors")
+    ours = make(case, **case.torch_arguments, weights=str(tmp_path / "theirs.safetensors"))
+    x = pictures(case, applications.get(case.name).channels)
+    with torch.no_grad():
+        y = theirs(torch.from_numpy(x).permute(0, 3, 1, 2))
+    assert_close(outputs(ours, x), convolt.layout.to_outside(y).numpy(), case.tolerance)
+
+
+# -- through what all models meet --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", shown(CASES))
+def test_gradients_reach_every_parameter(case: Case) -> None:
+    model = make(case)
+    model.eval()  # two samples on a map of one pixel leave batch statistics no gradient
+    x = to_inside(torch.from_numpy(pictures(case, applications.get(case.name).channels)))
+    model(x).square().sum().backward()
+    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not silent
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_configuration_makes_the_same_model(case: Case) -> None:
+    model = outline(case)
+    with torch.device("meta"):
+        again = type(model).from_config(model.get_config())
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == \
+        {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert again.compute_output_shape(model.input_shapes[0]) == model.compute_output_shape(model.input_shapes[0])
+
+
+@pytest.mark.parametrize("case", [case for case in shown(CASES) if case.values[0].parameters < SMALL_FILE])
+def test_a_saved_model_computes_the_same(case: Case, tmp_path: Path) -> None:
+    saved_and_loaded(case, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case.parameters >= SMALL_FILE], ids=str)
+def test_a_large_saved_model_computes_the_same(case: Case, tmp_path: Path) -> None:
+    saved_and_loaded(case, tmp_path)
+
+
+def saved_and_loaded(case: Case, folder: Path) -> None:
+    model = make(case)
+    model.save(folder / "model.safetensors")
+    x = pictures(case, applications.get(case.name).channels)
+    again = convolt.load_model(folder / "model.safetensors", device="cpu")
+    np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_exports_to_onnx(case: Case, tmp_path: Path) -> None:
+    result = make(case).export(tmp_path / "model.onnx", check=[pictures(case, applications.get(case.name).channels, 3)])
+    assert result.excess <= 1
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.no_top], ids=str)
+def test_without_a_top_there_are_features(case: Case) -> None:
+    entry = applications.get(case.name)
+    if entry.plain:
+        return
+    with torch.device("meta"):
+        features, means = entry.function(include_top=False), entry.function(include_top=False, pooling="avg")
+    assert isinstance(features, Functional)
+    shape = features.compute_output_shape((None, 2 * entry.smallest, 2 * entry.smallest, entry.channels))
+    assert len(shape) == 4 and means.compute_output_shape((None, entry.size, entry.size, entry.channels)) == (None, shape[-1])
