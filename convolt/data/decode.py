@@ -1,4 +1,4 @@
-"""Bytes of a picture → uint8 pixels, bounded, by Pillow.
+"""Bytes of a picture → uint8 pixels, bounded, by Pillow, and by libjpeg-turbo itself for plain JPEGs (see `jpeg.py`).
 
 How colours become what `color_mode` asks for:
 
@@ -6,6 +6,8 @@ How colours become what `color_mode` asks for:
 - the rotation in the EXIF data is applied; of an animation the first frame is taken;
 - palettes are looked up; CMYK and YCbCr are converted to RGB; 16-bit grey keeps its upper eight bits, as 16-bit RGB
   does; grey is repeated to RGB; RGB becomes grey with the weights 0.299, 0.587, 0.114 (ITU-R 601);
+- a JPEG that is to be made smaller is decoded at 1/2, 1/4 or 1/8 of its size where that still has the pixels that are wanted, and
+  resized from there (not with `interpolation="nearest"`, which picks pixels of the picture as it is);
 - transparency is dropped in `"rgb"` and `"grayscale"` (the colours under it stay, as in Keras) and is the fourth
   channel in `"rgba"` (255 where the picture has none).
 """
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convolt.data import jpeg
 from convolt.errors import ArgumentError, ConvoltError, DataError, did_you_mean, explain
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ _open_lock = threading.Lock()
 
 
 def decode_image(data: bytes, color_mode: str = "rgb", image_size: tuple[int, int] | None = None, *,
-                 interpolation: str = "bilinear", fit: str = "stretch", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+                 interpolation: str = "bilinear", fit: str = "stretch", max_pixels: int = MAX_PIXELS, scaled: bool = True) -> np.ndarray:
     """Decodes one picture.
 
     Args:
@@ -46,6 +49,7 @@ def decode_image(data: bytes, color_mode: str = "rgb", image_size: tuple[int, in
         interpolation: "bilinear", "nearest", "bicubic", "lanczos" or "area", antialiased when shrinking.
         fit: what happens to another aspect ratio: "stretch" distorts, "crop" cuts the borders, "pad" adds black ones.
         max_pixels: a picture with more is refused before it is decoded.
+        scaled: whether a JPEG may be decoded at a fraction of its size on the way to `image_size`.
 
     Returns:
         uint8 of shape (H, W, C) with 3, 4 or 1 channels.
@@ -57,20 +61,58 @@ def decode_image(data: bytes, color_mode: str = "rgb", image_size: tuple[int, in
     check_decoding(color_mode, image_size, interpolation, fit)
     if not data:
         raise DataError(explain("image", "zero bytes", "a picture"))
+    scaled = scaled and interpolation != "nearest"
     try:
-        with _open(data) as image:
-            if image.width * image.height > max_pixels:
-                raise DataError(explain("image", f"{image.width}×{image.height} pixels", f"at most {max_pixels:,} pixels"))
-            image.load()
-            upright = _upright(image)
-            converted = _convert(upright, MODES[color_mode])
-            pixels = np.asarray(_resize(converted, image_size, interpolation, fit))
+        turn = _turn_of(data) if jpeg.has_exif(data) else None
+        pixels = jpeg.decode(data, _before(turn, image_size), fit, max_pixels, scaled)
+        if pixels is None:
+            pixels = _by_pillow(data, color_mode, image_size, interpolation, fit, max_pixels, scaled)
+        elif turn or color_mode != "rgb" or pixels.shape[2] != 3 or not (image_size is None or pixels.shape[:2] == tuple(image_size)):
+            pixels = _finished(_as_image(pixels), turn, color_mode, image_size, interpolation, fit)
     except (ConvoltError, MemoryError):
         raise
     except Exception as error:  # a decoder meets hostile bytes here, and Pillow raises a dozen kinds of errors for them
         raise DataError(explain("image", f"bytes that cannot be decoded ({_reason(error, data)})",
                                 f"a whole picture ({', '.join(FORMATS)})")) from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _by_pillow(data: bytes, color_mode: str, size: tuple[int, int] | None, interpolation: str, fit: str, max_pixels: int,
+               scaled: bool) -> np.ndarray:
+    with _open(data) as image:
+        if image.width * image.height > max_pixels:
+            raise DataError(explain("image", f"{image.width}×{image.height} pixels", f"at most {max_pixels:,} pixels"))
+        turn = _turn(image)
+        if scaled and image.format == "JPEG":
+            scale = jpeg.scale_for(image.height, image.width, _before(turn, size), fit)
+            image.draft(None, (image.width // scale, image.height // scale))
+        image.load()
+        return _finished(image, turn, color_mode, size, interpolation, fit)
+
+
+def _finished(image: Image.Image, turn: str | None, color_mode: str, size: tuple[int, int] | None, interpolation: str,
+              fit: str) -> np.ndarray:
+    """Returns the pixels of a decoded picture: upright, in the colours and of the size that are wanted."""
+    from PIL import Image
+
+    upright = image if turn is None else image.transpose(Image.Transpose[turn])
+    return np.asarray(_resize(_convert(upright, MODES[color_mode]), size, interpolation, fit))
+
+
+def _before(turn: str | None, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Returns the size that a picture has before a turn if it is to have `size` after it."""
+    return size[::-1] if size is not None and turn in _SWAPS else size
+
+
+def _turn_of(data: bytes) -> str | None:
+    with _open(data) as image:
+        return _turn(image)
+
+
+def _as_image(pixels: np.ndarray) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def check_decoding(color_mode: str, image_size: tuple[int, int] | None, interpolation: str, fit: str) -> None:
@@ -108,20 +150,23 @@ _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANS
 """EXIF orientation → the turn that undoes it."""
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; broken EXIF data is as good as none, for the pixels are sound."""
-    from PIL import ExifTags, Image
+_SWAPS = ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+"""Turns after which width is height."""
+
+
+def _turn(image: Image.Image) -> str | None:
+    """Returns the turn that the EXIF orientation asks for; broken EXIF data is as good as none, for the pixels are sound."""
+    from PIL import ExifTags
 
     if "exif" not in image.info and image.format != "PNG":
-        return image
+        return None
     try:
         with _open_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError, struct.error):
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(Image.Transpose[turn])
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
