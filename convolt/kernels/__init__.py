@@ -8,6 +8,7 @@ from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
 from convolt.kernels.sparse import pooled_conv
 from convolt.kernels.update import adam_update, newton_schulz, sgd_update
+from convolt.kernels.warp import picture_means, warp
 
 __all__ = [
     "KERNELS",
@@ -23,9 +24,11 @@ __all__ = [
     "gather_normalize",
     "inference_affine",
     "newton_schulz",
+    "picture_means",
     "pooled_conv",
     "relu_max_pool",
     "sgd_update",
     "softmax_crossentropy",
+    "warp",
     "why_not",
 ]

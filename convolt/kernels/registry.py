@@ -66,6 +66,8 @@ KERNELS = _rows(
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),
     Kernel("softmax_crossentropy", "softmax → cross-entropy of each sample", {"triton": "convolt.kernels.crossentropy_triton"}),
     Kernel("gather_normalize", "index → crop, flip → normalise → cast", _GATHER, {"numba": _UINT8, "triton": _UINT8}),
+    Kernel("warp", "index → geometry, colour, erasing → normalise → cast", {}),
+    Kernel("picture_means", "index → mean of each channel", {}),
     Kernel("sgd_update", "SGD with momentum, of all parameters", _UPDATE),
     Kernel("adam_update", "Adam and AdamW, of all parameters", _UPDATE),
     Kernel("newton_schulz", "Muon's orthogonalisation, batched by shape", {}),

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "metrics": {"losses"},
     "optimizers": {"schedules"},
     "schedules": set(),
-    "data": set(),
+    "data": {"kernels"},
     "datasets": {"data"},
     "kernels": set(),
     "compiler": {"kernels", "layers"},

@@ -179,6 +179,67 @@ def gather_cases() -> list[Case]:
     return found
 
 
+# Matrices of few bits, so that coordinates are exact in each type and no rounding moves a sample to other pixels.
+WARPS = {
+    "straight": [[1, 0, 0], [0, 1, 0]], "flipped": [[-1, 0, 8], [0, 1, 0]], "moved": [[1, 0, -2], [0, -1, 9]],
+    "turned": [[0.75, -0.5, 1.25], [0.5, 0.875, -1.5]], "far": [[2.5, 1.25, -30], [-1.75, 3, 25]],
+    "shrunk": [[2.25, 0.125, 0.5], [0, 2.5, 0.25]], "seen_from_the_side": [[0.75, 0.125, 1], [0, 0.875, 0.5], [0.03125, 0.0625, 1]],
+}
+
+
+def warp_cases() -> list[Case]:
+    found = []
+    random_index = torch.tensor([9, 0, 3, 3, 7])
+
+    def add(name: str, matrices: list[str], channels: int = 3, integers: bool = True, coloured: bool = True, boxes: bool = False,
+            samples: bool = False, index: bool = True, shape: tuple[int, int] = (7, 9), **settings: Any) -> None:
+        count = 5 if index else 10
+        pictures = torch.randint(0, 256, (10, *shape, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        square = any(len(WARPS[m]) == 3 for m in matrices)
+        matrix = torch.tensor([WARPS[matrices[i % len(matrices)]] + ([[0, 0, 1]] if square and len(WARPS[matrices[i % len(matrices)]]) == 2
+                                                                     else []) for i in range(count)], dtype=torch.float32)
+
+        def make(dtype: torch.dtype) -> list[Tensor]:
+            return [random(count, channels, channels + 1, scale=0.5), torch.rand(channels) / 64, random(channels)]
+
+        def call(op: Op, x: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+            device = x[0].device
+            given = pictures.to(device) if integers else (pictures.to(device) / 16).to(x[0].dtype)
+            extra: dict[str, Any] = dict(settings)
+            if coloured:
+                extra |= {"colour": x[0], "limits": (-64.0, 200.0)}
+            if boxes:
+                places = torch.tensor([[1, 2, 4, 5], [0, -3, 2, 40], [3, 3, 3, 9]], device=device).expand(count, -1, -1).to(torch.int32)
+                extra |= {"boxes": places, "values": torch.arange(3.0 * channels, device=device).view(1, 3, channels).expand(count, -1, -1)}
+            if samples:
+                extra |= {"samples": torch.tensor([[1, 4], [2, 1], [4, 2]], device=device)[torch.arange(count, device=device) % 3],
+                          "most_samples": 4}
+            placed = matrix.to(device).to(x[0].dtype if dtype == torch.float64 else torch.float32)
+            return [op(given, placed, index=random_index.to(device) if index else None, scale=x[1], shift=x[2], dtype=dtype, **extra)]
+
+        found.append(Case("warp", name, make, call, gradients=False))
+
+    for fill in ("constant", "nearest", "reflect", "wrap", "outside"):
+        add(f"all_{fill}", list(WARPS)[:-1], fill_mode=fill, fill_value=7.0)
+    add("perspective", list(WARPS), fill_mode="constant", size=(6, 5))
+    add("one_channel", ["turned", "flipped"], channels=1, boxes=True)
+    add("four_channels", ["turned", "moved"], channels=4, boxes=True, fill_mode="constant")
+    add("five_channels", ["turned", "straight"], channels=5)
+    add("floats", ["turned", "flipped", "shrunk"], integers=False, coloured=False, boxes=True)
+    add("pad", ["turned", "moved"], size=(12, 10), index=False, boxes=True, fill_mode="wrap")
+    add("odd_samples", ["shrunk", "turned", "seen_from_the_side"], samples=True, size=(3, 4))
+    add("nearest", ["turned", "far", "seen_from_the_side"], interpolation="nearest", boxes=True)
+    add("one_pixel", ["turned"], shape=(1, 1), size=(4, 5))
+    add("threads", ["turned", "flipped", "shrunk"], shape=(40, 50), size=(101, 130))
+    found.append(Case("picture_means", "small", lambda dtype: [torch.randint(0, 256, (6, 9, 7, 3)) / 256],
+                      lambda op, x, dtype: [op(x[0].to(torch.float64 if dtype == torch.float64 else torch.float32),
+                                               torch.tensor([5, 0, 5], device=x[0].device))], gradients=False))
+    found.append(Case("picture_means", "bytes", lambda dtype: [torch.zeros(1)],
+                      lambda op, x, dtype: [op((torch.arange(6 * 9 * 70 * 4, device=x[0].device) % 251).view(6, 9, 70, 4).to(torch.uint8))],
+                      gradients=False))
+    return found
+
+
 def _updated(op: Op, tensors: list[Tensor], states: int, shadows: bool, decay: bool, **settings: Any) -> list[Tensor]:
     """Three steps from the same gradients; inputs are parameters, then gradients."""
     half = len(tensors) // 2
@@ -216,5 +277,5 @@ def newton_schulz_cases() -> list[Case]:
                  gradients=False)]
 
 
-CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *update_cases(),
+CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *warp_cases(), *update_cases(),
          *newton_schulz_cases()]
