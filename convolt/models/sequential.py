@@ -58,7 +58,10 @@ class Sequential(Model):
         """Type of values that the input takes."""
         if self._input is not None:
             return [self._input.dtype]
-        return [getattr(self.layers[0], "input_dtype", "float32")] if self._stack else []
+        first = self.layers[0] if self._stack else None
+        if isinstance(first, Model) and len(first.input_dtypes) == 1:
+            return first.input_dtypes
+        return [getattr(first, "input_dtype", "float32")] if self._stack else []
 
     @property
     def output_names(self) -> list[str]:
@@ -88,6 +91,8 @@ class Sequential(Model):
             self._extend(layer)
         elif layer.input_shape is not None and len(self._stack) == 1:
             self._set_input((None, *layer.input_shape))
+        elif isinstance(layer, Model) and len(self._stack) == 1 and len(layer.input_shapes) == 1:
+            self._set_input(layer.input_shapes[0])  # a model that knows what it takes, such as a backbone
 
     def pop(self) -> Any:
         """Removes and returns the last layer."""

@@ -26,6 +26,7 @@ class Row:
         parameters: number of values in its weights.
         flops: floating-point operations of one forward pass of one sample (convolutions and matrix products; a multiply
             and an add are two).
+        frozen: "frozen" or "partly frozen" where training leaves weights as they are, else "".
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     output: Any
     parameters: int
     flops: int
+    frozen: str = ""
 
 
 @dataclass
@@ -68,7 +70,8 @@ class Summary:
         table.add_column("Parameters", justify="right", no_wrap=True)
         table.add_column("FLOPs", justify="right", no_wrap=True)
         for row in self.rows:
-            table.add_row(f"{row.name} ({row.kind})", str(row.output), f"{row.parameters:,}", human(row.flops) if row.flops else "–")
+            kind = f"{row.kind}, {row.frozen}" if row.frozen else row.kind
+            table.add_row(f"{row.name} ({kind})", str(row.output), f"{row.parameters:,}", human(row.flops) if row.flops else "–")
         out = io.StringIO()
         console = Console(file=out, width=width or 120, color_system=None)
         console.print(table)
@@ -119,13 +122,19 @@ def _all_values(module: nn.Module) -> int:
     return sum(t.numel() for t in module.state_dict().values())
 
 
+def _frozen(module: nn.Module) -> str:
+    """Returns how much of a part does not learn, as a word."""
+    learning = [p.requires_grad for p in module.parameters()]
+    return "" if all(learning) else "partly frozen" if any(learning) else "frozen"
+
+
 def _unify(a: Row, b: Row) -> Row:
     def shape(x: Any, y: Any) -> Any:
         if isinstance(x, list):
             return [shape(i, j) for i, j in zip(x, y, strict=True)]
         return tuple(i if i == j else None for i, j in zip(x, y, strict=True))
 
-    return Row(a.name, a.kind, shape(a.output, b.output), a.parameters, a.flops)
+    return Row(a.name, a.kind, shape(a.output, b.output), a.parameters, a.flops, a.frozen)
 
 
 def _parts(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
@@ -161,7 +170,8 @@ def _run(model: Any, shapes: Sequence[Shape], unknown: int) -> list[Row]:
         def end(module: nn.Module, inputs: Any, output: Any, path: str = path) -> None:
             name = module.name if isinstance(module, Layer) else path
             kind = type(module.module).__name__ if hasattr(module, "module") else type(module).__name__
-            rows.append(Row(name, kind, _shape_of(output), _all_values(module), counter.get_total_flops() - before[module]))
+            flops = counter.get_total_flops() - before[module]
+            rows.append(Row(name, kind, _shape_of(output), _all_values(module), flops, _frozen(module)))
 
         handles += [part.register_forward_pre_hook(start), part.register_forward_hook(end)]
     parameter = next(iter(model.parameters()), torch.empty(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -14,7 +14,19 @@ from convolt.layout import Shape
 from convolt.models.model import Model
 
 
-class TorchLayer(Layer):
+class _HasModule(nn.Module):
+    """What holds a PyTorch module, some of whose normalizations may be frozen."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; frozen normalizations stay in inference mode, as Convolt's own do."""
+        super().train(mode)
+        for module in self.modules():
+            if mode and getattr(module, "keeps_statistics", False):
+                module.training = False
+        return self
+
+
+class TorchLayer(_HasModule, Layer):
     """A `torch.nn.Module` as a layer: called as it is, on tensors whose channel axis is at index 1.
 
     Args:
@@ -38,7 +50,7 @@ class TorchLayer(Layer):
                                      "a Convolt layer", "Save its weights with model.save_weights(path) and build the model in code."))
 
 
-class Wrapped(Model):
+class Wrapped(_HasModule, Model):
     """`compile`, `fit`, `evaluate` and `predict` for any `torch.nn.Module`; made by `Model.wrap(module)`.
 
     Args:

@@ -17,7 +17,6 @@ function that computes the gradients of the same batch anew at the present weigh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -57,8 +56,7 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
         global_clipnorm: the largest norm that all gradients together may have. One of the three at most.
         use_ema: keep an exponential moving average of the weights.
         ema_momentum: its momentum.
-        ema_overwrite_frequency: steps between two overwrites of the weights by their averages; None: only
-            `finalize_variable_values()`, which `fit` calls at its end.
+        ema_overwrite_frequency: steps between two overwrites of the weights by their averages; None: only when `fit` ends.
         gradient_accumulation_steps: k from 2: the weights are updated at every k-th step, with the mean of the gradients of
             the last k. As in Keras, schedules see every step and bias corrections every update, a group that an epoch's
             end leaves open goes on in the next epoch, and one that is open when training ends is not used.
@@ -66,7 +64,6 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
 
     Attributes:
         steps: finished steps, each with the gradients of one batch.
-        needs_closure: whether `update` wants a function that computes the gradients anew.
 
     Keras counterpart: `keras.optimizers.Optimizer`. An optimizer of your own makes a `torch.optim.Optimizer` in
     `make_rules`; a class of `torch.optim` can also be given as it is (`convolt.optimizers.TorchOptimizer`).
@@ -99,11 +96,13 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
         self.ema_overwrite_frequency = self._count("ema_overwrite_frequency", ema_overwrite_frequency, 1)
         self.gradient_accumulation_steps = self._count("gradient_accumulation_steps", gradient_accumulation_steps, 2)
         self.name = name or kind.lower()
-        self.steps = 0
         self.learning_rate = learning_rate
-        self._excluded_objects: set[int] = set()
-        self._excluded_names: set[str] = set()
-        self._excluded_pattern: re.Pattern[str] | None = None
+        self._excluded_objects, self._excluded_names, self._excluded_pattern = set(), set(), None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets parameters, state and steps; settings stay, and so does the present learning rate."""
+        self.steps = 0
         self._parameters: dict[str, nn.Parameter] = {}
         self._factors: dict[str, float] = {}
         self._forget()
@@ -174,7 +173,7 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
             return
         if self._parameters and not same:
             raise StateError(explain(f"{self.name}.bind", "other parameters than before", "those of the model that it trains",
-                                     "Make a new optimizer for another model, or after freezing or unfreezing layers."))
+                                     "Make a new optimizer for another model; restart() forgets the old one."))
         state = self.state_dict() if same else None
         self._forget()
         self._parameters, self._excluded_names = trained, excluded

@@ -85,6 +85,9 @@ class Wrapper(Optimizer):
             if before is not None:
                 copy_tensors(before, self._own_tensors())
 
+    def restart(self) -> None:
+        self.optimizer.restart()  # `bind` makes the wrapper's own tensors anew
+
     def prepare_step(self) -> None:
         self._require_own_weights("step")
         self.optimizer.prepare_step()

@@ -152,9 +152,12 @@ class SWA(Wrapper):
         self.start = start
         self.every = self._count("every", every, 1)
         self.update_statistics = bool(update_statistics)
+        self.restart()
+
+    def restart(self) -> None:
+        super().restart()
         self.averaged = 0
-        self._first = start if isinstance(start, int) else None
-        self._means: dict[str, Tensor] = {}
+        self._first = self.start if isinstance(self.start, int) else None
         self._swa: WeightAverages | None = None
 
     @property

@@ -75,6 +75,40 @@ def _draw_curves(axes: Any, name: str, history: Mapping[str, Sequence[float]]) -
         axes.text(0.02, 0.03, "gaps: NaN or infinite", transform=axes.transAxes, fontsize=8, color=_WRONG)
 
 
+def plot_rates(rates: Any, losses: Any, smoothed: Any, marks: Mapping[str, float | None], path: FilePath) -> None:
+    """Draws the losses of a search for the learning rate over the rates, on a logarithmic axis.
+
+    Args:
+        rates: of the steps, growing.
+        losses: of each step's batch.
+        smoothed: means of the losses, which decide how much of the axis is shown: an explosion leaves it at the top.
+        marks: rates to mark, by name.
+        path: of the PNG.
+    """
+    x, y, mean = (np.asarray(values, dtype=float) for values in (rates, losses, smoothed))
+    figure = _figure(7.0, 4.2)
+    axes = figure.add_subplot()
+    axes.semilogx(x, np.where(np.isfinite(y), y, np.nan), color=_TRAIN, alpha=0.3, linewidth=1.2, label="each batch")
+    axes.semilogx(x, np.where(np.isfinite(mean), mean, np.nan), color=_TRAIN, linewidth=2.0, label="smoothed")
+    for (name, rate), color in zip(marks.items(), (_VALIDATION, _INK), strict=False):
+        if rate is not None:
+            at = float(np.interp(np.log(rate), np.log(x), mean))
+            axes.plot([rate], [at], "o", color=color, markersize=8, label=f"{name}: {rate:.2g}", zorder=3)
+            axes.axvline(rate, color=color, linewidth=0.8, linestyle=":")
+    finite = mean[np.isfinite(mean)]
+    if len(finite):
+        low, first = float(finite.min()), float(finite[0])
+        margin = 0.25 * max(first - low, 0.05 * abs(first), 1e-9)
+        axes.set_ylim(low - margin, first + 2 * margin)
+    axes.set_xlabel("learning rate", color=_INK)
+    axes.set_ylabel("loss", color=_INK)
+    axes.set_title("Learning rate search", loc="left", fontsize=12, color=_INK)
+    axes.grid(color=_PALE, linewidth=0.8)
+    _plain_frame(axes)
+    axes.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
 def plot_confusion(matrix: Any, class_names: Sequence[str] | None, path: FilePath) -> None:
     """Draws a confusion matrix: counts as numbers, the share of the true class as colour.
 
