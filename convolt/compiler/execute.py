@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from convolt.errors import ConvoltWarning
 
@@ -70,7 +69,8 @@ class CudaGraphs:
 class CapturedStep:
     """A training step that is captured once and replayed for each batch of the same shape.
 
-    The first steps and batches of another shape (the last one of an epoch) run eagerly. Where steps differ in what they do on
+    The first steps and batches of another shape (the last one of an epoch) run eagerly; where augmentation gives pictures of
+    another size from some epoch on, the graphs are made anew. Where steps differ in what they do on
     the device (an optimizer that adds up gradients updates only every k-th time), each variant is captured at its turn.
     Graphs are captured anew when memory runs out and the micro-batches become smaller. It stands in for the step in the
     loop: what it does not change, such as `evaluate`, is the step's own.
@@ -91,6 +91,7 @@ class CapturedStep:
         self._on_failure = on_failure
         self._warm_ups: Counter[Any] = Counter()
         self._static: Any = None
+        self._stage: Any = None
         self._replays: dict[Any, Callable[[], None]] = {}
         self._limit: int | None = None
         self._failed = False
@@ -100,6 +101,10 @@ class CapturedStep:
 
     def train(self, batch: Any) -> None:
         """Trains on one batch."""
+        if self._stage != (stage := _stage(batch)):  # pictures of another size from now on: as if from the start
+            self._stage, self._static = stage, None
+            self._replays.clear()
+            self._warm_ups.clear()
         if self._failed or (self._static is not None and _shapes(batch) != _shapes(self._static)):
             self._step.train(batch)
         elif self._warm_ups.total() < WARM_UP_STEPS or not self._warm_ups[self._optimizer.variant]:
@@ -110,9 +115,9 @@ class CapturedStep:
 
     def _train_captured(self, batch: Any) -> None:
         if self._static is None:
-            self._static = type(batch)(*(tuple(t.clone() for t in part) for part in _parts(batch)), size=batch.size)
+            self._static = batch.copied()
         else:
-            for target, source in zip(_tensors(self._static), _tensors(batch), strict=True):
+            for target, source in zip(self._static.tensors(), batch.tensors(), strict=True):
                 target.copy_(source, non_blocking=True)
         self._optimizer.prepare_step()
         try:
@@ -146,16 +151,12 @@ class CapturedStep:
         warnings.warn(f"the training step could not be captured in a graph and runs eagerly: {reason}", CaptureWarning, stacklevel=4)
 
 
-def _parts(batch: Any) -> tuple[tuple[Tensor, ...], ...]:
-    return batch.x, batch.y, batch.weights
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    return [tensor for part in _parts(batch) for tensor in part]
+def _stage(batch: Any) -> Any:
+    return None if batch.pending is None else batch.pending.stage
 
 
 def _shapes(batch: Any) -> list[Any]:
-    return [[(t.shape, t.dtype) for t in part] for part in _parts(batch)]
+    return [len(batch.y), len(batch.weights), *((t.shape, t.dtype) for t in batch.tensors())]
 
 
 def why_not_captured(model: Any, optimizer: Any, device: torch.device) -> str | None:

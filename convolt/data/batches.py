@@ -9,8 +9,9 @@ Both can start in the middle of an epoch, which is how a stopped training goes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,12 +28,73 @@ class Batch:
         y: labels, in the order of the model's outputs; empty for `predict`.
         weights: sample weights for each output; empty without weights.
         size: number of samples.
+        pending: what the step does to the pictures before all else; None where there is nothing left to do.
+        soft: labels that the loss takes in place of `y`, where pictures were mixed; metrics always take `y`.
     """
 
     x: tuple[Tensor, ...]
     y: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
     size: int
+    pending: Pending | None = None
+    soft: tuple[Tensor, ...] = ()
+
+    def ready(self) -> Batch:
+        """Returns the batch as the model gets it: augmented on its device, without waiting for it."""
+        return self if self.pending is None else self.pending.augment.finish(self)
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the tensors that differ from one batch to the next; arrays that are gathered in the step are none of them."""
+        own = [] if self.gathers else [*self.x, *self.y, *self.weights, *self.soft]
+        if self.pending is None:
+            return own
+        return [*own, self.pending.keys, *(() if self.pending.index is None else (self.pending.index,))]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the tensors are whole arrays, of which the step takes some rows."""
+        return self.pending is not None and self.pending.index is not None
+
+    def copied(self) -> Batch:
+        """Returns the batch with copies of `tensors()`."""
+        parts = {name: getattr(self, name) for name in ("x", "y", "weights", "soft")}
+        if not self.gathers:
+            parts = {name: tuple(t.clone() for t in part) for name, part in parts.items()}
+        if self.pending is None:
+            return replace(self, **parts)
+        index = self.pending.index
+        pending = replace(self.pending, keys=self.pending.keys.clone(), index=None if index is None else index.clone())
+        return replace(self, **parts, pending=pending)
+
+
+class Augments(Protocol):
+    """What changes the pictures of a training on the device, decided by keys; see `convolt.training.augmenting`."""
+
+    def keys(self, epoch: int, ids: Tensor) -> Tensor:
+        """Returns an int64 key for each sample of an epoch, from which all of its random numbers follow."""
+
+    def stage(self, epoch: int) -> Hashable:
+        """Returns what differs between epochs in which the step does different work, such as pictures of another size."""
+
+    def finish(self, batch: Batch) -> Batch:
+        """Does what is pending: on the device alone, fit for capture in a graph."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Work that the step begins with.
+
+    Attributes:
+        augment: does it.
+        keys: int64 `(size,)`, of the random numbers of each sample.
+        index: rows of the batch's whole arrays that make it up; None where they are the batch.
+        stage: see `Augments.stage`.
+    """
+
+    augment: Augments
+    keys: Tensor
+    index: Tensor | None
+    stage: Hashable = None
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -59,6 +121,22 @@ def epoch_order(count: int, seed: int, epoch: int, rank: int = 0, ranks: int = 1
     return torch.randperm(count, generator=epoch_generator(seed, epoch))[rank::ranks]
 
 
+Order = Callable[[int], Tensor]
+"""The rows of an epoch in their order, on the CPU; some may come several times."""
+
+
+def draw_ids(rows: Tensor, count: int) -> Tensor:
+    """Returns a number for each draw of an epoch: the row, plus `count` for each earlier draw of the same row.
+
+    Args:
+        rows: of an epoch, in their order.
+        count: number of samples.
+    """
+    ordered, places = torch.sort(rows, stable=True)
+    earlier = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(rows).scatter_(0, places, ordered + count * earlier)
+
+
 class Resident:
     """Arrays that lie on the device; a shuffled batch is one gather for each array.
 
@@ -67,32 +145,52 @@ class Resident:
         batch_size: samples per batch; the last one may be smaller.
         device: where the batches are needed.
         seed: of the order of samples; None keeps the arrays' order.
+        order: the rows of each epoch, in place of the order by `seed`.
+        steps: most batches of an epoch.
+        augment: changes the pictures in the step, which then gathers them, too.
     """
 
     def __init__(self, x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Tensor], batch_size: int,
-                 device: torch.device, seed: int | None = None) -> None:
-        self.samples = len(x[0])
+                 device: torch.device, seed: int | None = None, *, order: Order | None = None, steps: int | None = None,
+                 augment: Augments | None = None) -> None:
+        self._count = len(x[0])
+        by_seed = None if seed is None else lambda epoch: epoch_order(self._count, seed, epoch)
+        self.order: Order | None = order or by_seed
+        drawn = self._count if order is None else len(order(0))
+        self.samples = drawn if steps is None else min(drawn, steps * batch_size)
         self.steps = -(-self.samples // batch_size)
+        self.batch_size = batch_size
         self._parts = tuple(tuple(t.to(device) for t in part) for part in (x, y, weights))
-        self._batch_size = batch_size
         self._device = device
-        self._seed = seed
+        self._augment = augment
 
-    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+    def ids(self, epoch: int) -> Tensor:
+        """Returns a number for each sample of an epoch, in the epoch's order, on the CPU."""
+        if self.order is None:
+            return torch.arange(self.samples)
+        return draw_ids(self.order(epoch)[: self.samples], self._count)
+
+    def epoch(self, epoch: int = 0, first: int = 0, seen: int | None = None) -> Iterator[Batch]:
         """Yields the batches of one epoch, from batch number `first` on."""
-        starts = range(first * self._batch_size, self.samples, self._batch_size)
-        if self._seed is None:
-            for start in starts:
-                yield self._batch(lambda t, start=start: t[start : start + self._batch_size])  # type: ignore[misc]
-            return
-        order = epoch_order(self.samples, self._seed, epoch).to(self._device)
-        for start in starts:
-            chosen = order[start : start + self._batch_size]
-            yield self._batch(lambda t, chosen=chosen: t.index_select(0, chosen))  # type: ignore[misc]
+        order = None if self.order is None else self.order(epoch).to(self._device)
+        keys = None if self._augment is None else self._augment.keys(epoch, self.ids(epoch)).to(self._device)
+        for start in range(first * self.batch_size, self.samples, self.batch_size):
+            chosen = slice(start, min(start + self.batch_size, self.samples))
+            rows = chosen if order is None else order[chosen]
+            yield self._batch(rows) if keys is None else self._pending(rows, keys[chosen], epoch)
 
-    def _batch(self, take: Callable[[Tensor], Tensor]) -> Batch:
-        x, y, weights = (tuple(take(t) for t in part) for part in self._parts)
+    def _batch(self, rows: slice | Tensor) -> Batch:
+        x, y, weights = (tuple(_take(t, rows) for t in part) for part in self._parts)
         return Batch(x, y, weights, len(x[0]))
+
+    def _pending(self, rows: slice | Tensor, keys: Tensor, epoch: int) -> Batch:
+        assert self._augment is not None
+        index = torch.arange(rows.start, rows.stop, device=self._device) if isinstance(rows, slice) else rows
+        return Batch(*self._parts, len(keys), Pending(self._augment, keys, index, self._augment.stage(epoch)))
+
+
+def _take(tensor: Tensor, rows: slice | Tensor) -> Tensor:
+    return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
 
 
 HostBatch = tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -109,20 +207,41 @@ class Streamed:
         samples: samples per epoch, None where unknown.
         repeatable: whether the source can be read again from the start of an epoch; a running generator cannot.
         generators: random generators of the source's own, which decide its order.
+        augment: changes the pictures in the step.
+        ids: a number for each sample of an epoch, in the epoch's order; None: its place in the epoch.
     """
 
     def __init__(self, source: Callable[[int, int], Iterator[HostBatch]], device: torch.device, steps: int | None = None,
-                 samples: int | None = None, repeatable: bool = True, generators: Sequence[torch.Generator] = ()) -> None:
+                 samples: int | None = None, repeatable: bool = True, generators: Sequence[torch.Generator] = (),
+                 augment: Augments | None = None, ids: Order | None = None) -> None:
         self._source = source
         self._device = device
         self.steps = steps
         self.samples = samples
         self.repeatable = repeatable
         self.generators = tuple(generators)
+        self._augment = augment
+        self._ids = ids
 
-    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
-        """Returns the batches of one epoch, from batch number `first` on; those before it are behind when this returns."""
-        return (Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0])) for x, y, weights in self._source(epoch, first))
+    def epoch(self, epoch: int = 0, first: int = 0, seen: int | None = None) -> Iterator[Batch]:
+        """Returns the batches of one epoch, from batch number `first` on; those before it are behind when this returns.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first: number of the first batch.
+            seen: samples in the batches before it; None: those before it are as large as itself.
+        """
+        batches = (Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0])) for x, y, weights in self._source(epoch, first))
+        return batches if self._augment is None else self._keyed(batches, self._augment, epoch, first, seen)
+
+    def _keyed(self, batches: Iterator[Batch], augment: Augments, epoch: int, first: int, seen: int | None) -> Iterator[Batch]:
+        """Yields the batches with the keys of their samples."""
+        ids = None if self._ids is None else self._ids(epoch)
+        for batch in batches:
+            start = first * batch.size if seen is None else seen
+            seen = start + batch.size
+            chosen = torch.arange(start, seen) if ids is None else ids[start:seen]
+            yield replace(batch, pending=Pending(augment, self._send(augment.keys(epoch, chosen)), None, augment.stage(epoch)))
 
     def _sent(self, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(self._send(t) for t in part)
@@ -134,15 +253,15 @@ class Streamed:
 
 
 def stream_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Tensor], batch_size: int, device: torch.device,
-                  seed: int | None) -> Streamed:
+                  seed: int | None, *, order: Order | None = None, steps: int | None = None, augment: Augments | None = None) -> Streamed:
     """Returns arrays that do not fit on the device as a stream of batches, gathered on the host."""
-    host = Resident(x, y, weights, batch_size, torch.device("cpu"), seed)
+    host = Resident(x, y, weights, batch_size, torch.device("cpu"), seed, order=order, steps=steps)
 
     def source(epoch: int, first: int) -> Iterator[HostBatch]:
         for batch in host.epoch(epoch, first):
             yield batch.x, batch.y, batch.weights
 
-    return Streamed(source, device, host.steps, host.samples)
+    return Streamed(source, device, host.steps, host.samples, augment=augment, ids=host.ids)
 
 
 def fits_on(device: torch.device, tensors: Sequence[Tensor]) -> bool:

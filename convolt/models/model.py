@@ -264,19 +264,19 @@ class Model(OwnSteps, Layer):
         return self.trainer.result_names()
 
     @names_arguments
-    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1, verbose: int | str = "auto",
+    def fit(self, x: Any = None, y: Any = None, batch_size: int | str | None = None, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Any = None, validation_split: float = 0.0, validation_data: Any = None, shuffle: bool = True,
             class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
             steps_per_epoch: int | None = None, validation_steps: int | None = None, validation_batch_size: int | None = None,
             validation_freq: int = 1, seed: int | None = None, checkpoint: Any = None, resume: str | bool = "auto",
-            resume_allow: Sequence[str] = ()) -> History:
+            resume_allow: Sequence[str] = (), augment: Any = None, sampler: Any = None) -> History:
         """Trains the model and returns the history of losses and metrics.
 
         Args:
             x: NumPy arrays (channels last), tensors, a PyTorch `Dataset` or `DataLoader`, a generator of
                 `(x, y)` or `(x, y, sample_weight)` batches; for several inputs a list or a mapping by name.
             y: labels; None where `x` brings them.
-            batch_size: samples per step, 32 by default.
+            batch_size: samples per step, 32 by default; "auto" measures which size is fastest.
             epochs: number of the last epoch.
             verbose: "auto", 0 silent, 1 progress line, 2 one line per epoch.
             callbacks: list of `convolt.callbacks.Callback`.
@@ -294,6 +294,8 @@ class Model(OwnSteps, Layer):
             resume: "auto" goes on from the folder's last checkpoint if there is one, True insists on one, False starts anew.
             resume_allow: names of settings that may differ from the saved ones, such as "learning_rate".
 
+            augment: transforms of `convolt.data.augment` (a list, one, or words such as "flip,rotate=10") of the training's pictures.
+            sampler: "balanced" (all classes alike), a weight for each sample, or a `convolt.training.sampling.Sampler`.
         Raises:
             StateError: before `compile`.
             DataError: arrays or labels that cannot be used; the message says which and what to do.
@@ -305,7 +307,7 @@ class Model(OwnSteps, Layer):
                                 class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
                                 steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
                                 validation_batch_size=validation_batch_size, validation_freq=validation_freq, seed=seed,
-                                checkpoint=checkpoint, resume=resume, resume_allow=resume_allow)
+                                checkpoint=checkpoint, resume=resume, resume_allow=resume_allow, augment=augment, sampler=sampler)
 
     @names_arguments
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: int | str = "auto",

@@ -16,7 +16,7 @@ from torch import Tensor
 from convolt import losses
 from convolt.arrays import as_tensor
 from convolt.configurable import snake_case
-from convolt.errors import ConvoltWarning, DataError, ShapeError, explain
+from convolt.errors import ArgumentError, ConvoltWarning, DataError, ShapeError, explain
 from convolt.layout import Shape
 from convolt.losses.crossentropy import class_axis_to_1
 from convolt.losses.shapes import one_hot_labels, paired, sparse_labels, targets_to_inside
@@ -53,6 +53,17 @@ def check_inputs(xs: Sequence[Any], input_shapes: Sequence[Shape], what: str = "
             _suspect_channels_first(x, name)
         check_finite(x, name)
     return found
+
+
+def check_count(what: str, value: Any) -> None:
+    """Raises `ArgumentError` unless a value is a whole number from 1, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ArgumentError(explain(what, repr(value), "a whole number from 1"))
+
+
+def rescales(model: Any) -> bool:
+    """Returns whether a part of the model brings pixels to values of about one."""
+    return any(type(module).__name__ in ("Rescaling", "Normalization") for module in model.modules())
 
 
 def check_pixels(xs: Sequence[Any], what: str = "fit") -> None:

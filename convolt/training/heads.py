@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,17 @@ from convolt.metrics import Metric
 
 @dataclass
 class Head:
-    """One output: name, loss (None: not trained), its factor, and its metrics with and without sample weights."""
+    """One output: name, loss (None: not trained), its factor, and its metrics with and without sample weights.
+
+    `soft_loss` takes the loss's place for labels that are shares of classes, as mixed pictures have them.
+    """
 
     name: str
     loss: losses.Loss | None
     weight: float = 1.0
     metrics: list[Metric] = field(default_factory=list)
     weighted_metrics: list[Metric] = field(default_factory=list)
+    soft_loss: losses.Loss | None = None
 
     def all_metrics(self) -> list[Metric]:
         """Returns the metrics in the order in which results are named."""
@@ -64,6 +68,15 @@ def _spread(what: str, value: Any, names: Sequence[str]) -> list[Any]:
 def is_config(value: Any) -> bool:
     """Whether `value` is what a saved model holds of a loss or metric: `{"class_name", "config"}`."""
     return isinstance(value, Mapping) and set(value) == {"class_name", "config"}
+
+
+def check_names(spec: Any, get: Callable[[Any], Any]) -> None:
+    """Resolves the names in a specification whose outputs are not known yet, so that a misspelt one is told at once."""
+    if isinstance(spec, str) or is_config(spec):
+        get(spec)
+    elif isinstance(spec, (list, tuple, Mapping)):
+        for entry in spec.values() if isinstance(spec, Mapping) else spec:
+            check_names(entry, get)
 
 
 def _spread_lists(what: str, value: Any, names: Sequence[str]) -> list[list[Any]]:

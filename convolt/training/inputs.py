@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.data.batches import HostBatch, Resident, Streamed, epoch_generator, epoch_order, fits_on, stream_arrays
+from convolt.data.batches import HostBatch, Order, Resident, Streamed, draw_ids, epoch_generator, fits_on, stream_arrays
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training import checks
+from convolt.training.sampling import Drawing
 
 Batches = Resident | Streamed
 Names = Sequence[str]
+IN_ORDER = Drawing()
 
 
 def is_array(value: Any) -> bool:
@@ -25,6 +27,12 @@ def is_array(value: Any) -> bool:
     if isinstance(value, (np.ndarray, Tensor)) or hasattr(value, "__array__"):
         return True
     return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (int, float, list, np.number))
+
+
+def channels_of(x: Any) -> int:
+    """Returns the channels of pictures where they can be told from an array's shape, else 3."""
+    shape = getattr(x, "shape", ())
+    return int(shape[3]) if len(shape) == 4 else 3
 
 
 def arrays_of(value: Any, names: Names, what: str) -> list[Any]:
@@ -47,17 +55,28 @@ def is_stream(x: Any) -> bool:
         hasattr(x, "__iter__") or hasattr(x, "__next__") or (hasattr(x, "__getitem__") and hasattr(x, "__len__")))
 
 
-def from_arrays(arrays: Sequence[Sequence[Tensor]], batch_size: int, device: torch.device, seed: int | None) -> Batches:
-    """Returns batches of arrays (inputs, labels, weights): resident where they fit on the device, streamed otherwise."""
+def from_arrays(arrays: Sequence[Sequence[Tensor]], batch_size: int, device: torch.device, drawing: Drawing = IN_ORDER,
+                steps: int | None = None) -> Batches:
+    """Returns batches of arrays (inputs, labels, weights): resident where they fit on the device, streamed otherwise.
+
+    Args:
+        arrays: with the samples along axis 0.
+        batch_size: samples per batch.
+        device: where the batches are needed.
+        drawing: the order, and what becomes of the pictures.
+        steps: most batches of an epoch.
+    """
     x, y, weights = arrays
     make = Resident if fits_on(device, [*x, *y, *weights]) else stream_arrays
-    return make(x, y, weights, batch_size, device, seed)
+    order = drawing.order(len(x[0]), lambda: y[0] if y else None)
+    return make(x, y, weights, batch_size, device, order=order, steps=steps, augment=drawing.augment)
 
 
 def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int | None, input_names: Names, output_names: Names,
-                seed: int | None, class_weight: Callable[[HostBatch], HostBatch] | None = None) -> Streamed:
+                drawing: Drawing = IN_ORDER, class_weight: Callable[[HostBatch], HostBatch] | None = None) -> Streamed:
     """Returns batches of anything that `is_stream`."""
-    open_epoch, length = _opener(x, batch_size or 32, seed)
+    order = _order_of(x, drawing)
+    open_epoch, length = _opener(x, batch_size or 32, drawing.seed or 0, order)
     if isinstance(length, int) and steps is not None:
         length = min(length, steps)
     repeatable = not (inspect.isgenerator(x) or (hasattr(x, "__next__") and not hasattr(x, "__len__")))
@@ -76,10 +95,34 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
         batch = host_batch(item, input_names, output_names)
         return class_weight(batch) if class_weight else batch
 
-    return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x))
+    ids = None if order is None else lambda epoch: draw_ids(order(epoch), len(x))
+    return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x),
+                    augment=drawing.augment, ids=ids)
 
 
-def _opener(x: Any, batch_size: int, seed: int | None) -> tuple[Callable[[int, int], Iterator[Any]], int | None]:
+def _order_of(x: Any, drawing: Drawing) -> Order | None:
+    """Returns the order in which the samples of a `Dataset` are asked for; None where `x` has an order of its own.
+
+    Raises:
+        DataError: a sampler is asked for, and `x` decides by itself what comes.
+    """
+    from torch.utils.data import Dataset, IterableDataset
+
+    if isinstance(x, Dataset) and not isinstance(x, IterableDataset):
+        return drawing.order(len(x), lambda: _labels_of(x))  # type: ignore[arg-type]
+    if drawing.sampler is not None:
+        raise DataError(explain("fit(sampler)", f"a {type(x).__name__}, which decides itself what comes", "arrays or a Dataset",
+                                "Give a DataLoader its own sampler, such as torch.utils.data.WeightedRandomSampler."))
+    return None
+
+
+def _labels_of(dataset: Any) -> Tensor | None:
+    """Returns the labels that a `Dataset` has beside its samples, as those of torchvision do."""
+    found = next((value for name in ("targets", "labels") if (value := getattr(dataset, name, None)) is not None), None)
+    return None if found is None else checks.as_tensor(found, "the dataset's labels")
+
+
+def _opener(x: Any, batch_size: int, seed: int, order: Order | None) -> tuple[Callable[[int, int], Iterator[Any]], int | None]:
     """Returns ((epoch, first batch) → iterator over raw batches, number of batches if known).
 
     What can be asked for by number starts at the first batch without reading those before it; what can only be
@@ -89,13 +132,13 @@ def _opener(x: Any, batch_size: int, seed: int | None) -> tuple[Callable[[int, i
 
     if isinstance(x, IterableDataset):
         # A loader without a generator draws from PyTorch's global one.
-        return (lambda epoch, first: _behind(DataLoader(x, batch_size, generator=epoch_generator(seed or 0, epoch)), first)), None
+        return (lambda epoch, first: _behind(DataLoader(x, batch_size, generator=epoch_generator(seed, epoch)), first)), None
     if isinstance(x, Dataset):
-        count = len(x)  # type: ignore[arg-type]
+        count = len(x) if order is None else len(order(0))  # type: ignore[arg-type]
 
         def load(epoch: int, first: int) -> Iterator[Any]:
-            order = range(count) if seed is None else epoch_order(count, seed, epoch).tolist()
-            return iter(DataLoader(x, batch_size, sampler=order[first * batch_size :], generator=epoch_generator(seed or 0, epoch)))
+            rows = range(count) if order is None else order(epoch).tolist()
+            return iter(DataLoader(x, batch_size, sampler=rows[first * batch_size :], generator=epoch_generator(seed, epoch)))
 
         return load, -(-count // batch_size)
     length = len(x) if hasattr(x, "__len__") else None
@@ -143,15 +186,6 @@ def _generators_of(x: Any) -> list[torch.Generator]:
     return list(found.values())
 
 
-def limited(data: Batches, steps: int, device: torch.device) -> Streamed:
-    """Returns at most `steps` batches per epoch of `data`."""
-
-    def source(epoch: int, first: int) -> Any:
-        return ((b.x, b.y, b.weights) for b in islice(data.epoch(epoch, first), max(0, steps - first)))
-
-    return Streamed(source, device, min(steps, data.steps or steps))
-
-
 def peek(x: Any, batch_size: int) -> tuple[Any, Any]:
     """Returns the first batch of `x` and an `x` that still has it."""
     if hasattr(x, "__next__"):
@@ -159,7 +193,7 @@ def peek(x: Any, batch_size: int) -> tuple[Any, Any]:
         if first is None:
             raise DataError(explain("the generator", "no batches", "at least one"))
         return first, chain([first], x)
-    opened, _ = _opener(x, batch_size, None)
+    opened, _ = _opener(x, batch_size, 0, None)
     first = next(opened(0, 0), None)
     if first is None:
         raise DataError(explain("the dataset", "no batches", "at least one"))
@@ -194,9 +228,14 @@ def spread_weights(weight: Any, ys: Sequence[Tensor], output_names: Names) -> tu
     return tuple(found)
 
 
-def accepted_shapes(model: Any) -> list[Any]:
-    """Returns the input shapes that fit; where code alone decides, pictures of another size than the first may fit too."""
-    if not model.flexible_input:
+def accepted_shapes(model: Any, any_size: bool = False) -> list[Any]:
+    """Returns the input shapes that fit; where code alone decides, pictures of another size than the first may fit too.
+
+    Args:
+        model: with `input_shapes` and `flexible_input`.
+        any_size: whether pictures get the right size in the step.
+    """
+    if not model.flexible_input and not any_size:
         return list(model.input_shapes)
     return [(*(None for _ in shape[:-1]), shape[-1]) for shape in model.input_shapes]
 

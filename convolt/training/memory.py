@@ -114,4 +114,5 @@ def _part(batch: Batch, chosen: slice) -> Batch:
     def cut(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor[chosen] for tensor in tensors)
 
-    return replace(batch, x=cut(batch.x), y=cut(batch.y), weights=cut(batch.weights), size=chosen.stop - chosen.start)
+    parts = {"x": cut(batch.x), "y": cut(batch.y), "weights": cut(batch.weights), "soft": cut(batch.soft)}
+    return replace(batch, **parts, size=chosen.stop - chosen.start)

@@ -145,6 +145,6 @@ def look(step: Step, batch: Batch | None) -> str:
         return f"All weights are still finite. {advice}"
     watch = Watch(step.module)
     with watch.looking():
-        step.compute(batch, step.module, step.precision)
+        step.compute(batch.ready(), step.module, step.precision)
     where = f"{watch.first} is not finite" if watch.first else "the outputs of all layers are finite"
     return f"All weights are still finite; on the first batch {where}. {advice}"

@@ -119,6 +119,7 @@ class OwnStep(Step):
         if not isinstance(self.train_totals, LoggedTotals):
             super().device_part(batch)
             return
+        batch = batch.ready()
         with self._optimizer.prepared():
             logs = self._run(self._model.train_step, batch)
         self.apply_constraints()

@@ -55,10 +55,10 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
 
 def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: torch.device) -> inputs.Batches:
     if inputs.is_stream(x):
-        return inputs.from_stream(x, device, batch_size, steps, model.input_names, model.output_names, None)
+        return inputs.from_stream(x, device, batch_size, steps, model.input_names, model.output_names)
     xs = [checks.as_tensor(a) for a in inputs.arrays_of(x, model.input_names, "x")]
     checks.check_inputs(xs, inputs.accepted_shapes(model), what="predict")
-    return inputs.from_arrays((xs, [], []), batch_size, device, None)
+    return inputs.from_arrays((xs, [], []), batch_size, device)
 
 
 def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackList,

@@ -67,7 +67,7 @@ def _run(model: Any, step: Any, batches: Iterable[Batch]) -> int:
     kept.keep()
     count = 0
     for batch in batches:
-        for piece in step.room.pieces(batch):
+        for piece in step.room.pieces(batch.ready()):
             model(*step.inputs(piece))
             model.penalties()
         count += 1

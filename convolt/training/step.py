@@ -17,7 +17,7 @@ from convolt import constraints
 from convolt.data.batches import Batch
 from convolt.errors import DoesNotFitError, ShapeError, StateError, explain
 from convolt.layout import to_inside, to_outside
-from convolt.losses import targets_to_inside
+from convolt.losses import Loss, targets_to_inside
 from convolt.training.heads import Head
 from convolt.training.kept import KeptState, evaluating
 from convolt.training.memory import Room, is_out_of_memory
@@ -167,6 +167,7 @@ class Step:
     def device_part(self, batch: Batch) -> None:
         """What a training step does on the device, fit for capture in a graph; `prepare_step` and `finish_step` surround it."""
         losses, parts = self._gradients(batch)
+        batch = batch.ready()
         try:
             self._changing = True
             self._optimizer.update(partial(self._gradients_again, batch) if self._optimizer.needs_closure else None)
@@ -242,10 +243,9 @@ class Step:
         with self.kept.buffers(), evaluating(self.module), autocast(self._device, self.precision):
             for piece in pieces:
                 outputs = flat_outputs(self.module(*self.inputs(piece)))
-                labels = self._labels(piece, outputs)
-                found.append([None if head.loss is None else
-                              head.loss.divisor(labels[i], outputs[i], piece.weights[i] if piece.weights else None)
-                              for i, head in enumerate(self._heads)])
+                goals = self._goals(piece, self._labels(piece, outputs), outputs)
+                found.append([None if loss is None else loss.divisor(goal, outputs[i], piece.weights[i] if piece.weights else None)
+                              for i, (loss, goal) in enumerate(goals)])
         return found
 
     @torch.no_grad()
@@ -304,12 +304,20 @@ class Step:
         """Returns (losses of the outputs, the same times their factors)."""
         parts: list[Tensor] = []
         terms: list[Tensor] = []
-        for i, head in enumerate(self._heads):
-            if head.loss is not None:
-                part = head.loss(labels[i], outputs[i], batch.weights[i] if batch.weights else None)
+        for i, (loss, goal) in enumerate(self._goals(batch, labels, outputs)):
+            if loss is not None:
+                part = loss(goal, outputs[i], batch.weights[i] if batch.weights else None)
+    def _goals(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[tuple[Loss | None, Tensor]]:
+        """Returns each output's loss and the labels that it takes: soft ones where pictures were mixed."""
+        if not batch.soft:
+            return [(head.loss, label) for head, label in zip(self._heads, labels, strict=True)]
+        return [(head.soft_loss, targets_to_inside(soft, output.ndim))
+                for head, soft, output in zip(self._heads, batch.soft, outputs, strict=True)]
+
                 part = part if shares is None else part * shares[i]
                 parts.append(part)
-                terms.append(part if head.weight == 1.0 else part * head.weight)
+                weight = self._heads[i].weight
+                terms.append(part if weight == 1.0 else part * weight)
         if not terms:
             raise StateError(explain("compile(loss)", None, "a loss for at least one output",
                                      'For example loss="sparse_categorical_crossentropy".'))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,19 +18,22 @@ from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, did_you_mean, explain
 from convolt.training import checks, inputs, loop, nonfinite
+from convolt.training.batch_size import AUTO, find_batch_size
 from convolt.training.callbacks import History
 from convolt.training.checkpoint.capture import Live
 from convolt.training.checkpoint.keeper import CheckpointKeeper
 from convolt.training.checkpoint.options import Checkpoint, check_resume
 from convolt.training.checkpoint.session import Session
-from convolt.training.checkpoint.settings import fingerprint, model_settings, optimizer_settings
+from convolt.training.checkpoint.settings import data_settings, model_settings, optimizer_settings
 from convolt.training.checkpoint.signals import StopAtOnce
-from convolt.training.heads import Head, is_config, make_heads
+from convolt.training.checks import check_count
+from convolt.training.heads import Head, check_names, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.memory import Room
 from convolt.training.own_step import make_step, other_optimizer
 from convolt.training.progress import Progress
 from convolt.training.statistics import update_statistics
+from convolt.training.sampling import Drawing, make_drawing
 from convolt.training.step import Step, enter, flat_outputs
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
@@ -52,7 +55,7 @@ class Trainer:
     def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
                  precision: str, device: Any, fusions: Any = "auto", execution: str = "auto", micro_batch: int | None = None) -> None:
         check_fusions(fusions)
-        _check_count("compile(micro_batch)", micro_batch)
+        check_count("compile(micro_batch)", micro_batch)
         if execution not in ("auto", "eager"):
             raise ArgumentError(explain("compile(execution)", repr(execution), "'auto' or 'eager'"))
         if precision != "auto" and precision not in PRECISIONS:
@@ -74,10 +77,11 @@ class Trainer:
         self._step: Step | None = None
         self._bound: list[Tensor] = []
         if model.output_names:  # misspelt names are told now, not when fit starts
+        self._notes: list[str] = []
             self._heads = self._make_heads(model.output_names)
         else:
-            _check_names(loss, losses.get)
-            _check_names([metrics, weighted_metrics], metric_classes.get)
+            check_names(loss, losses.get)
+            check_names([metrics, weighted_metrics], metric_classes.get)
 
     # -- the doors -------------------------------------------------------------------------------------------------
 
@@ -98,23 +102,26 @@ class Trainer:
             finally:
                 session.close()
 
-    def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | None, epochs: int, verbose: int | str, callbacks: Any,
+    def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | str | None, epochs: int, verbose: int | str, callbacks: Any,
              validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None, sample_weight: Any,
              initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None,
-             validation_freq: int, seed: int | None) -> History:
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch),
+             validation_freq: int, seed: int | None, augment: Any, sampler: Any) -> History:
+        size = batch_size if session is None or batch_size != AUTO else session.batch_size or AUTO
+        for name, value in (("epochs", epochs), ("batch_size", None if size == AUTO else size), ("steps_per_epoch", steps_per_epoch),
                             ("validation_freq", validation_freq)):
-            _check_count(f"fit({name})", value)
-        order_seed = (int(torch.randint(2**62, ())) if seed is None else seed) if shuffle else None
-        order_seed = session.order_seed(order_seed, seed is not None or not shuffle) if session else order_seed
-        data, held_out = self._data("fit", x, y, sample_weight, batch_size, steps_per_epoch, order_seed, class_weight, validation_split)
+            check_count(f"fit({name})", value)
+        drawing = make_drawing(seed, shuffle, sampler, augment, inputs.channels_of(x), session.order_seed if session else None)
+        data, held_out = self._data("fit", x, y, sample_weight, size, steps_per_epoch, drawing, class_weight, validation_split)
+        size = data.batch_size if size == AUTO else size
         validation = held_out
         if validation_data is not None:
             vx, vy, vw = inputs.unpack_validation(validation_data)
-            validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or batch_size, validation_steps)
+            validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or size, validation_steps)
         step = self._prepare_training(data, epochs)
         progress = Progress(epochs, data.steps, verbose, device=self.device)
         self.history = History()
+        for note in self._notes:
+            progress.note(note)
         callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
         if session is None:
             keeper = None
@@ -122,12 +129,13 @@ class Trainer:
                 self.plan = self._plan(step, data, epochs - initial_epoch)
                 progress.note(self.plan.describe())
         else:
-            settings = _settings(x, y, sample_weight, validation_data) | {
-                "batch_size": batch_size or 32, "shuffle": shuffle, "seed": seed if shuffle else None, "initial_epoch": initial_epoch,
+            settings = data_settings(x, y, sample_weight, validation_data) | {
+                "batch_size": size or 32, "shuffle": shuffle, "seed": seed if drawing.seed is not None else None,
+                "initial_epoch": initial_epoch, **drawing.settings(),
                 "steps_per_epoch": steps_per_epoch, "class_weight": class_weight, "validation_split": validation_split,
                 "validation_steps": validation_steps, "validation_batch_size": validation_batch_size, "validation_freq": validation_freq,
             }  # fmt: skip
-            keeper = self._keeper(session, step, data, callback_list, settings, order_seed, epochs, epochs - initial_epoch, progress)
+            keeper = self._keeper(session, step, data, callback_list, settings, drawing.seed, epochs, epochs - initial_epoch, progress)
         try:
             loop.train(self.model, self._runner(step), data, validation, loop.Schedule(initial_epoch, epochs, validation_freq),
                        callback_list, progress, self._extra_logs, keeper)
@@ -181,7 +189,7 @@ class Trainer:
     def evaluate(self, x: Any, y: Any, *, batch_size: int | None, verbose: int | str, sample_weight: Any, steps: int | None,
                  callbacks: Any) -> dict[str, Any]:
         """Returns losses and metrics by name; see `Model.evaluate`."""
-        _check_count("evaluate(batch_size)", batch_size)
+        check_count("evaluate(batch_size)", batch_size)
         data, _ = self._data("evaluate", x, y, sample_weight, batch_size, steps)
         progress = Progress(1, data.steps, verbose, label="evaluate", device=self.device)
         callback_list = CallbackList(callbacks, self.model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
@@ -220,27 +228,39 @@ class Trainer:
 
     # -- making ready ----------------------------------------------------------------------------------------------
 
-    def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | None, steps: int | None, seed: int | None = None,
-              class_weight: Mapping[int, float] | None = None, split: float = 0.0) -> tuple[Any, Any]:
+    def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
+              drawing: Drawing = inputs.IN_ORDER, class_weight: Mapping[int, float] | None = None, split: float = 0.0) -> tuple[Any, Any]:
         """Returns (batches, batches held out by `split` or None) of whatever the user gave."""
         if inputs.is_stream(x):
-            return self._stream(what, x, y, batch_size, steps, seed, class_weight, split), None
-        arrays: Any = self._arrays(what, x, y, sample_weight, class_weight)
-        held_out = None
-        size = batch_size or 32
+        self._notes = []
+            return self._stream(what, x, y, batch_size, steps, drawing, class_weight, split), None
+        arrays: Any = self._arrays(what, x, y, sample_weight, class_weight, drawing)
+        held_out = later = None
         if split:
             arrays, later = inputs.split_validation(arrays, split)
-            held_out = inputs.from_arrays(later, size, self.device, None)
-        data = inputs.from_arrays(arrays, size, self.device, seed)
-        return (data if steps is None else inputs.limited(data, steps, self.device)), held_out
+        size = self._find_size(arrays, drawing) if batch_size == AUTO else int(batch_size or 32)
+        if later is not None:
+            held_out = inputs.from_arrays(later, size, self.device)
+        data = inputs.from_arrays(arrays, size, self.device, drawing, steps)
+        if drawing.augment is not None:
+            self._notes.append(drawing.augment.describe(self.device, resident=isinstance(data, Resident)))
+        return data, held_out
 
-    def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any,
-                class_weight: Mapping[int, float] | None) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    def _find_size(self, arrays: Sequence[Sequence[Tensor]], drawing: Drawing) -> int:
+        """Returns the batch size that `batch_size="auto"` means, and notes why."""
+        found = find_batch_size(arrays, drawing, self._ready_step(bind=True), self.model, self.device)
+        self._notes.append(found.why)
+        return found.size
+
+    def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None,
+                drawing: Drawing = inputs.IN_ORDER) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """Returns checked tensors of inputs, labels and weights; builds the model on the way."""
-        xs = checks.check_inputs(inputs.arrays_of(x, self.model.input_names, f"{what}: x"), inputs.accepted_shapes(self.model), what=what)
-        if what == "fit" and not _rescales(self.model):
+        augment = drawing.augment
+        shapes = inputs.accepted_shapes(self.model, augment is not None and augment.resizes)
+        xs = checks.check_inputs(inputs.arrays_of(x, self.model.input_names, f"{what}: x"), shapes, what=what)
+        if what == "fit" and not checks.rescales(self.model):
             checks.check_pixels(xs, what=what)
-        self._prepare_model(xs)
+        self._prepare_model(xs if augment is None else augment.example(xs, self.model))
         names = [head.name for head in self._heads]
         ys = [checks.as_tensor(a, f"{what}: y") for a in inputs.arrays_of(y, names, f"{what}: y")]
         weights = inputs.spread_weights(sample_weight, ys, names)
@@ -250,19 +270,27 @@ class Trainer:
         if class_weight is not None:
             weights = self._with_class_weight((tuple(xs), tuple(ys), tuple(weights)), class_weight)[2]
         return xs, ys, weights
+        if augment is not None:
+            augment.prepare(self._heads, self._output_shapes)
 
-    def _stream(self, what: str, x: Any, y: Any, batch_size: int | None, steps: int | None, seed: int | None,
+    def _stream(self, what: str, x: Any, y: Any, batch_size: int | str | None, steps: int | None, drawing: Drawing,
                 class_weight: Mapping[int, float] | None, split: float) -> Streamed:
         if y is not None:
             raise ArgumentError(explain(f"{what}(y)", "labels beside a dataset or generator", "None: x brings the labels"))
         if split:
             raise ArgumentError(explain(f"{what}(validation_split)", "a dataset or generator", "arrays", "Give validation_data instead."))
         weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
+        if isinstance(batch_size, str):
+            raise ArgumentError(explain(f"{what}(batch_size)", f"{batch_size!r} with a dataset or generator", "a number, or arrays"))
         first, x = inputs.peek(x, batch_size or 32)
         xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
-        checks.check_inputs(list(xs), inputs.accepted_shapes(self.model), what=what)
-        self._prepare_model(xs)
-        return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], seed, weigh)
+        augment = drawing.augment
+        checks.check_inputs(list(xs), inputs.accepted_shapes(self.model, augment is not None and augment.resizes), what=what)
+        self._prepare_model(xs if augment is None else augment.example(xs, self.model))
+        if augment is not None:
+            augment.prepare(self._heads, self._output_shapes)
+            self._notes.append(augment.describe(self.device, resident=False))
+        return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], drawing, weigh)
 
     @staticmethod
     def _with_class_weight(batch: Any, class_weight: Mapping[int, float]) -> Any:
@@ -320,7 +348,7 @@ class Trainer:
     def _plan(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None = None) -> Plan:
         """Chooses the form in which the step runs, or takes that of a saved plan; see `convolt.compiler`."""
         known = isinstance(data, Resident)  # looking at a stream's first batch would take it away
-        whole = next(data.epoch()) if known else None
+        whole = next(data.epoch()).ready() if known else None
         if saved is not None and saved.micro_batch is not None and step.room.limit is None:
             step.room.limit = saved.micro_batch
         plan = step.attempt(lambda: self._choose(step, data, epochs, saved, step.room.pieces(whole)[0] if whole else None), whole)
@@ -328,7 +356,7 @@ class Trainer:
 
     def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
         """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
-        data, _ = self._data("fit", x, y, None, batch_size, None, 0)
+        data, _ = self._data("fit", x, y, None, batch_size, None, Drawing(0, shuffle=True))
         return self._plan(self._ready_step(bind=True), data, 10**9)
 
     def _choose(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None, batch: Batch | None) -> Plan:
@@ -338,7 +366,8 @@ class Trainer:
         if batch is not None and any(head.loss is not None for head in self._heads):
             probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device)
         plan, step.module = make_plan(
-            self.model, [x[:2] for x in example], probe, precision=step.precision, device=self.device,
+            self.model, [x[:2] for x in example], probe, precision=step.precision if saved is None else PRECISIONS[saved.precision],
+            device=self.device, lower=devices.why_not_bfloat16(self.device) if self.precision == "auto" and saved is None else "",
             batch_size=batch.size if batch else 0,
             steps=data.steps * epochs if data.steps else None, fusions=self.fusions if saved is None else saved.as_fusions(),
             cache=cache_folder() / "plans")
@@ -364,27 +393,3 @@ class Trainer:
     def _extra_logs(self) -> dict[str, float]:
         return {"learning_rate": float(self.optimizer.lr)}
 
-
-def _settings(x: Any, y: Any, sample_weight: Any, validation_data: Any) -> dict[str, Any]:
-    """Returns what tells the data of a training from other data."""
-    data = {"data": x, "labels": y, "sample_weight": sample_weight, "validation_data": validation_data}
-    return {name: fingerprint(value) for name, value in data.items()}
-
-
-def _rescales(model: Any) -> bool:
-    """Whether a part of the model brings pixels to values of about one."""
-    return any(type(module).__name__ in ("Rescaling", "Normalization") for module in model.modules())
-
-
-def _check_names(spec: Any, get: Callable[[Any], Any]) -> None:
-    """Resolves the names in a specification whose outputs are not known yet, so that a misspelt one is told at once."""
-    if isinstance(spec, str) or is_config(spec):
-        get(spec)
-    elif isinstance(spec, (list, tuple, Mapping)):
-        for entry in spec.values() if isinstance(spec, Mapping) else spec:
-            _check_names(entry, get)
-
-
-def _check_count(what: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ArgumentError(explain(what, repr(value), "a whole number from 1"))

@@ -17,6 +17,7 @@ import convolt
 from convolt.data.batches import Resident, Streamed, epoch_order
 from convolt.errors import ArgumentError, CheckpointError, ConvoltWarning
 from convolt.training import inputs
+from convolt.training.sampling import Drawing
 from tests.faults import tiny
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def test_an_epoch_can_start_at_any_batch(make: str, seed: int | None) -> None:
         data: Any = Resident([ids], [ids], [], 5, CPU, seed)
     else:
         source = {"dataset": Ids(23), "loader": DataLoader(Ids(23), 5), "sequence": ByIndex(), "iterable": list(_batches())}[make]
-        data = inputs.from_stream(source, CPU, 5, None, ["x"], ["y"], seed)
+        data = inputs.from_stream(source, CPU, 5, None, ["x"], ["y"], Drawing(seed, shuffle=seed is not None))
     whole = [batch.y[0].tolist() for batch in data.epoch(4)]
     assert sorted(chain(*whole)) == list(range(23))
     for first in range(len(whole) + 1):

@@ -104,7 +104,7 @@ def test_statistics_are_those_of_pytorchs_update_bn() -> None:
     model = convolt.Model.wrap(module)
     model.compile("sgd", convolt.losses.SparseCategoricalCrossentropy(from_logits=True), device="cpu", fusions="none")
     model.fit(X, Y, batch_size=32, epochs=1, verbose=0)
-    data = inputs.from_arrays(((torch.from_numpy(X),), (), ()), 32, torch.device("cpu"), None)
+    data = inputs.from_arrays(((torch.from_numpy(X),), (), ()), 32, torch.device("cpu"))
     state = torch.get_rng_state()
     update_statistics(model, model.trainer._step, data)
     assert torch.equal(state, torch.get_rng_state())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
-from convolt.data.augment.base import Transform
+from convolt.data.augment.base import Transform, registry
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 Make = Callable[..., Transform]
@@ -25,8 +24,13 @@ def _flip(mode: str = "horizontal") -> Transform:
 
 
 def _named(name: str) -> Make:
-    """Returns a transform's class, found when it is used."""
-    return lambda *args, **kwargs: getattr(importlib.import_module("convolt.data.augment"), name)(*args, **kwargs)
+    """Returns what makes a transform; the class is looked up when it is used, since all of them are registered by then."""
+
+    def make(*args: Any, **kwargs: Any) -> Transform:
+        made: Transform = registry.find(name)(*args, **kwargs)
+        return made
+
+    return make
 
 
 WORDS: dict[str, tuple[Make, tuple[Any, ...]]] = {

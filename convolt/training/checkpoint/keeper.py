@@ -37,7 +37,7 @@ class Keeper:
 
     def batches(self, data: Resident | Streamed, at: Cursor) -> Iterator[Batch]:
         """Returns the batches of an epoch from a place in it on."""
-        return data.epoch(at.epoch, at.batch)
+        return data.epoch(at.epoch, at.batch, at.seen)
 
     def step_done(self, epoch: int, batch: int, seen: int) -> None:
         """Told after each step: batches and samples of the epoch so far."""
@@ -132,7 +132,7 @@ class CheckpointKeeper(Keeper):
             return data.epoch(at.epoch)
         now = self.live.random()
         self.live.set_random(self._epoch_random)
-        found = data.epoch(at.epoch, at.batch)
+        found = data.epoch(at.epoch, at.batch, at.seen)
         self.live.set_random(now)
         return found
 

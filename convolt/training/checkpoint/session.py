@@ -78,6 +78,12 @@ class Session:
         """The place of the checkpoint, or None."""
         return None if self.saved is None else Cursor.from_json(self.saved.state.get("cursor"))
 
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size of the saved training, or None."""
+        size = None if self.saved is None else dict(self.saved.state.get("settings") or {}).get("batch_size")
+        return size if type(size) is int and size > 0 else None
+
     def order_seed(self, drawn: int | None, given: bool) -> int | None:
         """Returns the seed of the order of samples: the saved one, unless the user gave one."""
         if self.saved is None or given:

@@ -40,6 +40,12 @@ def _layer(module: torch.nn.Module) -> str:
     return f"{kind}({module.extra_repr()})" if config is None else f"{kind} {json.dumps(config, sort_keys=True)}"
 
 
+def data_settings(x: Any, y: Any, sample_weight: Any, validation_data: Any) -> dict[str, Any]:
+    """Returns what tells the data of a training from other data."""
+    data = {"data": x, "labels": y, "sample_weight": sample_weight, "validation_data": validation_data}
+    return {name: fingerprint(value) for name, value in data.items()}
+
+
 def optimizer_settings(optimizer: Any) -> dict[str, Any]:
     """Returns class and configuration of an optimizer, an entry for each argument."""
     found = {"optimizer": type(optimizer).__name__}

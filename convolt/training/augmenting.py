@@ -1,0 +1,222 @@
+"""`fit(augment=…)`: pictures of a training are changed on the device, as the first thing that a step does.
+
+Resident pictures are gathered, changed and interpolated at once; those of a stream are changed where they have arrived.
+What happens to a picture is decided by a key of (seed, epoch, sample): neither batch size, nor workers, nor a restart in the middle
+of an epoch has a part in it. Only mixing (mixup, cutmix) looks at the other samples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from convolt import losses
+from convolt.configurable import to_json
+from convolt.data.augment import Augmentation, Resize, Transform, keys
+from convolt.data.augment.progressive import ProgressiveResizing
+from convolt.data.augment.words import parse
+from convolt.data.batches import Batch
+from convolt.errors import ArgumentError, ShapeError, explain
+from convolt.training.heads import Head
+
+Size = tuple[int, int]
+
+
+class Augmenter:
+    """What `fit(augment=…)` does to the batches of one training.
+
+    Args:
+        transforms: an `Augmentation`, a list of transforms, one of them, or words as on the command line.
+        seed: of the keys.
+        channels: of the pictures, on which "auto" depends.
+
+    Raises:
+        ArgumentError: a transform is unknown, or transforms do not agree.
+    """
+
+    def __init__(self, transforms: Any, seed: int, channels: int = 3) -> None:
+        self.augmentation = as_augmentation(transforms, channels)
+        self._seed = seed
+        self._schedule = next((t for t in self.augmentation.transforms if isinstance(t, ProgressiveResizing)), None)
+        self._at: dict[Size | None, Augmentation] = {}
+        self._heads: Sequence[Head] = ()
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
+
+    # -- what the batches ask for ----------------------------------------------------------------------------------------
+
+    def keys(self, epoch: int, ids: Tensor) -> Tensor:
+        """Returns an int64 key for each sample of an epoch."""
+        return keys(self._seed, epoch, ids)
+
+    def stage(self, epoch: int) -> Size | None:
+        """Returns the size of an epoch's pictures where it changes from epoch to epoch."""
+        return None if self._schedule is None else self._schedule.size(epoch)
+
+    def finish(self, batch: Batch) -> Batch:
+        """Returns a batch with its pictures changed, and its labels where pictures were mixed; no host sync."""
+        pending = batch.pending
+        assert pending is not None
+        y, weights = (tuple(t if pending.index is None else t.index_select(0, pending.index) for t in part)
+                      for part in (batch.y, batch.weights))
+        chain = self._chain(pending.stage)
+        if not self.mixes:
+            made = chain.apply(batch.x[0], pending.index, pending.keys)
+            return replace(batch, x=(made.images,), y=y, weights=weights, pending=None)
+        labels = self._shares(batch.y[0])
+        made = chain.apply(batch.x[0], pending.index, pending.keys, labels=labels)
+        assert made.labels is not None
+        return replace(batch, x=(made.images,), y=(self._hard(made.labels, y[0]),), weights=weights, soft=(made.labels,), pending=None)
+
+    # -- what the trainer asks for ---------------------------------------------------------------------------------------
+
+    @property
+    def resizes(self) -> bool:
+        """Whether pictures may have another size afterwards."""
+        return any(type(t).output_size is not Transform.output_size for t in self.augmentation.transforms)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of classes."""
+        return bool(getattr(self.augmentation, "mixes", False))
+
+    def settings(self) -> Any:
+        """Returns what decides the pictures, for checkpoints."""
+        return to_json(self.augmentation)
+
+    def example(self, xs: Sequence[Tensor], model: Any) -> list[Tensor]:
+        """Returns a first sample as the model gets it, from which its parameters' shapes follow.
+
+        Args:
+            xs: what `fit` was given.
+            model: with `input_shapes` and `flexible_input`.
+
+        Raises:
+            ArgumentError: there are several inputs.
+            ShapeError: they are no pictures, or of a size that the model does not take.
+        """
+        if len(xs) != 1:
+            raise ArgumentError(explain("fit(augment)", f"{len(xs)} inputs", "one input, pictures"))
+        x = xs[0]
+        if x.ndim != 4:
+            raise ShapeError(explain("fit(augment)", f"samples of shape {tuple(x.shape[1:])}", "pictures (height, width, channels)",
+                                     "The channel axis is missing: x = x[..., None]." if x.ndim == 3 else ""))
+        if model.data_format != "channels_last":
+            raise ArgumentError(explain("fit(augment)", f"a model with data_format={model.data_format!r}", "pictures with channels last"))
+        height, width, channels = (int(n) for n in x.shape[1:])
+        first = None if self._schedule is None else self._schedule.size(0)
+        for size in {self._chain(stage).output_size(height, width) for stage in {first, self._last}}:
+            _check_size(model, (*size, channels))
+        size = self._chain(self._last).output_size(height, width)
+        return [x[:1] if size == (height, width) else torch.zeros((1, *size, channels), dtype=x.dtype, device=x.device)]
+
+    def prepare(self, heads: Sequence[Head], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Finds the loss that takes mixed labels, where there are any.
+
+        Args:
+            heads: the outputs.
+            shapes: of the outputs, by name, with the class axis at index 1.
+
+        Raises:
+            ArgumentError: the loss cannot take them, or there are several outputs.
+        """
+        if not self.mixes:
+            return
+        if len(heads) != 1:
+            raise ArgumentError(explain("fit(augment)", f"mixed pictures with {len(heads)} outputs", "one output",
+                                        "Leave out MixUp and CutMix."))
+        self._heads, self._shapes = heads, shapes
+        heads[0].soft_loss = soft_loss(heads[0].loss, shapes[heads[0].name])
+
+    def describe(self, device: torch.device, resident: bool) -> str:
+        """Returns the line of what is done, and where."""
+        what = ", ".join(map(repr, self.augmentation.transforms)) or "nothing"
+        how = "gathered from resident pictures and resampled once" if resident else "resampled once, behind the copy of each batch"
+        return f"Augmentation: {what}. On {device}, inside the step: {how}; training data only."
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _last(self) -> Size | None:
+        return None if self._schedule is None else (self._schedule.end, self._schedule.end)
+
+    def _chain(self, size: Any) -> Augmentation:
+        """Returns the augmentation for a stage: with progressive resizing, one for each size."""
+        if size is None:
+            return self.augmentation
+        if size not in self._at:
+            own = self.augmentation
+            stage = [Resize(*size) if isinstance(t, ProgressiveResizing) else t for t in own.transforms]
+            self._at[size] = Augmentation(stage, own.fill_mode, own.fill_value, own.interpolation, own.value_range)
+        return self._at[size]
+
+    def _shares(self, y: Tensor) -> Tensor:
+        """Returns labels as floats that can be mixed: shares of classes, or the numbers themselves."""
+        head = self._heads[0]
+        classes = self._shapes[head.name][1]
+        if _sparse(head.loss, y, classes):
+            return functional.one_hot(y.reshape(len(y)).to(torch.int64), classes).to(torch.float32)
+        return y.to(torch.float32)
+
+    @staticmethod
+    def _hard(shares: Tensor, y: Tensor) -> Tensor:
+        """Returns labels for the metrics, in the form that they were given in: the class with the largest share."""
+        if shares.ndim == 2 and shares.shape[1] > 1:
+            best = shares.argmax(dim=1)
+            if y.ndim == 2 and y.shape[1] == shares.shape[1]:
+                return functional.one_hot(best, shares.shape[1]).to(y.dtype)
+            return best.reshape(y.shape).to(y.dtype)
+        return shares.reshape(y.shape) if y.is_floating_point() else shares.round().reshape(y.shape).to(y.dtype)
+
+
+def as_augmentation(transforms: Any, channels: int = 3) -> Augmentation:
+    """Returns what `fit(augment=…)` means: an `Augmentation`, transforms in a list or alone, or words such as "flip,rotate=10"."""
+    if isinstance(transforms, Augmentation):
+        return transforms
+    return Augmentation(parse(transforms, channels) if isinstance(transforms, str) else transforms)
+
+
+def soft_loss(loss: Any, shape: Sequence[int]) -> losses.Loss:
+    """Returns the loss that takes shares of classes in place of classes.
+
+    Args:
+        loss: of `compile`.
+        shape: of the output, with the class axis at index 1.
+
+    Raises:
+        ArgumentError: it has no such counterpart.
+    """
+    fix = "Use categorical_crossentropy with one-hot labels, or leave out MixUp and CutMix."
+    if loss is None or len(shape) != 2:
+        raise ArgumentError(explain("fit(augment)", "mixed pictures without one loss on (N, classes)", "such a loss", fix))
+    if isinstance(loss, losses.SparseCategoricalCrossentropy):
+        if loss.ignore_class is not None:
+            raise ArgumentError(explain("fit(augment)", f"mixed pictures and ignore_class={loss.ignore_class}", "no ignored class", fix))
+        return losses.CategoricalCrossentropy(loss.from_logits, axis=loss.axis, reduction=loss.reduction, name=loss.name)
+    known = (losses.CategoricalCrossentropy, losses.CategoricalFocalCrossentropy, losses.BinaryCrossentropy,
+             losses.BinaryFocalCrossentropy, losses.Crossentropy, losses.MeanSquaredError, losses.MeanAbsoluteError, losses.KLDivergence)
+    if not isinstance(loss, known):
+        name = getattr(loss, "name", type(loss).__name__)
+        raise ArgumentError(explain("fit(augment)", f"mixed pictures and the loss {name!r}", "a loss that takes shares of classes", fix))
+    return loss
+
+
+def _sparse(loss: Any, y: Tensor, classes: int) -> bool:
+    if isinstance(loss, losses.Crossentropy):
+        return classes > 1 and (y.ndim < 2 or y.shape[1] == 1)
+    return isinstance(loss, losses.SparseCategoricalCrossentropy)
+
+
+def _check_size(model: Any, shape: tuple[int, int, int]) -> None:
+    """Raises `ShapeError` for pictures that the model does not take."""
+    if model.flexible_input or not model.input_shapes:
+        return
+    wanted = tuple(model.input_shapes[0][1:])
+    if len(wanted) == 3 and any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
+        raise ShapeError(explain("fit(augment)", f"pictures of {shape[0]}×{shape[1]} after augmentation", f"{wanted[0]}×{wanted[1]}, as the "
+                                 "model takes them", "A model that begins with Input((None, None, channels)) and ends in global pooling "
+                                 "takes any size."))
