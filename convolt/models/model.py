@@ -293,9 +293,9 @@ class Model(OwnSteps, Layer):
                 Stopped or killed at any instant, the same call goes on where the last checkpoint was, bit for bit.
             resume: "auto" goes on from the folder's last checkpoint if there is one, True insists on one, False starts anew.
             resume_allow: names of settings that may differ from the saved ones, such as "learning_rate".
-
             augment: transforms of `convolt.data.augment` (a list, one, or words such as "flip,rotate=10") of the training's pictures.
             sampler: "balanced" (all classes alike), a weight for each sample, or a `convolt.training.sampling.Sampler`.
+
         Raises:
             StateError: before `compile`.
             DataError: arrays or labels that cannot be used; the message says which and what to do.

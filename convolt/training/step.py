@@ -166,8 +166,8 @@ class Step:
 
     def device_part(self, batch: Batch) -> None:
         """What a training step does on the device, fit for capture in a graph; `prepare_step` and `finish_step` surround it."""
-        losses, parts = self._gradients(batch)
         batch = batch.ready()
+        losses, parts = self._gradients(batch)
         try:
             self._changing = True
             self._optimizer.update(partial(self._gradients_again, batch) if self._optimizer.needs_closure else None)
@@ -292,6 +292,13 @@ class Step:
                                       "Give y, or a dataset of (x, y)." if not batch.y else ""))
         return [targets_to_inside(y, output.ndim) for y, output in zip(batch.y, outputs, strict=True)]
 
+    def _goals(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[tuple[Loss | None, Tensor]]:
+        """Returns each output's loss and the labels that it takes: soft ones where pictures were mixed."""
+        if not batch.soft:
+            return [(head.loss, label) for head, label in zip(self._heads, labels, strict=True)]
+        return [(head.soft_loss, targets_to_inside(soft, output.ndim))
+                for head, soft, output in zip(self._heads, batch.soft, outputs, strict=True)]
+
     def _losses(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor], shares: Sequence[Any] | None) -> list[Tensor]:
         """Returns the total loss, then (with several outputs) the loss of each."""
         parts, terms = self._terms(batch, labels, outputs, shares)
@@ -307,13 +314,6 @@ class Step:
         for i, (loss, goal) in enumerate(self._goals(batch, labels, outputs)):
             if loss is not None:
                 part = loss(goal, outputs[i], batch.weights[i] if batch.weights else None)
-    def _goals(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[tuple[Loss | None, Tensor]]:
-        """Returns each output's loss and the labels that it takes: soft ones where pictures were mixed."""
-        if not batch.soft:
-            return [(head.loss, label) for head, label in zip(self._heads, labels, strict=True)]
-        return [(head.soft_loss, targets_to_inside(soft, output.ndim))
-                for head, soft, output in zip(self._heads, batch.soft, outputs, strict=True)]
-
                 part = part if shares is None else part * shares[i]
                 parts.append(part)
                 weight = self._heads[i].weight

@@ -32,8 +32,8 @@ from convolt.training.hooks import CallbackList, scalars
 from convolt.training.memory import Room
 from convolt.training.own_step import make_step, other_optimizer
 from convolt.training.progress import Progress
-from convolt.training.statistics import update_statistics
 from convolt.training.sampling import Drawing, make_drawing
+from convolt.training.statistics import update_statistics
 from convolt.training.step import Step, enter, flat_outputs
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
@@ -76,8 +76,8 @@ class Trainer:
         self._heads: list[Head] = []
         self._step: Step | None = None
         self._bound: list[Tensor] = []
-        if model.output_names:  # misspelt names are told now, not when fit starts
         self._notes: list[str] = []
+        if model.output_names:  # misspelt names are told now, not when fit starts
             self._heads = self._make_heads(model.output_names)
         else:
             check_names(loss, losses.get)
@@ -119,9 +119,9 @@ class Trainer:
             validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or size, validation_steps)
         step = self._prepare_training(data, epochs)
         progress = Progress(epochs, data.steps, verbose, device=self.device)
-        self.history = History()
         for note in self._notes:
             progress.note(note)
+        self.history = History()
         callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
         if session is None:
             keeper = None
@@ -231,8 +231,8 @@ class Trainer:
     def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
               drawing: Drawing = inputs.IN_ORDER, class_weight: Mapping[int, float] | None = None, split: float = 0.0) -> tuple[Any, Any]:
         """Returns (batches, batches held out by `split` or None) of whatever the user gave."""
-        if inputs.is_stream(x):
         self._notes = []
+        if inputs.is_stream(x):
             return self._stream(what, x, y, batch_size, steps, drawing, class_weight, split), None
         arrays: Any = self._arrays(what, x, y, sample_weight, class_weight, drawing)
         held_out = later = None
@@ -269,9 +269,9 @@ class Trainer:
             checks.check_labels(label, loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
         if class_weight is not None:
             weights = self._with_class_weight((tuple(xs), tuple(ys), tuple(weights)), class_weight)[2]
-        return xs, ys, weights
         if augment is not None:
             augment.prepare(self._heads, self._output_shapes)
+        return xs, ys, weights
 
     def _stream(self, what: str, x: Any, y: Any, batch_size: int | str | None, steps: int | None, drawing: Drawing,
                 class_weight: Mapping[int, float] | None, split: float) -> Streamed:
@@ -279,9 +279,9 @@ class Trainer:
             raise ArgumentError(explain(f"{what}(y)", "labels beside a dataset or generator", "None: x brings the labels"))
         if split:
             raise ArgumentError(explain(f"{what}(validation_split)", "a dataset or generator", "arrays", "Give validation_data instead."))
-        weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
         if isinstance(batch_size, str):
             raise ArgumentError(explain(f"{what}(batch_size)", f"{batch_size!r} with a dataset or generator", "a number, or arrays"))
+        weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
         first, x = inputs.peek(x, batch_size or 32)
         xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
         augment = drawing.augment
