@@ -23,8 +23,12 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(VENV)/bin/mypy
 
+# MINUTES is the time that the whole round may take; a round that is cut off is continued by the same command.
+MINUTES ?= 40
 bench: $(VENV)/.dev
-	$(RUN) benchmarks/training.py
+	$(RUN) benchmarks/environments.py
+	$(RUN) benchmarks/suite.py --minutes $(MINUTES)
+	$(RUN) benchmarks/report.py
 
 $(VENV)/.base: pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)

@@ -135,7 +135,7 @@ def run_side(side: str, options: argparse.Namespace, batch: int, precision: str)
 
 def compare(options: argparse.Namespace) -> None:
     """Runs all sides in turn, for each batch size and precision."""
-    from training import machine, table
+    from suite import machine, table
 
     sides = [side for side in options.sides if side in OWN or options.peers_python]
     info, results = machine(options.device), []

@@ -1,0 +1,233 @@
+"""Writes the tables of docs/benchmarks.md, between its markers, and the plots in docs/images, from the newest results of each device.
+
+    python benchmarks/report.py
+
+Every figure is a median over the rounds in one file of `benchmarks/results`; a peer that gave none has its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from suite import PEERS, Cell, best_peer, score  # noqa: E402
+from workloads import WORKLOADS  # noqa: E402
+
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+IMAGES = HERE.parent / "docs" / "images"
+BEGIN, END = "<!-- suite: written by benchmarks/report.py -->", "<!-- suite: end -->"
+TITLES = {
+    "cnn": "Training: classic CNN, 28×28",
+    "defaults": "Training with nothing but defaults: classic CNN, `compile` and `fit` alone",
+    "resnet18": "Training: ResNet-18, 32×32",
+    "resnet50": "Training: ResNet-50, 224×224",
+    "vgg16": "Training: VGG16, 224×224",
+    "resnet50_predict": "`predict`: ResNet-50, 224×224",
+    "vgg16_predict": "`predict`: VGG16, 224×224",
+    "mnist": "MNIST, from process start to 99% of the test pictures",
+}
+NAMES = {"convolt": "**Convolt**", "pytorch eager": "PyTorch eager", "pytorch tuned": "PyTorch tuned",
+         "pytorch tuned, kept memory": "PyTorch tuned, freed memory kept", "flax": "Flax", "lightning": "Lightning"}
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "default": "defaults"}
+
+
+def name_of(peer: str) -> str:
+    """Returns a peer's name for readers."""
+    words = {"keras": "Keras on", "tensorflow": "TensorFlow", "tensorflow,": "TensorFlow,", "jax": "JAX", "torch": "PyTorch",
+             "kept": "freed", "memory": "memory kept", "jit": "with jit_compile"}
+    return NAMES.get(peer) or (" ".join(words.get(word, word) for word in peer.split()) if peer.startswith("keras") else peer)
+
+
+def newest(device: str, folder: Path = HERE / "results") -> Path | None:
+    """Returns the newest results of a device: "cpu" or "cuda"."""
+    return max(folder.glob(f"suite_{device}_*.json"), default=None)
+
+
+def cells_of(rows: list[dict[str, Any]], workload: str) -> list[Cell]:
+    """Returns the cells of a workload that have reports, by precision, then batch."""
+    found = {Cell(row["workload"], row["batch"], row["precision"]) for row in rows if row["workload"] == workload}
+    return sorted(found, key=lambda cell: (cell.work.precisions.index(cell.precision), cell.batch))
+
+
+def median(rows: list[dict[str, Any]], peer: str, key: str) -> float | None:
+    """Returns the median of a field over a peer's good reports."""
+    values = [row[key] for row in rows if row["peer"] == peer and row["status"] == "ok" and row.get(key) is not None]
+    return statistics.median(values) if values else None
+
+
+def own(rows: list[dict[str, Any]], cell: Cell) -> list[dict[str, Any]]:
+    """Returns the reports of a cell."""
+    return [row for row in rows if cell.holds(row)]
+
+
+def ratio(rows: list[dict[str, Any]]) -> float | None:
+    """Returns Convolt's median over the best peer's, in one cell."""
+    scores = [s for row in rows if row["peer"] == "convolt" and (s := score(row))]
+    best = best_peer(rows)
+    return statistics.median(scores) / best if scores and best else None
+
+
+def check(rows: list[dict[str, Any]]) -> None:
+    """Raises ValueError unless all peers of a workload trained as many parameters."""
+    for workload in WORKLOADS:
+        counts = {row["peer"]: row["parameters"] for row in rows if row["workload"] == workload and row["status"] == "ok"}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"{workload}: the peers' networks differ in their number of parameters: {counts}")
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+def figure(value: float | None, digits: int = 0) -> str:
+    """Returns a number for a table; small ones with a digit after the point."""
+    if value is None:
+        return "–"
+    return f"{value:,.{max(digits, 1 if value < 100 else 0)}f}"
+
+
+def grid(head: list[str], body: list[list[str]]) -> list[str]:
+    """Returns a table's lines."""
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
+
+
+def rates(rows: list[dict[str, Any]], workload: str) -> list[str]:
+    """Returns the table of images per second of one workload: a row for each peer, a column for each cell."""
+    cells = cells_of(rows, workload)
+    peers = [peer for peer in PEERS if any(median(own(rows, cell), peer, "images_per_second") for cell in cells)]
+    order = {peer: [median(own(rows, cell), peer, "images_per_second") for cell in cells] for peer in peers}
+    peers.sort(key=lambda peer: (peer != "convolt", -max(value or 0 for value in order[peer])))
+    body = [[name_of(peer), *(figure(value) for value in order[peer])] for peer in peers]
+    body.append(["Convolt to the best peer", *(f"**{r:.2f}**" if (r := ratio(own(rows, cell))) else "–" for cell in cells)])
+    return grid(["images/s", *(f"{SHORT[cell.precision]}, batch {cell.batch}" for cell in cells)], body)
+
+
+def targets(rows: list[dict[str, Any]], workload: str) -> list[str]:
+    """Returns the table of accuracies after each epoch and of the time to the target."""
+    lines: list[str] = []
+    for cell in cells_of(rows, workload):
+        good = [row for row in own(rows, cell) if row["status"] == "ok"]
+        if not good:
+            continue
+        body = []
+        for peer in sorted({row["peer"] for row in good}, key=lambda p: (p != "convolt", median(good, p, "seconds_to_target") or 1e9, p)):
+            first = next(row for row in good if row["peer"] == peer)
+            seconds = median(good, peer, "seconds_to_target")
+            epochs = [f"{100 * accuracy:.2f}" for _, accuracy in first["accuracies"]]
+            body.append([name_of(peer), f"{seconds:.1f}" if seconds else "not reached", ", ".join(epochs), f"{first['accuracies'][-1][0]:.0f}"])
+        lines += grid([f"{SHORT[cell.precision]}, batch {cell.batch}", "seconds to 99%", "% right after each epoch", "seconds of the run"], body)
+    return lines
+
+
+def starts(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns the table of first steps and memory: Convolt, the first of all peers, and tuned PyTorch."""
+    body = []
+    for workload in WORKLOADS:
+        for cell in cells_of(rows, workload):
+            here = own(rows, cell)
+            cold = {row["peer"]: row["first_step_seconds"] for row in here if row["status"] == "ok" and row["round"] == 1}
+            warm = {peer: median([row for row in here if row["round"] > 1], peer, "first_step_seconds") for peer in cold}
+            others = [peer for peer in cold if peer != "convolt"]
+            if "convolt" not in cold or not others:
+                continue
+            first = min(others, key=cold.__getitem__)
+            tuned = median(here, "pytorch tuned, kept memory", "peak_mib") or median(here, "pytorch tuned", "peak_mib")
+            body.append([str(cell), f"{cold['convolt']:.1f} / {figure(warm['convolt'])}", f"{cold[first]:.1f} / {figure(warm[first])}",
+                         name_of(first), figure(median(here, "convolt", "peak_mib")), figure(tuned)])
+    return grid(["", "Convolt, cold / warm, s", "first peer, cold / warm, s", "which", "Convolt, MiB", "tuned PyTorch, MiB"], body)
+
+
+def reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a list of what gave no figure, each reason with its cells."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            cell = f"{row['workload']} {row['batch']} {SHORT[row['precision']]}"
+            cells = found.setdefault((row["peer"], row["status"]), [])
+            cells += [] if cell in cells else [cell]
+    return [f"- {name_of(peer)}: {status.replace('|', '/')} ({', '.join(cells)})" for (peer, status), cells in sorted(found.items())]
+
+
+def section(path: Path) -> list[str]:
+    """Returns the lines about one file of results."""
+    results = json.loads(path.read_text())
+    machine, rows = results["machine"], results["reports"]
+    check(rows)
+    versions: dict[str, str] = {}
+    for row in rows:
+        versions |= row.get("versions", {})
+    device = "cuda" if "_cuda_" in path.name else "cpu"
+    commits = sorted({row["commit"] for row in rows})
+    rounds = max(row["round"] for row in rows)
+    lines = [f"## {'GPU' if device == 'cuda' else 'CPU'}", "",
+             f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {machine['date']}; {rounds} round{'s' * (rounds > 1)}; "
+             + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+             + f"; Convolt at {', '.join(commits)}. Every figure is in `benchmarks/results/{path.name}`.", "",
+             f"![Images per second of each peer, as a share of the best peer's](images/benchmarks_{device}.svg)", ""]
+    for workload in WORKLOADS:
+        shown = targets(rows, workload) if WORKLOADS[workload].task == "target" else rates(rows, workload) if cells_of(rows, workload) else []
+        if shown:
+            lines += [f"### {TITLES[workload]}", "", *shown, ""]
+    lines += ["### Seconds from process start to the first step done, and peak memory", "", *starts(rows), ""]
+    if missing := reasons(rows):
+        lines += ["### What gave no figure", "", *missing, ""]
+    return lines
+
+
+def text(files: list[Path]) -> str:
+    """Returns what stands between the markers."""
+    lines = [line for path in files for line in section(path)]
+    return "\n".join([BEGIN, "", *lines, END])
+
+
+# -- plots ---------------------------------------------------------------------------------------------------------
+
+
+def plot(path: Path, target: Path) -> None:
+    """Draws the rates of all peers in each cell, as shares of the best peer's."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams |= {"svg.hashsalt": "convolt", "svg.fonttype": "none", "font.size": 8}
+    import matplotlib.pyplot as plt
+
+    rows = json.loads(path.read_text())["reports"]
+    panels = [(cell, best) for workload in WORKLOADS for cell in cells_of(rows, workload) if (best := best_peer(own(rows, cell)))]
+    across = 3
+    figure_, axes = plt.subplots(-(-len(panels) // across), across, figsize=(12, 2.3 * -(-len(panels) // across)), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (cell, best) in zip(axes.flat, panels, strict=False):
+        here = own(rows, cell)
+        shares = {peer: statistics.median(s) / best for peer in PEERS if (s := [v for row in here if row["peer"] == peer and (v := score(row))])}
+        shown = sorted(shares, key=shares.__getitem__)[-8:]
+        shown = shown if "convolt" in shown or "convolt" not in shares else ["convolt", *shown[1:]]
+        axis.axis("on")
+        axis.barh([name_of(p).strip("*") for p in shown], [shares[p] for p in shown], color=["#d1495b" if p == "convolt" else "#8d99ae" for p in shown])
+        axis.axvline(1, color="black", linewidth=0.6)
+        axis.set_title(str(cell), fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure_.tight_layout()
+    target.parent.mkdir(exist_ok=True)
+    figure_.savefig(target, metadata={"Date": None})
+    plt.close(figure_)
+
+
+def main() -> None:
+    files = [path for device in ("cpu", "cuda") if (path := newest(device))]
+    page = PAGE.read_text()
+    if BEGIN not in page or END not in page:
+        raise SystemExit(f"{PAGE}: got no markers; expected a line {BEGIN!r} and a line {END!r}")
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
+    PAGE.write_text(before + text(files) + after)
+    for path in files:
+        plot(path, IMAGES / f"benchmarks_{'cuda' if '_cuda_' in path.name else 'cpu'}.svg")
+    print(f"{PAGE}: {', '.join(path.name for path in files) or 'no results yet'}")
+
+
+if __name__ == "__main__":
+    main()
