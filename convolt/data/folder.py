@@ -4,55 +4,77 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from convolt.data.decode import check_decoding
+from convolt.data.index import FolderIndex, Labels, index_folder
+from convolt.data.pictures import MAX_BAD_SHARE, BadFile, Pictures, SkippedFilesWarning
+from convolt.errors import DataError, explain
 
-from convolt.data.decode import check_decoding, decode_image
-from convolt.data.index import Labels, index_folder
-from convolt.data.split import stratified_split
-from convolt.errors import ArgumentError, DataError, explain
-
-MAX_BAD_SHARE = 0.01
-"""Share of bad files above which a folder is refused."""
+__all__ = ["MAX_BAD_SHARE", "MAX_FILE_BYTES", "BadFile", "ImageFolder", "PictureFiles", "SkippedFilesWarning", "check_same_classes",
+           "read_file"]
 
 MAX_FILE_BYTES = 256 * 2**20
-CHUNK = 256
+PLAIN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-class SkippedFilesWarning(UserWarning):
-    """Some files of a folder could not be used and were left out."""
-
-
-@dataclass(frozen=True)
-class BadFile:
-    """A file that was left out, and why."""
-
-    path: str
-    reason: str
-
-
-def read_file(path: Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
     """Returns the content of a regular file of at most `MAX_FILE_BYTES`.
 
     Raises:
         DataError: it is a pipe or a device, which might never end, or it is too large.
         OSError: it cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
-        status = os.fstat(file.fileno())
+    descriptor = os.open(path, PLAIN)
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DataError(explain(str(path), "a pipe, device or folder", "a regular file"))
         if status.st_size > MAX_FILE_BYTES:
             raise DataError(explain(str(path), f"{status.st_size:,} bytes", f"at most {MAX_FILE_BYTES:,}"))
-        return file.read(MAX_FILE_BYTES + 1)
+        parts = []
+        left = MAX_FILE_BYTES + 1
+        while left > 0 and (part := os.read(descriptor, min(left, status.st_size + 1))):
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
-class ImageFolder:
+class PictureFiles(Pictures):
+    """Pictures in files below a folder; what `ImageFolder` and `from_csv` have in common.
+
+    Args:
+        index: the files, their labels and classes.
+        title: for messages.
+        image_size, color_mode, interpolation, fit, workers: see `ImageFolder`.
+
+    Attributes:
+        root: the folder.
+        links_ignored, others_ignored: links that were not followed; files that do not end like pictures.
+    """
+
+    def __init__(self, index: FolderIndex, title: str, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
+                 interpolation: str = "bilinear", fit: str = "stretch", workers: int | None = None) -> None:
+        super().__init__(title, index.files, index.labels, index.class_names, image_size, color_mode, interpolation, fit, workers)
+        self.root, self.links_ignored, self.others_ignored = index.root, index.links_ignored, index.others_ignored
+        self._below = str(index.root) + os.sep
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.root)!r}, {len(self.files)} pictures, {len(self.class_names)} classes)"
+
+    def content(self, index: int) -> bytes:
+        """Returns the content of the file."""
+        return read_file(self._below + self.files[index])
+
+    def root_text(self) -> str:
+        """Returns the folder's path."""
+        return str(self.root)
+
+
+class ImageFolder(PictureFiles):
     """The pictures of a folder with one folder per class, indexed but not yet read.
 
     Args:
@@ -83,133 +105,8 @@ class ImageFolder:
                  labels: Labels = "inferred", class_names: Sequence[str] | None = None, interpolation: str = "bilinear",
                  fit: str = "stretch", follow_links: bool = False, workers: int | None = None) -> None:
         check_decoding(color_mode, image_size, interpolation, fit)
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise ArgumentError(explain("workers", workers, "a whole number from 1, or None"))
         index = index_folder(path, labels, class_names, follow_links)
-        self.root, self.files, self.labels, self.class_names = index.root, index.files, index.labels, index.class_names
-        self.links_ignored, self.others_ignored = index.links_ignored, index.others_ignored
-        self.image_size, self.color_mode = image_size, color_mode
-        self.interpolation, self.fit, self.workers = interpolation, fit, workers or min(8, os.cpu_count() or 1)
-        self._bad: dict[str, BadFile] = {}
-        self._shape_of: tuple[str, tuple[int, ...]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __repr__(self) -> str:
-        return f"ImageFolder({str(self.root)!r}, {len(self.files)} pictures, {len(self.class_names)} classes)"
-
-    @property
-    def bad(self) -> list[BadFile]:
-        """The files that were met and left out so far, sorted by path."""
-        return [self._bad[path] for path in sorted(self._bad)]
-
-    def subset(self, indices: np.ndarray) -> ImageFolder:
-        """Returns a folder with some of the pictures, and the same classes."""
-        part = object.__new__(ImageFolder)
-        part.__dict__.update(self.__dict__)
-        part.files = [self.files[int(i)] for i in indices]
-        part.labels = None if self.labels is None else self.labels[indices]
-        part._bad = {path: self._bad[path] for path in part.files if path in self._bad}
-        return part
-
-    def split(self, fraction: float, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
-        """Returns (training part, validation part); each class is split alike, and the same seed splits the same way.
-
-        Raises:
-            ArgumentError: `fraction` is not between 0 and 1.
-            DataError: one part would be empty.
-        """
-        labels = self.labels if self.labels is not None else np.zeros(len(self), np.int64)
-        first, second = stratified_split(labels, fraction, seed)
-        return self.subset(first), self.subset(second)
-
-    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decodes everything.
-
-        Returns:
-            (x, y): uint8 of shape (N, H, W, C) and int64 of shape (N,), in the order of `files` without those in
-            `bad`; y is None for a folder without labels.
-
-        Raises:
-            DataError: more than 1% of the files are bad, a class has only bad files, or sizes differ.
-
-        Warns:
-            SkippedFilesWarning: files were left out.
-        """
-        x, kept = self.read(np.arange(len(self)))
-        if self.labels is None:
-            return x, None
-        y = self.labels[kept]
-        present = np.bincount(y, minlength=len(self.class_names))
-        for label in np.unique(self.labels):
-            if present[label] == 0:
-                raise DataError(explain(f"image folder {self.root}", f"only bad files in the class {self.class_names[label]!r}",
-                                        "at least one picture that can be read", self._bad_text()))
-        return x, y
-
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Decodes some pictures with several threads.
-
-        Args:
-            indices: positions in `files`.
-
-        Returns:
-            (x, kept): uint8 (M, H, W, C), and the M of the `indices` whose pictures could be read, in their order.
-
-        Raises:
-            DataError: more than 1% of the folder's files are bad, or sizes differ.
-
-        Warns:
-            SkippedFilesWarning: files were left out that had not been met before.
-        """
-        bad_before = len(self._bad)
-        x: np.ndarray | None = None
-        kept: list[int] = []
-        with ThreadPoolExecutor(self.workers) as pool:
-            for start in range(0, len(indices), CHUNK):
-                chunk = [int(i) for i in indices[start : start + CHUNK]]
-                for i, picture in zip(chunk, pool.map(self._decode, chunk), strict=True):
-                    if isinstance(picture, BadFile):
-                        self._bad[picture.path] = picture
-                        continue
-                    self._check_size(self.files[i], picture)
-                    if x is None:
-                        x = np.empty((len(indices), *picture.shape), np.uint8)
-                    x[len(kept)] = picture
-                    kept.append(i)
-                self._check_bad()
-        if len(self._bad) > bad_before:
-            warnings.warn(f"{self.root}: {self._bad_text()}", SkippedFilesWarning, stacklevel=2)
-        shape = (0, *(self._shape_of[1] if self._shape_of else (0, 0, 0)))
-        return np.empty(shape, np.uint8) if x is None else x[: len(kept)], np.asarray(kept, np.int64)
-
-    def _decode(self, index: int) -> np.ndarray | BadFile:
-        name = self.files[index]
-        try:
-            return decode_image(read_file(self.root / name), self.color_mode, self.image_size,
-                                interpolation=self.interpolation, fit=self.fit)
-        except (DataError, OSError) as error:
-            return BadFile(name, str(error))
-
-    def _check_size(self, name: str, picture: np.ndarray) -> None:
-        if self._shape_of is None:
-            self._shape_of = (name, picture.shape)
-        first, shape = self._shape_of
-        if picture.shape != shape:
-            raise DataError(explain(f"image folder {self.root}", f"{first} with {shape[0]}×{shape[1]} pixels and {name} with "
-                                    f"{picture.shape[0]}×{picture.shape[1]}", "one size",
-                                    "Pass image_size=(height, width) to resize all pictures."))
-
-    def _check_bad(self) -> None:
-        if len(self._bad) > MAX_BAD_SHARE * len(self.files):
-            raise DataError(explain(f"image folder {self.root}", f"more than {MAX_BAD_SHARE:.0%} bad files",
-                                    "pictures that can be read", f"Mend or remove them. {self._bad_text()}"))
-
-    def _bad_text(self, most: int = 10) -> str:
-        listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad[:most])
-        more = f"; and {len(self._bad) - most} more" if len(self._bad) > most else ""
-        return f"{len(self._bad)} of {len(self.files)} files left out: {listed}{more}"
+        super().__init__(index, f"image folder {index.root}", image_size, color_mode, interpolation, fit, workers)
 
 
 def check_same_classes(train: Sequence[str], other: Sequence[str], where: str) -> None:

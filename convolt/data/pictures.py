@@ -1,0 +1,302 @@
+"""`Pictures`: labelled pictures that lie somewhere, indexed but not yet read. Folders, tables, tar shards and packs are such."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from convolt.data.decode import CHANNELS, check_decoding, decode_image
+from convolt.data.files import atomic_file
+from convolt.data.reader import SMALL, ahead, default_workers
+from convolt.data.split import stratified_split
+from convolt.errors import DataError, explain
+
+MAX_BAD_SHARE = 0.01
+"""Share of bad files above which a set is refused."""
+
+PIECE = 64
+"""Pictures that a thread decodes before it asks for more."""
+
+AHEAD = 3
+"""Batches that are decoded while one is used."""
+
+
+class SkippedFilesWarning(UserWarning):
+    """Some pictures of a set could not be used and were left out."""
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+Rows = np.ndarray | Sequence[int]
+Allocate = Callable[[tuple[int, ...]], np.ndarray]
+
+
+class Pictures(ABC):
+    """Pictures with their labels, read when they are needed, by several threads, in the order that is asked for.
+
+    What can be read of them is the same in every process that asks: the order follows from the files' names alone, and a bad file is
+    left out wherever it is met.
+
+    Attributes:
+        title: for messages, such as "image folder pets".
+        files: a name for each picture.
+        labels: int64 `(N,)` for classes, float32 `(N, classes)` of zeros and ones for several labels each, or None.
+        class_names: name of each label.
+        image_size, color_mode, interpolation, fit: how pictures are decoded; see `decode_image`.
+        workers: threads that decode.
+        bad: the files that were met and left out so far, with the reason.
+    """
+
+    def __init__(self, title: str, files: list[str], labels: np.ndarray | None, class_names: Sequence[str],
+                 image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
+                 fit: str = "stretch", workers: int | None = None) -> None:
+        check_decoding(color_mode, image_size, interpolation, fit)
+        self.title, self.files, self.labels, self.class_names = title, files, labels, list(class_names)
+        self.image_size, self.color_mode, self.interpolation, self.fit = image_size, color_mode, interpolation, fit
+        self.workers = default_workers(workers)
+        self._rows = np.arange(len(files))
+        self._bad: dict[str, BadFile] = {}
+        self._shape_of: tuple[str, tuple[int, ...]] | None = None
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """Returns the encoded bytes of picture number `index`.
+
+        Raises:
+            DataError: there is no such picture any more, or it is no plain file.
+            OSError: it cannot be read.
+        """
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.title!r}, {len(self.files)} pictures, {len(self.class_names)} classes)"
+
+    @property
+    def bad(self) -> list[BadFile]:
+        """The files that were met and left out so far, sorted by path."""
+        return [self._bad[path] for path in sorted(self._bad)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all pictures together, (N, H, W, C); reads the first if no size was given.
+
+        Raises:
+            DataError: none can be read.
+        """
+        return (len(self), *self.picture_shape())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, decoded."""
+        return int(np.prod(self.shape))
+
+    def picture_shape(self) -> tuple[int, ...]:
+        """Returns (H, W, C) of each picture."""
+        if self.image_size is not None:
+            return (*self.image_size, CHANNELS[self.color_mode])
+        for index in range(len(self)):
+            if self._shape_of is not None:
+                break
+            self._note(index, self._decode(index))
+        if self._shape_of is None:
+            raise DataError(explain(self.title, "no picture that can be read", "at least one", self._bad_text()))
+        return self._shape_of[1]
+
+    def fingerprint(self) -> str:
+        """Returns what tells this set from others: a digest of names, labels and the way of decoding. Nothing is read."""
+        digest = hashlib.sha256("\n".join(self.files).encode())
+        digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes())
+        return f"{len(self)} pictures {self.image_size} {self.color_mode} {self.interpolation} {self.fit} {digest.hexdigest()[:16]}"
+
+    def subset(self, indices: Rows) -> Self:
+        """Returns some of the pictures, with the same classes."""
+        part = copy.copy(self)
+        part.files = [self.files[int(i)] for i in indices]
+        part.labels = None if self.labels is None else self.labels[indices]
+        part._rows = self._rows[indices]
+        part._bad = {path: self._bad[path] for path in part.files if path in self._bad}
+        return part
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
+        """Returns (training part, validation part); each class is split alike, and the same seed splits the same way.
+
+        Of a set with several labels for each picture, those with the same labels are split alike.
+
+        Raises:
+            ArgumentError: `fraction` is not between 0 and 1.
+            DataError: one part would be empty.
+        """
+        labels = self.labels if self.labels is not None else np.zeros(len(self), np.int64)
+        if labels.ndim == 2:
+            labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+        first, second = stratified_split(labels, fraction, seed)
+        return self.subset(first), self.subset(second)
+
+    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Decodes everything.
+
+        Returns:
+            (x, y): uint8 of shape (N, H, W, C) and the labels, in the order of `files` without those in `bad`; y is None for pictures
+            without labels.
+
+        Raises:
+            DataError: more than 1% of the files are bad, a class has only bad files, or sizes differ.
+
+        Warns:
+            SkippedFilesWarning: files were left out.
+        """
+        x, kept = self.read(np.arange(len(self)))
+        if self.labels is None:
+            return x, None
+        y = self.labels[kept]
+        if y.ndim == 1:
+            present = np.bincount(y, minlength=len(self.class_names))
+            for label in np.unique(self.labels):
+                if present[label] == 0:
+                    raise DataError(explain(self.title, f"only bad files in the class {self.class_names[label]!r}",
+                                            "at least one picture that can be read", self._bad_text()))
+        return x, y
+
+    def read(self, indices: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes some pictures with several threads.
+
+        Args:
+            indices: positions in `files`.
+
+        Returns:
+            (x, kept): uint8 (M, H, W, C), and the M of the `indices` whose pictures could be read, in their order.
+
+        Raises:
+            DataError: more than 1% of the set's files are bad, or sizes differ.
+
+        Warns:
+            SkippedFilesWarning: files were left out that had not been met before.
+        """
+        rows = np.asarray(indices, np.int64)
+        if len(rows) == 0:
+            return np.empty((0, *(self._shape_of[1] if self._shape_of else (0, 0, 0))), np.uint8), rows
+        return next(self.batches([rows], len(rows)))
+
+    def batches(self, orders: Sequence[Rows], size: int, allocate: Allocate | None = None,
+                most: int = AHEAD) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields `read(rows)` for each of `orders`, where the next ones are decoded while one is used.
+
+        Args:
+            orders: positions in `files`, of each batch.
+            size: of the largest batch.
+            allocate: makes an uninitialised uint8 array of a shape; NumPy's if None.
+            most: batches that are decoded ahead of the one in use, which bounds the memory.
+        """
+        shape = self._common_shape(orders)
+        make = allocate or (lambda whole: np.empty(whole, np.uint8))
+        workers = self.workers if shape[0] * shape[1] > SMALL else min(2, self.workers)
+        pieces = ((x, rows, start) for rows in orders for x in [make((len(rows), *shape))] for start in range(0, len(rows), PIECE))
+        per_batch = -(-size // PIECE)
+        done = ahead(lambda piece: self._fill(*piece), pieces, workers, max(workers + 1, most * per_batch))
+        for rows in orders:
+            before = len(self._bad)
+            kept: list[int] = []
+            for start in range(0, len(rows), PIECE):
+                x, outcomes = next(done)
+                for place, outcome in enumerate(outcomes, start):
+                    if self._note(int(rows[place]), outcome):
+                        if len(kept) < place:  # close the gap that a bad file left
+                            x[len(kept)] = x[place]
+                        kept.append(place)
+                self._check_bad()
+            if len(self._bad) > before:
+                warnings.warn(f"{self.root_text()}: {self._bad_text()}", SkippedFilesWarning, stacklevel=3)
+            yield x[: len(kept)], np.asarray(rows, np.int64)[kept]
+
+    def root_text(self) -> str:
+        """Returns where the pictures lie, for warnings."""
+        return self.title
+
+    def write_skipped(self, path: Path) -> None:
+        """Writes the files that were left out as a table with the columns `path` and `reason`, whole or not at all."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((bad.path, bad.reason) for bad in self.bad)])
+        with atomic_file(path) as file:
+            file.write(text.getvalue().encode())
+
+    # -- in the threads ------------------------------------------------------------------------------------------------
+
+    def _fill(self, x: np.ndarray, rows: Rows, start: int) -> tuple[np.ndarray, list[BadFile | tuple[int, ...]]]:
+        """Decodes a piece of a batch into its places; returns the batch, and the shape of each picture or what is wrong with it."""
+        outcomes: list[BadFile | tuple[int, ...]] = []
+        for place in range(start, min(start + PIECE, len(rows))):
+            picture = self._decode(int(rows[place]))
+            if isinstance(picture, BadFile):
+                outcomes.append(picture)
+                continue
+            if picture.shape == x.shape[1:]:
+                x[place] = picture
+            outcomes.append(picture.shape)
+        return x, outcomes
+
+    def _decode(self, index: int) -> np.ndarray | BadFile:
+        if (known := self._bad.get(self.files[index])) is not None:
+            return known
+        try:
+            return decode_image(self.content(index), self.color_mode, self.image_size, interpolation=self.interpolation, fit=self.fit)
+        except (DataError, OSError) as error:
+            return BadFile(self.files[index], str(error))
+
+    # -- in the consumer's thread --------------------------------------------------------------------------------------
+
+    def _common_shape(self, orders: Sequence[Rows]) -> tuple[int, ...]:
+        """Returns the shape of the first of these pictures that can be read, which all others must have."""
+        if self.image_size is None and self._shape_of is None:
+            for index in (int(i) for rows in orders for i in rows):
+                outcome = self._decode(index)
+                if not isinstance(outcome, BadFile):
+                    self._note(index, outcome)
+                    break
+        return self.picture_shape()
+
+    def _note(self, index: int, outcome: np.ndarray | BadFile | tuple[int, ...]) -> bool:
+        """Keeps what was found out about a picture; returns whether it can be used.
+
+        Raises:
+            DataError: it has another size than the first.
+        """
+        name = self.files[index]
+        if isinstance(outcome, BadFile):
+            self._bad[outcome.path] = outcome
+            return False
+        found = outcome if isinstance(outcome, tuple) else outcome.shape
+        if self._shape_of is None:
+            self._shape_of = (name, found)
+        first, shape = self._shape_of
+        if found != shape:
+            raise DataError(explain(self.title, f"{first} with {shape[0]}×{shape[1]} pixels and {name} with {found[0]}×{found[1]}",
+                                    "one size", "Pass image_size=(height, width) to resize all pictures."))
+        return True
+
+    def _check_bad(self) -> None:
+        if len(self._bad) > MAX_BAD_SHARE * len(self.files):
+            raise DataError(explain(self.title, f"more than {MAX_BAD_SHARE:.0%} bad files", "pictures that can be read",
+                                    f"Mend or remove them. {self._bad_text()}"))
+
+    def _bad_text(self, most: int = 10) -> str:
+        listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad[:most])
+        more = f"; and {len(self._bad) - most} more" if len(self._bad) > most else ""
+        return f"{len(self._bad)} of {len(self.files)} files left out: {listed}{more}"
