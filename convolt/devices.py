@@ -94,6 +94,17 @@ def require_bfloat16(device: torch.device) -> None:
                                       "Use precision='float32'."))
 
 
+def why_not_bfloat16(device: torch.device) -> str | None:
+    """Returns why bfloat16 is no candidate for speed on a device; None where hardware multiplies it faster than float32."""
+    if device.type == "cuda":
+        return None if torch.cuda.get_device_capability(device) >= (8, 0) else "this GPU has no matrix units for bfloat16"
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        fast = has.get("avx512_bf16") or has.get("amx_bf16") or has.get("arm_bf16") or has.get("bf16")
+        return None if fast else "this processor has neither AVX-512-bf16 nor AMX"
+    return f"not known to be faster on {device.type}"
+
+
 def device_count(kind: str) -> int:
     """Returns how many devices of a kind ("cuda", "xpu", "mps") PyTorch can use."""
     if kind == "mps":

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt import __version__
-from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.fuse import REWRITES, Fused, fuse
 from convolt.compiler.fused import Norm
 from convolt.compiler.host import keep_freed_memory
 from convolt.compiler.measure import Probe
-from convolt.compiler.search import LAYERS, RULES, Row, Search, plain_row
+from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Row, Search, plain_row
 from convolt.compiler.trace import Untraceable, trace
 from convolt.errors import ArgumentError, did_you_mean, explain
 
@@ -60,7 +60,13 @@ class Plan:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
-        """Returns the plan that `dataclasses.asdict` made the values from."""
+        """Returns the plan that `dataclasses.asdict` made the values from.
+
+        Raises:
+            TypeError, KeyError, ValueError: the values are not those of a plan.
+        """
+        if values["precision"] not in ("float32", BFLOAT16):
+            raise ValueError(f"precision {values['precision']!r}")
         return Plan(**values | {"rows": tuple(Row(**row) for row in values["rows"])})
 
     def describe(self) -> str:
@@ -98,57 +104,78 @@ class Plan:
 
 
 def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *, precision: torch.dtype, device: torch.device,
-              batch_size: int, steps: int | None, fusions: Any = "auto", cache: Path | None = None) -> tuple[Plan, nn.Module]:
+              batch_size: int, steps: int | None, fusions: Any = "auto", cache: Path | None = None,
+              lower: str | None = "") -> tuple[Plan, nn.Module]:
     """Returns the plan and the module to run in the model's place (the model itself where nothing was rewritten).
 
     Args:
         model: built, on its device.
         inputs: an example of what its forward takes, two samples are enough.
         probe: measures candidates on the first batch; None where no batch can be looked at before training.
-        precision: of the computation.
+        precision: of the computation, where bfloat16 does not take its place.
         device: where it runs.
         batch_size: of the steps.
         steps: how many are to come; None if unknown. A short run is not worth a search.
         fusions: "auto", "none", "all", or names of rewrites; all but "auto" are taken without measuring.
         cache: folder for measurements; None keeps none.
+        lower: None if bfloat16 is a candidate in place of `precision`, else why not; "" says nothing of it.
     """
     names = check_fusions(fusions)
     base = Plan(str(device), str(precision).removeprefix("torch."), "layers", {}, keep_freed_memory(), torch.get_num_threads())
-    if fusions == "none":
-        return dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", "asked for"),)), model
-    traced = trace(model, inputs)
+    traced = None if fusions == "none" else trace(model, inputs)
     if isinstance(traced, Untraceable):
-        rows = (plain_row(LAYERS, "chosen", "the only form"), plain_row("fused", "refused", str(traced)))
-        return dataclasses.replace(base, rows=rows), model
-    base = dataclasses.replace(base, before=_text(traced))
-    fused = fuse(traced, names)
-    if not fused.count:
-        nothing = plain_row("fused", "refused", "no rewrite of the table fits this model")
-        return dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", "the only form"), nothing)), model
-    with_fusions = dataclasses.replace(base, form="fused", fusions=fused.count, after=_text(fused.module))
-    if names is not None or fusions == "all":
-        return dataclasses.replace(with_fusions, rows=(plain_row("fused", "chosen", "asked for"),)), fused.module
-    if probe is None:
-        why = "a stream's batches and a loss of your own cannot be tried before training; ask for it with fusions='all'"
-        rows = (plain_row(LAYERS, "chosen", "the form that needs no search"), plain_row("fused", "refused", why))
-        return dataclasses.replace(base, rows=rows), model
-    file = _cache_file(cache, base, inputs, batch_size, steps)
-    return _search(model, traced, probe, base, precision, batch_size, steps, file)
+        base = _with_row(base, "refused", "fused", str(traced))
+        traced = None
+    candidates = traced is not None and fuse(traced, names).count
+    module: nn.Module = model
+    if traced is not None:
+        base = dataclasses.replace(base, before=_text(traced))
+        if not candidates:
+            base = _with_row(base, "refused", "fused", "no rewrite of the table fits this model")
+    if candidates and fusions != "auto":
+        assert traced is not None
+        fused = fuse(traced, names)
+        base, module = _fused(_with_row(base, "chosen", "fused", "asked for"), fused), fused.module
+    searched = traced if candidates and fusions == "auto" else None
+    if probe is None and (searched is not None or lower is None):
+        why = "a stream's batches and a loss of your own cannot be tried before training"
+        base = _with_row(base, "refused", "fused", f"{why}; ask for it with fusions='all'") if searched is not None else base
+        base = _with_row(base, "refused", BFLOAT16, f"{why}; ask for it with precision='bfloat16'") if lower is None else base
+    elif lower:
+        base = _with_row(base, "refused", BFLOAT16, lower)
+    if probe is None or (searched is None and lower is not None):
+        if base.form == "layers":
+            why = "asked for" if fusions == "none" else "the form that needs no search" if candidates else "the only form"
+            base = dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", why), *base.rows))
+        return base, module
+    file = _cache_file(cache, base, module, inputs, batch_size, steps, lower is None)
+    return _search(module, searched, Search(module, searched, probe, precision, batch_size, steps, lower is None), base, file)
 
 
-def _search(model: nn.Module, traced: fx.GraphModule, probe: Probe, base: Plan, precision: torch.dtype, batch_size: int,
-            steps: int | None, cache: Path | None) -> tuple[Plan, nn.Module]:
-    """Takes the rewrites that pay, as a search finds now or as one found before."""
+def _with_row(plan: Plan, verdict: str, name: str, why: str) -> Plan:
+    return dataclasses.replace(plan, rows=(*plan.rows, plain_row(name, verdict, why)))
+
+
+def _fused(plan: Plan, fused: Fused) -> Plan:
+    return dataclasses.replace(plan, form="fused", fusions=fused.count, after=_text(fused.module))
+
+
+def _search(module: nn.Module, traced: fx.GraphModule | None, search: Search, base: Plan, cache: Path | None) -> tuple[Plan, nn.Module]:
+    """Takes the precision and the rewrites that pay, as a search finds now or as one found before."""
     known = _read_cache(cache)
-    rows = known or Search(model, traced, probe, precision, batch_size, steps).run()
+    rows = known or search.run()
     if known is None:
         _write_cache(cache, rows)
-    plan = dataclasses.replace(base, rows=rows, cached=known is not None)
-    kept = tuple(row.name for row in rows if row.verdict == "chosen" and row.name != LAYERS)
-    if not kept:
-        return plan, model
-    fused = fuse(traced, kept)
-    return dataclasses.replace(plan, form="fused", fusions=fused.count, after=_text(fused.module)), fused.module
+    kept = tuple(row.name for row in rows if row.verdict == "chosen")
+    precision = BFLOAT16 if BFLOAT16 in kept else base.precision
+    if base.form == "fused":
+        rows = rows[1:]  # the form was asked for
+    plan = dataclasses.replace(base, precision=precision, rows=(*rows, *base.rows), cached=known is not None)
+    rewrites = tuple(name for name in kept if name not in (LAYERS, BFLOAT16))
+    if traced is None or not rewrites:
+        return plan, module
+    fused = fuse(traced, rewrites)
+    return _fused(plan, fused), fused.module
 
 
 def check_fusions(fusions: Any) -> tuple[str, ...] | None:
@@ -182,7 +209,8 @@ def _text(module: fx.GraphModule) -> str:
 # -- measurements of earlier runs ----------------------------------------------------------------------------------
 
 
-def _cache_file(folder: Path | None, plan: Plan, inputs: Sequence[Tensor], batch_size: int, steps: int | None) -> Path | None:
+def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequence[Tensor], batch_size: int, steps: int | None,
+                lower: bool) -> Path | None:
     """Returns where the choice for this model, batch, length of run, hardware and software is kept.
 
     Short runs keep theirs too: a repeated run must take the same form, or its results would differ in the last bits.
@@ -192,10 +220,10 @@ def _cache_file(folder: Path | None, plan: Plan, inputs: Sequence[Tensor], batch
     processor = platform.processor() or platform.machine()
     if plan.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(plan.device)
-    shapes = [tuple(x.shape[1:]) for x in inputs]
+    shapes = [tuple(x.shape[1:]) for x in inputs] + [(name, *p.shape) for name, p in module.named_parameters()]
     software = [RULES, [rewrite.name for rewrite in REWRITES], __version__, torch.__version__]
     hardware = [plan.device, processor, plan.threads, os.cpu_count()]
-    key = json.dumps([plan.before, shapes, batch_size, steps, plan.precision, software, hardware])
+    key = json.dumps([plan.before, shapes, batch_size, steps, [plan.precision, lower], plan.fusions, software, hardware])
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 

@@ -18,7 +18,8 @@ TOLERANCE = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
 """Relative errors of loss and gradients against float64 that are always allowed, by the candidate's precision."""
 
 LAYERS = "layers"
-RULES = 3  # of the choice; a new number makes earlier measurements void
+BFLOAT16 = "bfloat16"
+RULES = 4  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 WORTH = 1.03  # a form must be this much faster to be taken
@@ -29,7 +30,7 @@ class Row:
     """One candidate and what became of it.
 
     Attributes:
-        name: "layers", the name of a rewrite that was added to the form so far, or "graph of the whole step".
+        name: "layers", "bfloat16" (for float32), a rewrite that was added to the form so far, or "graph of the whole step".
         seconds: of forward and backward of one batch; None where it was not measured.
         images_per_second: the same as a rate.
         loss_error, gradient_error: relative, against float64; None where not measured.
@@ -58,18 +59,24 @@ class Search:
 
     Args:
         model: as it is, layer by layer.
-        traced: its graph.
+        traced: its graph; None where there is none, or nothing to rewrite.
         probe: measures on a real batch.
         precision: of the computation.
         batch_size: of that batch.
         steps: how many are to come; None if unknown. What can be won must repay the search.
+        lower: whether bfloat16 is a candidate in place of `precision`.
+
+    Attributes:
+        kept: names of the chosen rewrites.
+        precision: the chosen one.
     """
 
-    def __init__(self, model: nn.Module, traced: fx.GraphModule, probe: Probe, precision: torch.dtype, batch_size: int,
-                 steps: int | None) -> None:
+    def __init__(self, model: nn.Module, traced: fx.GraphModule | None, probe: Probe, precision: torch.dtype, batch_size: int,
+                 steps: int | None, lower: bool = False) -> None:
         self._traced = traced
         self._probe = probe
-        self._precision = precision
+        self.precision = precision
+        self._lower = lower
         self._batch_size = batch_size
         self._steps = steps
         self._model = self._best = model
@@ -78,9 +85,11 @@ class Search:
         self.kept: list[str] = []
 
     def run(self) -> tuple[Row, ...]:
-        """Returns the rows, "layers" first; `kept` are the names of the chosen rewrites."""
-        plain = self._best_seconds = self._probe.seconds(self._model, self._precision, budget=0.3)
-        candidates = [rewrite.name for rewrite in reversed(REWRITES) if fuse(self._traced, (rewrite.name,)).count]
+        """Returns the rows, "layers" first."""
+        plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3)
+        candidates = [BFLOAT16] * self._lower
+        if self._traced is not None:
+            candidates += [rewrite.name for rewrite in reversed(REWRITES) if fuse(self._traced, (rewrite.name,)).count]
         reference: Gradients | None = None
         for name in candidates:
             if self._too_short():
@@ -89,10 +98,11 @@ class Search:
                 continue
             reference = reference or self._begin()
             self._try(name, reference)
-            plain = max(plain, self._best_seconds) if not self.kept else plain
-        why = "a rewrite is faster" if self.kept else f"{self._batch_size / plain:,.0f} images/s forward and backward"
+            plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
+        changed = bool(self.kept) or any(row.name == BFLOAT16 and row.verdict == "chosen" for row in self._rows)
+        why = "another form is faster" if changed else f"{self._batch_size / plain:,.0f} images/s forward and backward"
         searched = any(row.seconds for row in self._rows) or reference is not None
-        layers = plain_row(LAYERS, "refused" if self.kept else "chosen", why if searched else "the form that needs no search",
+        layers = plain_row(LAYERS, "refused" if changed else "chosen", why if searched else "the form that needs no search",
                            plain, self._batch_size)
         return layers, *self._rows
 
@@ -102,27 +112,34 @@ class Search:
     def _begin(self) -> Gradients:
         """Returns the reference; candidates may be off as far as twice the plain form is, or as the tolerance says."""
         reference = self._probe.reference()
-        own = self._probe.gradients(self._model, self._precision).errors(reference)
-        self._allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self._precision], own, strict=True)]
+        self._allow(self._probe.gradients(self._model, self.precision).errors(reference))
         return reference
 
+    def _allow(self, own: tuple[float, float]) -> None:
+        self._allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self.precision], own, strict=True)]
+
     def _try(self, name: str, reference: Gradients) -> None:
-        """Adds a rewrite to the best form if it is right and faster, and its row in any case."""
-        module = fuse(self._traced, (*self.kept, name)).module
-        loss_error, gradient_error = self._probe.gradients(module, self._precision).errors(reference)
-        allowed = self._allowed
+        """Makes one change to the best form if it is right and faster, and adds its row in any case."""
+        lower = name == BFLOAT16
+        precision = torch.bfloat16 if lower else self.precision
+        module = self._best if lower or self._traced is None else fuse(self._traced, (*self.kept, name)).module
+        loss_error, gradient_error = self._probe.gradients(module, precision).errors(reference)
+        allowed = TOLERANCE[precision] if lower else self._allowed
         if not (loss_error <= allowed[0] and gradient_error <= allowed[1]):
             why = f"loss off by {loss_error:.1e} (allowed {allowed[0]:.0e}), gradients by {gradient_error:.1e} (allowed {allowed[1]:.0e})"
             self._rows.append(Row(name, None, None, loss_error, gradient_error, "refused", why))
             return
-        seconds = self._probe.seconds(module, self._precision, budget=1.0)
-        before = min(self._best_seconds, self._probe.seconds(self._best, self._precision, budget=1.0))
-        faster, memory = before / seconds, self._probe.kept_bytes(module, self._precision)
+        seconds = self._probe.seconds(module, precision, budget=1.0)
+        before = min(self._best_seconds, self._probe.seconds(self._best, self.precision, budget=1.0))
+        faster, memory = before / seconds, self._probe.kept_bytes(module, precision)
         rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
         verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
         self._rows.append(Row(name, seconds, self._batch_size / seconds, loss_error, gradient_error, verdict, why, memory))
         if verdict == "chosen":
-            self.kept.append(name)
-            self._best, self._best_seconds = module, seconds
+            self._best, self._best_seconds, self.precision = module, seconds, precision
+            if lower:
+                self._allow((loss_error, gradient_error))
+            else:
+                self.kept.append(name)
         else:
             self._best_seconds = before
