@@ -88,6 +88,11 @@ class Callback:
 
     model: Any = None
     params: Mapping[str, Any] = {}
+    is_setting: bool = True  # False: it changes no result, so that a training may be resumed with or without it
+
+    def progress_text(self, done: bool) -> str:
+        """Returns what this callback adds to the live line, or, where the epoch is `done`, to the line of the epoch."""
+        return ""
 
     def set_model(self, model: Any) -> None:
         """Called before training with the model."""
@@ -181,6 +186,7 @@ class CallbackList:
 
     def __init__(self, callbacks: Any, model: Any, params: Mapping[str, Any]) -> None:
         self.callbacks = list(_flatten(callbacks))
+        self._settings = [callback for callback in self.callbacks if callback.is_setting]
         for callback in self.callbacks:
             callback.set_params(params)
             callback.set_model(model)
@@ -252,15 +258,19 @@ class CallbackList:
         """Calls the hook of each callback."""
         self._call("on_predict_batch_end", batch, logs)
 
+    def progress_texts(self, done: bool) -> list[str]:
+        """Returns what the callbacks add to the progress line."""
+        return [text for callback in self.callbacks if (text := callback.progress_text(done))]
+
     # -- state -----------------------------------------------------------------------------------------------------
 
     def keys(self) -> list[str]:
         """Returns the name of each callback in `state_dict`: its place and its class."""
-        return [self._key(i) for i in range(len(self.callbacks))]
+        return [self._key(i) for i in range(len(self._settings))]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of each callback as JSON values, with its class and place as its key (`0.EarlyStopping`)."""
-        return {self._key(i): callback.state_dict() for i, callback in enumerate(self.callbacks)}
+        return {self._key(i): callback.state_dict() for i, callback in enumerate(self._settings)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives each callback its state back; call it after `on_train_begin`.
@@ -273,22 +283,22 @@ class CallbackList:
             saved = ", ".join(state) or "none"
             raise ArgumentError(explain("callbacks", ", ".join(keys) or "none", f"those of the saved run: {saved}",
                                         "Resume with the same callbacks in the same order."))
-        for key, callback in zip(keys, self.callbacks, strict=True):
+        for key, callback in zip(keys, self._settings, strict=True):
             callback.load_state_dict(state[key])
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors of each callback, as `0.EarlyStopping.best_weights.name`."""
         return {f"{self._key(i)}.{name}": tensor
-                for i, callback in enumerate(self.callbacks) for name, tensor in callback.tensors().items()}
+                for i, callback in enumerate(self._settings) for name, tensor in callback.tensors().items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Gives each callback its tensors back; call it after `load_state_dict`."""
-        for i, callback in enumerate(self.callbacks):
+        for i, callback in enumerate(self._settings):
             prefix = f"{self._key(i)}."
             callback.load_tensors({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
 
     def _key(self, index: int) -> str:
-        return f"{index}.{type(self.callbacks[index]).__name__}"
+        return f"{index}.{type(self._settings[index]).__name__}"
 
 
 def _flatten(callbacks: Any) -> Iterator[Callback]:

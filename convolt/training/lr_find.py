@@ -36,8 +36,8 @@ class RateSearch:
         rates: of the steps.
         losses: of each step's batch, at the weights before its update.
         smoothed: means of the losses around each.
-        suggestion: a good highest rate: half way down the longest valley of the losses, as fastai's `valley`. None where the loss
-            never fell.
+        suggestion: a good highest rate: half way, by factors, between where the loss begins to fall and where it is lowest. None
+            where it never fell. fastai's `valley` has the same purpose.
         steepest: the rate at which the loss falls fastest, as Lightning suggests; None as above.
         lowest: the rate of the lowest loss, which is too high to train with.
         exploded: whether the search ended early because the loss grew too far.
@@ -153,14 +153,16 @@ def _untouched(trainer: Any, step: Any, generators: Any) -> Iterator[None]:
 def judge(rates: list[float], losses: list[float], exploded: bool) -> RateSearch:
     """Returns what rates and their losses say; the exploded end counts for nothing."""
     means = smoothed(losses)
+    noise = np.asarray(losses) - means
     kept = means[: len(means) - 1 if exploded else None]
-    first = len(kept) // 10  # the mean of few losses says little
-    at = None if len(kept) < 3 else valley(kept)
-    steepest = lowest = None
-    if at is not None:
+    found = valley(kept, float(np.nanstd(noise[: max(int(kept.argmin()), 1)]))) if len(kept) >= 3 else None
+    suggestion = steepest = lowest = None
+    if found is not None:
+        begin, end = found
         slope = np.gradient(kept, np.log(rates[: len(kept)]))
-        steepest, lowest = rates[first + int(slope[first:].argmin())], rates[first + int(kept[first:].argmin())]
-    return RateSearch(np.asarray(rates), np.asarray(losses), means, None if at is None else rates[at], steepest, lowest, exploded)
+        suggestion, lowest = rates[(begin + end) // 2], rates[end]
+        steepest = rates[begin + int(slope[begin : end + 1].argmin())]
+    return RateSearch(np.asarray(rates), np.asarray(losses), means, suggestion, steepest, lowest, exploded)
 
 
 def smoothed(losses: list[float]) -> NDArray[np.float64]:
@@ -172,25 +174,20 @@ def smoothed(losses: list[float]) -> NDArray[np.float64]:
     return np.asarray(bell @ np.where(there, values, 0.0) / (bell @ there))
 
 
-def valley(losses: NDArray[np.float64]) -> int | None:
-    """Returns the place half way between the ends of the longest falling subsequence of the losses; None where nothing falls.
+def valley(losses: NDArray[np.float64], noise: float) -> tuple[int, int] | None:
+    """Returns where the losses begin to fall for good (a tenth of the fall is behind), and where they are lowest.
 
-    fastai counterpart: `fastai.callback.schedule.valley`.
+    Args:
+        losses: smoothed.
+        noise: standard deviation of single losses; a fall of less is none, and None is returned.
     """
-    length = np.ones(len(losses), dtype=int)
-    before = np.arange(len(losses))
-    for i in range(1, len(losses)):
-        higher = np.flatnonzero(losses[:i] > losses[i])
-        if len(higher):
-            best = higher[length[higher].argmax()]
-            length[i], before[i] = length[best] + 1, best
-    end = int(length.argmax())
-    if length[end] < 3:
+    top = float(losses[: max(len(losses) // 10, 1)].mean())
+    end = int(losses.argmin())
+    fall = top - float(losses[end])
+    if end == 0 or not fall > noise:
         return None
-    start = end
-    while before[start] != start:
-        start = int(before[start])
-    return (start + end) // 2
+    half = int(np.flatnonzero(losses <= top - 0.5 * fall)[0])  # what goes up again later is noise
+    return int(np.flatnonzero(losses[: half + 1] >= top - 0.1 * fall)[-1]) if losses[0] >= top - 0.1 * fall else 0, end
 
 
 __all__ = ["RateSearch", "find_rate", "judge", "smoothed", "valley"]

@@ -71,6 +71,7 @@ class Progress:
         self._phase = ""
         self._window: deque[tuple[float, int, int]] = deque(maxlen=20)
         self._last_learning_rate: float | None = None
+        self.more: Callable[[bool], list[str]] = lambda done: []  # texts of others, for the live line or the line of an epoch
 
     def epoch_begin(self, epoch: int, step: int = 0, images: int = 0) -> None:
         """Starts the clock of an epoch; `epoch` counts from 0. Of one that goes on, `step` batches with `images` are done."""
@@ -125,7 +126,7 @@ class Progress:
         self._validation_seconds = seconds - trained
         worked = self._images - self._before
         rate = worked / trained if worked and trained > 0 else None
-        fields = [self._name(), _duration(seconds), _speed(rate), *self._values(values), _memory(self.device)]
+        fields = [self._name(), _duration(seconds), _speed(rate), *self._values(values), _memory(self.device), *self.more(True)]
         self.note("  ".join(field for field in fields if field))
 
     def note(self, message: str) -> None:
@@ -164,7 +165,8 @@ class Progress:
         rate = (images - old_images) / (now - then) if now > then else None
         left = self._seconds_left(step, total)
         shown = [f"{name} {_number(value)}" for name, value in values.items() if name != "learning_rate"]
-        fields = ["" if left is None else f"{_clock_time(left)} left", self._phase, *shown, _speed(rate), _memory(self.device)]
+        fields = ["" if left is None else f"{_clock_time(left)} left", self._phase, *shown, _speed(rate), _memory(self.device),
+                  *self.more(False)]
         return [field for field in fields if field]
 
     def _seconds_left(self, step: int, total: int | None) -> float | None:
