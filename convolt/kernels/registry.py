@@ -55,6 +55,8 @@ _NORM = {"numba": "convolt.kernels.norm_numba", "triton": "convolt.kernels.norm_
 _GATHER = {"numba": "convolt.kernels.gather_numba", "triton": "convolt.kernels.gather_triton"}
 _UPDATE = {"triton": "convolt.kernels.update_triton"}
 _UINT8 = (torch.uint8,)
+_WARP = {"numba": "convolt.kernels.warp_numba"}
+_PICTURES = {backend: (torch.uint8, torch.float32) for backend in ("numba", "triton")}
 
 KERNELS = _rows(
     Kernel("relu_max_pool", "ReLU → max-pooling", _POOL),
@@ -66,8 +68,8 @@ KERNELS = _rows(
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),
     Kernel("softmax_crossentropy", "softmax → cross-entropy of each sample", {"triton": "convolt.kernels.crossentropy_triton"}),
     Kernel("gather_normalize", "index → crop, flip → normalise → cast", _GATHER, {"numba": _UINT8, "triton": _UINT8}),
-    Kernel("warp", "index → geometry, colour, erasing → normalise → cast", {}),
-    Kernel("picture_means", "index → mean of each channel", {}),
+    Kernel("warp", "index → geometry, colour, erasing → normalise → cast", _WARP, _PICTURES),
+    Kernel("picture_means", "index → mean of each channel", _WARP, _PICTURES),
     Kernel("sgd_update", "SGD with momentum, of all parameters", _UPDATE),
     Kernel("adam_update", "Adam and AdamW, of all parameters", _UPDATE),
     Kernel("newton_schulz", "Muon's orthogonalisation, batched by shape", {}),

@@ -16,6 +16,7 @@ from convolt.data.augment.colour import (
     RandomSaturation,
 )
 from convolt.data.augment.draft import Parameters
+from convolt.data.augment.effects import RandomBlur, RandomNoise
 from convolt.data.augment.engine import Augmentation, Augmented
 from convolt.data.augment.erasing import Cutout, RandomErasing
 from convolt.data.augment.geometry import (
@@ -31,15 +32,19 @@ from convolt.data.augment.geometry import (
     Resize,
 )
 from convolt.data.augment.keys import keys
+from convolt.data.augment.mixing import CutMix, MixUp
 from convolt.data.augment.scaling import Normalize, Rescale
 
 __all__ = [
     "Augmentation",
     "Augmented",
     "CenterCrop",
+    "CutMix",
     "Cutout",
+    "MixUp",
     "Normalize",
     "Parameters",
+    "RandomBlur",
     "RandomBrightness",
     "RandomChannelShift",
     "RandomContrast",
@@ -50,6 +55,7 @@ __all__ = [
     "RandomHue",
     "RandomInvert",
     "RandomLightness",
+    "RandomNoise",
     "RandomPerspective",
     "RandomResizedCrop",
     "RandomRotation",

@@ -54,11 +54,13 @@ class Parameters:
         samples: (N, 2) int32, how many rows × columns of samples each output pixel is the mean of; up to `most_samples`.
         colour: (N, C, C + 1) float32, matrix and shift.
         colour_of_mean: (N, C, C) float32, what times the mean of the picture's channels is added: contrast.
-        blur: (N, 3) float64: the radius (standard deviation) of the blur in pixels, share of the blurred picture, share of the sharp one.
-        noise: (N,) standard deviation of the noise, in units of the pictures.
-        noise_keys: (N,) int64.
+        blur: (N,) standard deviations of the blur in pixels; it looks at `blur_radius` pixels on either side.
         solarize, bits: (N,) thresholds from which values are inverted; (N,) how many bits of 8 are kept.
+        noise: (N,) standard deviations of the noise, in units of the pictures.
         boxes, values: (N, K, 4) int32 and (N, K, C) float32, as for `kernels.warp`.
+        partner: (N,) from 0 to 1, where in the source the sample lies that this one is mixed with.
+        share: (N,) of its own that a picture keeps.
+        cut: (N, 4) int32, top, left, bottom, right of what is the partner's instead.
     """
 
     size: tuple[int, int]
@@ -68,12 +70,15 @@ class Parameters:
     colour: Tensor | None = None
     colour_of_mean: Tensor | None = None
     blur: Tensor | None = None
-    noise: Tensor | None = None
-    noise_keys: Tensor | None = None
+    blur_radius: int = 0
     solarize: Tensor | None = None
     bits: Tensor | None = None
+    noise: Tensor | None = None
     boxes: Tensor | None = None
     values: Tensor | None = None
+    partner: Tensor | None = None
+    share: Tensor | None = None
+    cut: Tensor | None = None
 
 
 @dataclass
@@ -101,10 +106,13 @@ class Draft:
     boxes: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     blur: Tensor | None = None
-    noise: Tensor | None = None
-    noise_keys: Tensor | None = None
+    blur_radius: int = 0
     solarize: Tensor | None = None
     bits: Tensor | None = None
+    noise: Tensor | None = None
+    partner: Tensor | None = None
+    share: Tensor | None = None
+    cut: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.source_size = (self.height, self.width)
@@ -192,8 +200,9 @@ class Draft:
         matrix = self._matrix() if moved else None
         boxes = torch.stack(self.boxes, 1).to(torch.int32) if self.boxes else None
         values = torch.stack(self.values, 1).to(torch.float32) if self.values else None
-        return Parameters((self.height, self.width), matrix, self._samples(matrix), self.most_samples, colour, of_mean, self.blur, self.noise,
-                          self.noise_keys, self.solarize, self.bits, boxes, values)
+        cut = None if self.cut is None else self.cut.to(torch.int32)
+        return Parameters((self.height, self.width), matrix, self._samples(matrix), self.most_samples, colour, of_mean, self.blur,
+                          self.blur_radius, self.solarize, self.bits, self.noise, boxes, values, self.partner, self.share, cut)
 
     def _matrix(self) -> Tensor:
         """Returns the map between indices of pixels: from the output's corner to its centre, the map, back to the picture's corner."""

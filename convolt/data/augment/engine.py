@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,19 @@ import torch
 from torch import Tensor
 
 from convolt.configurable import Configurable
-from convolt.data.augment.base import Transform, registry
+from convolt.data.augment.base import Transform, probability, registry
 from convolt.data.augment.draft import Draft, Parameters
-from convolt.data.augment.keys import uniform
+from convolt.data.augment.effects import has_effects, with_effects
+from convolt.data.augment.keys import derived, uniform
 from convolt.data.augment.scaling import Scaling
+from convolt.data.augment.targets import moved_boxes, moved_masks, soft_labels
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, explain
 from convolt.kernels.warp import picture_means, warp
 
 COUNTERS = 1 << 12
 """Random numbers that one place in a list may take per sample."""
 
-STRAIGHT = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Augmentation(Configurable):
             "reflect", 0 and "bilinear".
         value_range: least and greatest value of a pixel; None takes what the transforms say, else 0 … 255 for whole numbers, 0 … 1
             for floats.
+        least_visible: boxes of which a smaller share is left are dropped (see `targets.moved_boxes`).
+        mask_fill_value: what masks show beyond the border where fill_mode is "constant".
 
     Raises:
         ArgumentError: transforms do not agree, or a name is unknown.
@@ -55,11 +60,13 @@ class Augmentation(Configurable):
     """
 
     def __init__(self, transforms: Any, fill_mode: str | None = None, fill_value: float | None = None, interpolation: str | None = None,
-                 value_range: tuple[float, float] | None = None) -> None:
+                 value_range: tuple[float, float] | None = None, least_visible: float = 0.1, mask_fill_value: float = 0.0) -> None:
         one = isinstance(transforms, (Transform, str, Mapping))
         self.transforms: list[Transform] = [registry.make(t, Transform) for t in ([transforms] if one else transforms)]
         self.fill_mode, self.fill_value, self.interpolation = fill_mode, fill_value, interpolation
         self.value_range = None if value_range is None else tuple(value_range)
+        self.least_visible = probability("Augmentation", least_visible, "least_visible")
+        self.mask_fill_value = mask_fill_value
         self._fill_mode: str = self._agreed("fill_mode", "reflect")
         self._fill_value = float(self._agreed("fill_value", 0.0))
         self._interpolation: str = self._agreed("interpolation", "bilinear")
@@ -133,7 +140,7 @@ class Augmentation(Configurable):
     # -- application ------------------------------------------------------------------------------------------------------
 
     def apply(self, source: Tensor, index: Tensor | None, keys: Tensor, labels: Tensor | None = None, boxes: Tensor | None = None,
-              masks: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Augmented:
+              masks: Tensor | None = None, dtype: torch.dtype = torch.float32, classes: int | None = None) -> Augmented:
         """Returns the augmented batch of the rows `index` of `source`; no host sync.
 
         Args:
@@ -141,9 +148,10 @@ class Augmentation(Configurable):
             index: (N,) integers, which rows of `source`; None takes all in order.
             keys: (N,) int64, from `augment.keys`.
             labels: (M, …), in the order of `source`.
-            boxes: (M, B, 4), likewise.
-            masks: (M, H, W) or (M, H, W, K), likewise.
+            boxes: (M, B, 4) left, top, right, bottom in pixels, likewise; see `targets.moved_boxes`.
+            masks: (M, H, W) or (M, H, W, K), likewise; moved with the nearest value.
             dtype: of the pictures: float32, bfloat16, float16, or uint8 (rounded).
+            classes: how many there are, where MixUp or CutMix mixes labels that are numbers of classes.
 
         Returns:
             The batch; pictures in the range of values of the source, unless `Rescale` or `Normalize` is in the list.
@@ -151,33 +159,85 @@ class Augmentation(Configurable):
         pictures = source if source.dtype in (torch.uint8, torch.float32, torch.float64) else source.to(torch.float32)
         self._check(pictures, index, keys)
         chosen = self.parameters(keys, *(int(n) for n in pictures.shape[1:]), value_range=self._range_of(pictures))
-        images = self._images(pictures.contiguous(), index, chosen, dtype)
-        return Augmented(images, labels if labels is None or index is None else labels.index_select(0, index))
+        pictures = pictures.contiguous()
+        batch = Augmented(self._images(pictures, index, keys, chosen, dtype), _taken(labels, index), _taken(boxes, index))
+        if boxes is not None:
+            batch = dataclasses.replace(batch, boxes=moved_boxes(_taken(boxes, index), chosen.matrix, chosen.size, self.least_visible))
+        if masks is not None:
+            flat = self._matrix_of(chosen, len(keys), keys.device)
+            batch = dataclasses.replace(batch, masks=moved_masks(masks, index, flat, chosen.size, self._fill_mode, self.mask_fill_value))
+        if chosen.partner is None:
+            return batch
+        if boxes is not None or masks is not None:
+            raise ArgumentError(explain("augment", "boxes or masks with MixUp or CutMix", "labels of whole pictures",
+                                        "Leave mixing out of the list."))
+        return self._mixed(batch, pictures, index, keys, chosen, labels, classes, dtype)
+
+    def _mixed(self, own: Augmented, pictures: Tensor, index: Tensor | None, keys: Tensor, chosen: Parameters, labels: Tensor | None,
+               classes: int | None, dtype: torch.dtype) -> Augmented:
+        """Returns the batch mixed with partners: other samples of it, or, where `index` chose from more, any rows of the source."""
+        assert chosen.partner is not None and chosen.share is not None
+        partner = (chosen.partner * len(pictures)).long()
+        if index is None:
+            others = own.images.index_select(0, partner)
+        else:
+            other_keys = derived(keys, 1)
+            others_chosen = self.parameters(other_keys, *(int(n) for n in pictures.shape[1:]), value_range=self._range_of(pictures))
+            others = self._images(pictures, partner, other_keys, others_chosen, dtype)
+        height, width = chosen.size
+        share = chosen.share.to(torch.float32)[:, None, None, None].expand(-1, height, width, 1)
+        kept = chosen.share
+        if chosen.cut is not None:
+            top, left, bottom, right = (chosen.cut[:, i, None, None] for i in range(4))
+            y = torch.arange(height, device=keys.device)[None, :, None]
+            x = torch.arange(width, device=keys.device)[None, None, :]
+            share = torch.where(((y >= top) & (y < bottom) & (x >= left) & (x < right))[..., None], 0.0, share)
+            kept = kept * (1 - ((bottom - top) * (right - left))[:, 0, 0] / (height * width))
+        images = share * own.images.to(torch.float32) + (1 - share) * others.to(torch.float32)
+        images = (images + 0.5).floor().to(dtype) if dtype == torch.uint8 else images.to(dtype)
+        if labels is None:
+            return Augmented(images)
+        soft = soft_labels(labels, classes)
+        ours, theirs = soft if index is None else soft.index_select(0, index), soft.index_select(0, partner)
+        weight = kept.to(soft.dtype).view(-1, *[1] * (soft.ndim - 1))
+        return Augmented(images, weight * ours + (1 - weight) * theirs)
 
     def _range_of(self, pictures: Tensor) -> tuple[float, float]:
         return self._value_range or ((0.0, 255.0) if pictures.dtype == torch.uint8 else (0.0, 1.0))
 
-    def _images(self, pictures: Tensor, index: Tensor | None, chosen: Parameters, dtype: torch.dtype) -> Tensor:
+    def _matrix_of(self, chosen: Parameters, count: int, device: torch.device) -> Tensor:
+        if chosen.matrix is not None:
+            return chosen.matrix
+        return self._constant("straight", STRAIGHT, torch.float32, device).view(1, 2, 3).expand(count, -1, -1)
+
+    def _images(self, pictures: Tensor, index: Tensor | None, keys: Tensor, chosen: Parameters, dtype: torch.dtype) -> Tensor:
         """Returns the pictures after everything that happens to one picture by itself."""
-        count = len(pictures) if index is None else len(index)
-        matrix = chosen.matrix
-        if matrix is None:
-            flat = self._constant("straight", [e for row in STRAIGHT for e in row], torch.float32, pictures.device)
-            matrix = flat.view(1, 2, 3).expand(count, -1, -1)
+        matrix = self._matrix_of(chosen, len(keys), keys.device)
         colour = chosen.colour
         if colour is not None and chosen.colour_of_mean is not None:
             added = (chosen.colour_of_mean @ picture_means(pictures, index).to(torch.float32)[:, :, None])[:, :, 0]
             colour = torch.cat([colour[:, :, :-1], (colour[:, :, -1] + added)[:, :, None]], 2)
         scale, shift = self._scale_and_shift(int(pictures.shape[3]), pictures.device)
         limits = self._range_of(pictures) if colour is not None else None
-        return warp(pictures, matrix, index=index, size=chosen.size, samples=chosen.samples, most_samples=chosen.most_samples,
-                    fill_mode=self._fill_mode, fill_value=self._fill_value, interpolation=self._interpolation, colour=colour, limits=limits,
-                    boxes=chosen.boxes, values=chosen.values, scale=scale, shift=shift, dtype=dtype)
+        first = functools.partial(warp, pictures, matrix, index=index, size=chosen.size, samples=chosen.samples,
+                                  most_samples=chosen.most_samples, fill_mode=self._fill_mode, fill_value=self._fill_value,
+                                  interpolation=self._interpolation, colour=colour, limits=limits)
+        last = {"boxes": chosen.boxes, "values": chosen.values, "scale": scale, "shift": shift, "dtype": dtype}
+        if not has_effects(chosen):
+            return first(**last)
+        images = with_effects(first(dtype=torch.float32), chosen, keys, self._range_of(pictures))
+        straight = self._constant("straight", STRAIGHT, torch.float32, keys.device).view(1, 2, 3).expand(len(keys), -1, -1)
+        return warp(images, straight, **last)
 
-    def _check(self, pictures: Tensor, index: Tensor | None, keys: Tensor) -> None:
+    @staticmethod
+    def _check(pictures: Tensor, index: Tensor | None, keys: Tensor) -> None:
         count = len(pictures) if index is None else len(index)
         if pictures.ndim != 4:
             raise ShapeError(explain("augment", f"pictures of shape {tuple(pictures.shape)}", "(samples, height, width, channels)"))
         if keys.dtype != torch.int64 or tuple(keys.shape) != (count,):
             raise ArgumentTypeError(explain("augment (keys)", f"{keys.dtype} of shape {tuple(keys.shape)}", f"int64 of shape ({count},)",
                                             "Use augment.keys(seed, epoch, sample_ids)."))
+
+
+def _taken(values: Tensor | None, index: Tensor | None) -> Any:
+    return values if values is None or index is None else values.index_select(0, index)

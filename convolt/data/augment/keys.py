@@ -62,13 +62,18 @@ def derived(keys: Tensor, number: int) -> Tensor:
     return mix(keys + signed(_mix_number(number + 1)))
 
 
+def bits_of(keys: Tensor, counters: Tensor) -> Tensor:
+    """Returns 64 random bits for each key (N,) and counter (K,): int64 (N, K)."""
+    return mix(keys[:, None] + (counters + 1) * signed(GOLDEN))
+
+
 def uniform(keys: Tensor, counters: Tensor) -> Tensor:
     """Returns float64 numbers from 0 up to but not 1, one for each key (N,) and counter (K,): (N, K), float32 where there is no float64.
 
     Counters are int64, one for each number that is ever drawn with a key. The numbers are multiples of 2⁻²⁴, which each floating type
     from float32 on has exactly.
     """
-    bits = _shifted(mix(keys[:, None] + (counters + 1) * signed(GOLDEN)), 40)
+    bits = _shifted(bits_of(keys, counters), 40)
     return bits.to(real_type(keys.device)) * 2.0**-24
 
 

@@ -231,7 +231,7 @@ def warp_cases() -> list[Case]:
     add("nearest", ["turned", "far", "seen_from_the_side"], interpolation="nearest", boxes=True)
     add("one_pixel", ["turned"], shape=(1, 1), size=(4, 5))
     add("threads", ["turned", "flipped", "shrunk"], shape=(40, 50), size=(101, 130))
-    found.append(Case("picture_means", "small", lambda dtype: [torch.randint(0, 256, (6, 9, 7, 3)) / 256],
+    found.append(Case("picture_means", "floats", lambda dtype: [torch.randint(0, 256, (6, 9, 7, 3)) / 256],
                       lambda op, x, dtype: [op(x[0].to(torch.float64 if dtype == torch.float64 else torch.float32),
                                                torch.tensor([5, 0, 5], device=x[0].device))], gradients=False))
     found.append(Case("picture_means", "bytes", lambda dtype: [torch.zeros(1)],

@@ -18,7 +18,7 @@ NUMBA = [c for c in CASES if "numba" in kernels.KERNELS[c.kernel].versions]
 def test_errors_against_float64(case: Case, dtype: torch.dtype) -> None:
     if case.name != "frozen":  # which the reference runs
         assert "numba" not in kernels.KERNELS[case.kernel].versions or kernels.why_not(
-            case.kernel, torch.empty(0, dtype=torch.uint8 if case.kernel.startswith("gather") else dtype), "numba") == ""
+            case.kernel, torch.empty(0, dtype=torch.uint8 if case.kernel.startswith(("gather", "warp", "picture")) else dtype), "numba") == ""
     sweep.check_errors(case, dtype, "numba", "cpu")
 
 

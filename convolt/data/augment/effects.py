@@ -1,0 +1,126 @@
+"""Transforms that are more than a resample and a colour matrix: noise, blur, and steps in the values. Each costs a pass of its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from convolt.data.augment.base import Range, Transform, between, bounds, probability, registry, unless
+from convolt.data.augment.draft import Draft, Parameters
+from convolt.data.augment.keys import bits_of, derived, real_type
+from convolt.errors import ArgumentError, explain
+
+WIDEST_BLUR = 16
+"""Rows on either side that a blur looks at, at most."""
+
+
+@registry.register()
+class RandomNoise(Transform):
+    """Adds Gaussian noise, drawn anew for each value of each picture with its key.
+
+    Args:
+        stddev: (low, high) or a number s for 0 … s, as fractions of the range of values.
+        probability: of adding any.
+
+    Keras counterpart: `keras.layers.GaussianNoise`.
+    """
+
+    draws = 2
+
+    def __init__(self, stddev: Range, probability: float = 1.0) -> None:
+        self.stddev = stddev
+        self.probability = _probability("RandomNoise", probability)
+        self._range = _from_zero("RandomNoise", "stddev", stddev)
+
+    def add(self, draft: Draft, u: Tensor) -> None:
+        if draft.noise is not None:
+            raise ArgumentError(explain("augment", "two RandomNoise", "one"))
+        draft.noise = unless(u[:, 1] >= self.probability, between(u[:, 0], self._range), 0.0) * (draft.high - draft.low)
+
+
+_probability = probability
+
+
+@registry.register()
+class RandomBlur(Transform):
+    """Blurs pictures with a Gaussian.
+
+    Args:
+        sigma: (low, high) or a number s for 0 … s: standard deviations in pixels of the output, up to 5.
+        probability: of blurring at all.
+
+    Keras counterpart: `keras.layers.RandomGaussianBlur`.
+    """
+
+    draws = 2
+
+    def __init__(self, sigma: Range, probability: float = 1.0) -> None:
+        self.sigma = sigma
+        self.probability = _probability("RandomBlur", probability)
+        self._range = _from_zero("RandomBlur", "sigma", sigma, most=5.0)
+
+    def add(self, draft: Draft, u: Tensor) -> None:
+        if draft.blur is not None:
+            raise ArgumentError(explain("augment", "two RandomBlur", "one"))
+        draft.blur = unless(u[:, 1] >= self.probability, between(u[:, 0], self._range), 0.0)
+        draft.blur_radius = min(WIDEST_BLUR, max(1, math.ceil(3 * self._range[1])))
+
+
+def _from_zero(transform: str, argument: str, value: Range, most: float = math.inf) -> tuple[float, float]:
+    return bounds(transform, argument, (0.0, value) if isinstance(value, (int, float)) else value, least=0.0, most=most)
+
+
+def solarize(draft: Draft, thresholds: Tensor) -> None:
+    """Inverts values from thresholds (N,) on, in the units of the pictures."""
+    draft.solarize = thresholds if draft.solarize is None else torch.minimum(draft.solarize, thresholds)
+
+
+def posterize(draft: Draft, bits: Tensor) -> None:
+    """Keeps so many bits (N,) of 8."""
+    draft.bits = bits if draft.bits is None else torch.minimum(draft.bits, bits)
+
+
+def has_effects(chosen: Parameters) -> bool:
+    """Whether anything of this file is to be done."""
+    return any(t is not None for t in (chosen.blur, chosen.noise, chosen.solarize, chosen.bits))
+
+
+def with_effects(images: Tensor, chosen: Parameters, keys: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Returns float pictures (N, h, w, C) after blur, steps in the values, and noise, cut to the range of values."""
+    low, high = limits
+    if chosen.blur is not None:
+        images = blurred(images, chosen.blur.to(images.dtype), chosen.blur_radius)
+    if chosen.solarize is not None:
+        inverted = low + high - images
+        images = torch.where(images >= chosen.solarize.to(images.dtype)[:, None, None, None], inverted, images)
+    if chosen.bits is not None:
+        step = (high - low + (high - low) / 255) / 2 ** chosen.bits.to(images.dtype)[:, None, None, None]
+        images = low + ((images - low) / step).floor() * step
+    if chosen.noise is not None:
+        images = images + normal(keys, images[0].numel()).to(images.dtype).view(images.shape) * chosen.noise.to(images.dtype)[:, None, None, None]
+    return images.clamp(low, high)
+
+
+def blurred(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Returns (N, h, w, C) blurred by sigma (N,) along rows and columns; borders are mirrored, and sigma 0 changes nothing."""
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    weights = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]).square())
+    weights = (weights / weights.sum(1, keepdim=True))[:, :, None, None, None]
+    for axis in (1, 2):
+        size = images.shape[axis]
+        places = (torch.arange(-radius, size + radius, device=images.device)).remainder(2 * size)
+        padded = images.index_select(axis, torch.where(places >= size, 2 * size - 1 - places, places))
+        images = sum((weights[:, i] * padded.narrow(axis, i, size) for i in range(2 * radius + 1)), torch.zeros_like(images))
+    return images
+
+
+def normal(keys: Tensor, count: int) -> Tensor:
+    """Returns (N, count) standard normal numbers, drawn with the keys (N,): Box and Muller's two from each hash of 64 bits."""
+    pairs = (count + 1) // 2
+    bits = bits_of(derived(keys, 2), torch.arange(pairs, device=keys.device))
+    kind = torch.float32 if real_type(keys.device) == torch.float32 or keys.is_cuda else torch.float64
+    radius = (((bits & 0xFFFFFF).to(kind) + 1) * 2.0**-24).log().mul(-2).sqrt()
+    angle = ((bits >> 24) & 0xFFFFFF).to(kind) * (2 * math.pi * 2.0**-24)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
