@@ -98,6 +98,8 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("--"):
             name, sign, value = argument.partition("=")
             argument = name.replace("_", "-") + sign + value
+            if argument == "--gpustat" and arguments[index + 1 : index + 2] not in (["on"], ["off"]):
+                argument = "--gpustat=on"
         found.append(argument)
     return found
 

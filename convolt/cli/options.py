@@ -37,6 +37,13 @@ class Verbose(StrEnum):
         return self.value if self is Verbose.AUTO else int(self.value)
 
 
+class Switch(StrEnum):
+    """Whether something is done."""
+
+    OFF = "off"
+    ON = "on"
+
+
 class ColorMode(StrEnum):
     """What pictures are turned into."""
 
@@ -152,5 +159,23 @@ Code = Annotated[
         metavar="FILE.py",
         show_default=False,
         help=("Your Python file with the classes of layers and models that the saved model needs."),
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        show_default=False,
+        help="Begin with these weights ([b].safetensors[/b] of Convolt or PyTorch, [b].h5[/b], [b].keras[/b]); a head for other classes begins anew.",
+    ),
+]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze",
+        metavar="LAYERS",
+        show_default=False,
+        help="Layers that do not learn: [b]backbone[/b] (all but the head), or names and patterns such as [b]block1_*[/b].",
     ),
 ]

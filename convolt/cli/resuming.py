@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AUTO, NEVER = "auto", "never"
 _MOST = 1 << 24  # bytes of a config.json
-_FREE = {"epochs", "name", "runs", "verbose", "checkpoint_every"}
+_FREE = {"epochs", "name", "runs", "verbose", "checkpoint_every", "gpustat"}
 """Options in which a run may differ from one that it goes on with; `epochs` is looked at by fit."""
 
 _EVERY = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)|(\d+)")

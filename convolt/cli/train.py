@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt.cli import options, resuming
-from convolt.cli.options import ColorMode, Precision, Verbose
+from convolt.cli.options import ColorMode, Precision, Switch, Verbose
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class TrainOptions:
     checkpoint_every: str = "60s"
     resume: str | None = None
     allow_change: tuple[str, ...] = ()
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
+    gpustat: Switch = Switch.OFF
 
     def as_command(self) -> list[str]:
         """Returns the line that repeats the run from its start: what differs from the defaults, and the seed."""
@@ -57,7 +60,7 @@ class TrainOptions:
             name: list(value)
             if isinstance(value, tuple)
             else str(value)
-            if isinstance(value, (Precision, ColorMode, Verbose))
+            if isinstance(value, (Precision, ColorMode, Switch, Verbose))
             else value
             for name, value in asdict(self).items()
             if name not in _OF_THIS_CALL
@@ -68,7 +71,7 @@ _OF_THIS_CALL = ("resume", "allow_change")
 """Options that say how this call goes on with a run, and are no part of the run."""
 
 
-Epochs = Annotated[int, typer.Option("--epochs", "-e", min=1, help="Passes over the training set.")]
+Epochs = Annotated[int, typer.Option("--epochs", "-e", "--num-epochs", min=1, help="Passes over the training set.")]
 Optimizer = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="adam, adamw, sgd, rmsprop, muon, …")]
 Rate = Annotated[
     float | None,
@@ -130,6 +133,14 @@ Allow = Annotated[
 ]
 
 
+GpuStat = Annotated[
+    Switch,
+    typer.Option(
+        "--gpustat", help="Show how busy the GPU is (where there is none: this process), and keep it in the run folder; [b]--gpustat[/b] alone is on."
+    ),
+]
+
+
 def train(
     context: typer.Context,
     model: options.OptionalModel = None,
@@ -154,21 +165,46 @@ def train(
     checkpoint_every: Every = "60s",
     resume: Resume = None,
     allow_change: Allow = None,
+    weights: options.Weights = None,
+    freeze: options.Freeze = None,
+    gpustat: GpuStat = Switch.OFF,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.
 
-    The state of the training is kept there too: a run that was stopped or killed goes on with --resume.
+    The state of the training is kept there too: a run that was stopped or killed goes on with --resume. A saved model without --data
+    is trained on the data set among mnist, cifar10 and digits that it takes.
     """
     given = {name: value for name, value in locals().items() if name != "context"}
-    given |= {"metrics": tuple(options.split_names(metrics)), "allow_change": tuple(options.split_names(allow_change))}
+    given |= {"metrics": tuple(options.split_names(metrics)), "allow_change": tuple(options.split_names(allow_change)),
+              "freeze": tuple(options.split_names(freeze))}
     if resume not in (None, resuming.AUTO, resuming.NEVER):
         said = {name for name in given if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
         given |= {name: value for name, value in resuming.saved_options(Path(str(resume)), TrainOptions).items() if name not in said}
+    if given["data"] is None and given["model"] is not None:
+        given["data"] = _fitting_data(given["model"], code)
     for name, shown in (("model", "argument 'MODEL'"), ("data", "option '--data'")):
         if given[name] is None:
-            raise typer.BadParameter("It is missing. Only with --resume RUN it may be left out.", param_hint=shown)
+            raise typer.BadParameter(_MISSING[name], param_hint=shown)
     from convolt.cli.training import run
 
     exit_code = run(TrainOptions(**given))
     if exit_code:
         raise typer.Exit(exit_code)
+
+
+_MISSING = {
+    "model": "It is missing. Only with --resume RUN it may be left out.",
+    "data": "It is missing. Give mnist, cifar10, digits, a folder with one folder per class, or an .npz file. Only with --resume RUN, or for a "
+    "saved model that takes one of these data sets, it may be left out.",
+}
+
+
+def _fitting_data(model: str, code: str | None) -> str | None:
+    """Returns the data set that a saved model takes, and says so; None where the model is no file."""
+    from convolt.cli import model_spec, say, starting
+
+    if not model_spec.is_saved(model):
+        return None
+    data = starting.fitting_data(model_spec.open_saved(model, code, "cpu"))
+    say.line(f"No --data: taking {data}, whose pictures and classes are those of the model.")
+    return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolt import __version__, devices, layers, optimizers, schedules
+from convolt import __version__, applications, devices, layers, optimizers, schedules
 from convolt.callbacks import TerminateOnNaN
-from convolt.cli import model_spec, parts, recipe, results, resuming, say
+from convolt.cli import model_spec, parts, recipe, results, resuming, say, starting
 from convolt.cli.interrupt import Interrupts
-from convolt.cli.options import parse_size
+from convolt.cli.options import Switch, parse_size
 from convolt.cli.train import TrainOptions
 from convolt.configurable import to_json
 from convolt.data.batches import epoch_order
 from convolt.data.sources import Source
-from convolt.errors import ArgumentError, CheckpointError, ConvoltError, did_you_mean, explain
+from convolt.errors import ArgumentError, CheckpointError, ConvoltError, DataError, did_you_mean, explain
 from convolt.formats.safetensors import describe
 from convolt.layers.base import Layer
 from convolt.models import Model
 from convolt.models.summary import human, summarize
+from convolt.profiler import GpuStat
 from convolt.training import plots
 from convolt.training.checkpoint import Checkpoint
 from convolt.training.checkpoint.lock import is_locked
@@ -49,18 +51,22 @@ class Training:
         optimizer = make_optimizer(options)  # misspelt names are told before data are read
         device = devices.resolve(options.device)
         set_random_seed(options.seed)
-        self.source = parts.load(options.data, parse_size(options.image_size), options.color_mode, _saved_shape(options))
+        self.source = load_source(options)
         self.parts = parts.split(self.source, options.validation_split)
         self.model = self._make_model()
+        self.start = [("freeze", starting.freeze(self.model, list(options.freeze)))] if options.freeze else []
         self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics))
         self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device)
         self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
         self.saves_whole = _can_be_described(self.model)
         stem = options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"
         self.resumed = resuming.choose(options, stem, is_locked)
+        if options.weights and self.resumed is None:  # a resumed run has its own
+            self.start.insert(0, ("weights", starting.load_start(self.model, options.model, options.weights)))
         self.folder = RunFolder.create(options.runs, stem) if self.resumed is None else RunFolder(self.resumed)
         self.before = {} if self.resumed is None else resuming.read_config(self.resumed)
         self.summary = summarize(self.model)
+        self.watch = GpuStat(self.folder.path) if options.gpustat is Switch.ON else None
         self.started = time.time()
 
     def _make_model(self) -> Model:
@@ -75,7 +81,7 @@ class Training:
         self.write_start()
         with Interrupts() as interrupts:
             try:
-                with say.spoken_warnings():
+                with say.spoken_warnings(), closing(self.watch) if self.watch else nullcontext():
                     self.fit()
             except StopAtOnce:  # twice: nothing more is written
                 raise
@@ -113,7 +119,7 @@ class Training:
             batch_size=self.options.batch_size,
             epochs=self.options.epochs,
             validation_data=None if validation is None else (validation.x, validation.y),
-            callbacks=[self.folder.history, TerminateOnNaN(raise_error=True)],
+            callbacks=[self.folder.history, TerminateOnNaN(raise_error=True), *([] if self.watch is None else [self.watch])],
             verbose=self.options.verbose.for_fit,
             seed=self.options.seed,
             checkpoint=Checkpoint(self.folder.path, every_steps=steps, every_seconds=seconds),
@@ -143,6 +149,7 @@ class Training:
             ("data", f"{len(train):,} samples of {shape} {train.x.dtype} to train{held_out}{classes}"),
             ("validation", self._validation_text()),
             ("model", model),
+            *self.start,
             (
                 "training",
                 f"{say.plural(options.epochs, 'epoch')} of {say.plural(steps, 'step')}, batch {options.batch_size}, "
@@ -175,6 +182,7 @@ class Training:
         say.rows(
             [
                 ("trained in", say.duration(seconds)),
+                *([("gpustat", self.watch.describe())] if self.watch else []),
                 *([("mistakes", f"most often {mistakes}")] if mistakes else []),
                 ("files", f"{self.folder.path}: {', '.join(self.files())}"),
             ]
@@ -240,6 +248,7 @@ class Training:
             "started": self.before.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
             "resumed": self.before.get("resumed", 0) + (self.resumed is not None),
             "seconds": seconds,
+            **({"gpustat": self.watch.summary()} if self.watch and seconds is not None else {}),
             "result": result,
         }
         self.folder.write_config(config)
@@ -313,6 +322,19 @@ def peak_rate(options: TrainOptions) -> float:
         return options.learning_rate
     own = float(optimizers.registry.find(options.optimizer)().lr)
     return own if options.schedule == "constant" else round(own * PEAK, 12)
+
+
+def load_source(options: TrainOptions) -> Source:
+    """Loads DATA. Pictures of different sizes get the size of the architecture, unless `--image-size` says another."""
+    size = parse_size(options.image_size)
+    try:
+        return parts.load(options.data, size, options.color_mode, _saved_shape(options))
+    except DataError as error:
+        if size is not None or "image_size" not in str(error) or options.model not in applications.names():
+            raise
+    side = applications.get(options.model).size
+    say.line(f"The pictures have different sizes: they get {side}×{side}, that of {options.model}; --image-size says another.")
+    return parts.load(options.data, (side, side), options.color_mode)
 
 
 def _saved_shape(options: TrainOptions) -> tuple[int | None, ...] | None:

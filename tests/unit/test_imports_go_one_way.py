@@ -20,9 +20,10 @@ MAY_IMPORT = {
     "compiler": {"kernels", "layers"},
     "formats": {"models", "layers", "losses", "metrics", "optimizers"},
     "training": {"data", "losses", "metrics", "optimizers", "schedules", "compiler"},
+    "profiler": {"training"},
     "models": {"layers", "training", "formats"},
     "applications": {"layers", "models", "formats", "data"},
-    "cli": {"applications", "models", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers", "schedules"},
+    "cli": {"applications", "models", "profiler", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers", "schedules"},
 }
 
 

@@ -1,0 +1,152 @@
+"""What a training begins with: the weights of a file, the layers that do not learn, and the data that fit a saved model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from convolt import applications
+from convolt.applications import family
+from convolt.applications.imagenet_utils import PIXELS
+from convolt.applications.weights import COUNTER, TorchNames, load
+from convolt.errors import ArgumentError, ModelFileError, explain
+from convolt.formats import safetensors
+from convolt.formats.guard import expect_kind, few
+from convolt.models.parts import head_start, parts_of
+
+if TYPE_CHECKING:
+    from convolt.models import Model
+
+SETS = {"digits": ((8, 8, 1), 10), "mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
+"""Data sets that are known by name: shape of a sample, and number of classes."""
+
+
+def load_start(model: Model, spec: str, weights: str) -> str:
+    """Reads the weights that a training begins with; a head for other classes keeps its new weights.
+
+    Args:
+        model: built.
+        spec: MODEL as the user wrote it; the names in PyTorch's files belong to an architecture.
+        weights: the file, of Convolt, Keras or PyTorch (`.safetensors`).
+
+    Returns:
+        What was loaded, as words.
+
+    Raises:
+        ArgumentError: there is no such file.
+        ModelFileError: it is damaged, or lacks weights of the backbone.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ArgumentError(explain("--weights", f"{weights}, which does not exist", "a file with weights (.safetensors, .h5, .keras)"))
+    entry = applications.get(spec) if spec in applications.names() else None
+    names = None if entry is None else entry.torch
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    new = _load_what_fits(model, path, names, before)
+    if entry is not None and PIXELS[entry.pixels][2] and _kind(path) != "safetensors":
+        family._reverse_first_kernel(model)  # Keras's published files are for BGR, the command line has RGB
+    if not new:
+        return f"all weights of {weights}"
+    return f"weights of {weights}, but for {few(new, 2)}, which begin{'s' if len(new) == 1 else ''} anew"
+
+
+def _load_what_fits(model: Model, path: Path, names: TorchNames | None, before: dict[str, Tensor]) -> list[str]:
+    """Returns the names of the weights that the file does not have in the right shape, after loading the others."""
+    try:
+        load(model, path, names, include_top=True)
+        return []
+    except ModelFileError as error:
+        model.load_state_dict(before)
+        whole = error
+    try:
+        new = _load_partly(model, path, names)
+        parts = parts_of(model)
+        head = {part.path for part in parts[head_start(model, parts) :]}
+        lacking = [name for name in new if name.rpartition(".")[0] not in head]
+        if lacking or len(new) == len(before):
+            raise ModelFileError(explain(str(path), f"nothing that fits {few(lacking)}", f"the weights of the backbone of {model.name!r}",
+                                         f"All of the model's weights: {whole}"))
+    except ModelFileError:
+        model.load_state_dict(before)
+        raise
+    own = model.state_dict()
+    for name in new:
+        own[name].copy_(before[name])
+    return new
+
+
+@torch.no_grad()
+def _load_partly(model: Model, path: Path, names: TorchNames | None) -> list[str]:
+    """Loads what fits by name and shape; returns the names of the others, whose values are lost."""
+    own = model.state_dict()
+    if _kind(path) == "safetensors":
+        there, _ = safetensors.read(path)
+        if names is not None and not own.keys() & there.keys():
+            there = _renamed(model, there, names)
+        fits = {name for name, tensor in there.items() if name in own and own[name].shape == tensor.shape and tensor.isfinite().all()}
+        for name in fits:
+            own[name].copy_(there[name])
+        return [name for name in own if name not in fits and not name.endswith(COUNTER)]
+    floats = {name: tensor for name, tensor in own.items() if tensor.is_floating_point()}
+    for tensor in floats.values():
+        tensor.fill_(torch.nan)  # what is no number afterwards was not in the file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that shapes differ is what we look at
+        model.load_weights(path, by_name=_kind(path) == "hdf5", skip_mismatch=True)
+    return [name for name, tensor in floats.items() if tensor.isnan().any()]
+
+
+def _renamed(model: Model, there: dict[str, Tensor], names: TorchNames) -> dict[str, Tensor]:
+    """Returns a state dict of PyTorch under Convolt's names, as far as it has them."""
+    there = {name: tensor for name, tensor in there.items() if not name.endswith(COUNTER)}
+    if names.prepare is not None:
+        there = names.prepare(there, model)
+    return {own: there[theirs] for own, theirs in names.table(model).items() if theirs is not None and theirs in there}
+
+
+def _kind(path: Path) -> str:
+    return expect_kind(path, "safetensors", "hdf5", "keras").name
+
+
+def freeze(model: Model, what: list[str]) -> str:
+    """Freezes layers; returns how much of the model learns, as words.
+
+    Raises:
+        ArgumentError: no layer fits, or nothing is left that learns.
+    """
+    model.freeze(what)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not learning:
+        raise ArgumentError(explain("--freeze", ", ".join(what), "layers that leave some to learn", "backbone leaves the head."))
+    total = sum(p.numel() for p in model.parameters())
+    return f"{', '.join(what)}: {learning:,} of {total:,} parameters learn"
+
+
+def fitting_data(model: Any) -> str:
+    """Returns the name of the data set that a saved model takes, for a command line without `--data`.
+
+    Raises:
+        ArgumentError: none fits.
+    """
+    shapes = model.input_shapes
+    shape = tuple(shapes[0][1:]) if len(shapes) == 1 else None
+    output: Any = model.compute_output_shape(shapes[0]) if shape is not None and None not in shape else None
+    classes = output[-1] if isinstance(output, tuple) and len(output) == 2 else None
+    for name, (samples, count) in SETS.items():
+        if shape == samples and classes == count and (not model.class_names or list(model.class_names) == _class_names(name)):
+            return name
+    what = f"samples of shape {shape}" if shape is not None else f"{len(shapes)} inputs"
+    raise ArgumentError(explain("--data", "nothing", f"data for this model, which takes {what} and has {classes or 'other'} outputs",
+                                "Give a folder with one folder per class, or an .npz file: --data FOLDER. "
+                                f"Without --data, one of {', '.join(SETS)} is taken where it fits."))
+
+
+def _class_names(name: str) -> list[str]:
+    from convolt.data import cifar
+    from convolt.data.sources import DIGIT_NAMES
+
+    return list(cifar.CLASSES if name == "cifar10" else DIGIT_NAMES)
