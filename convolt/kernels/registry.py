@@ -55,7 +55,7 @@ _NORM = {"numba": "convolt.kernels.norm_numba", "triton": "convolt.kernels.norm_
 _GATHER = {"numba": "convolt.kernels.gather_numba", "triton": "convolt.kernels.gather_triton"}
 _UPDATE = {"triton": "convolt.kernels.update_triton"}
 _UINT8 = (torch.uint8,)
-_WARP = {"numba": "convolt.kernels.warp_numba"}
+_WARP = {"numba": "convolt.kernels.warp_numba", "triton": "convolt.kernels.warp_triton"}
 _PICTURES = {backend: (torch.uint8, torch.float32) for backend in ("numba", "triton")}
 
 KERNELS = _rows(
@@ -63,6 +63,8 @@ KERNELS = _rows(
     Kernel("bias_relu_max_pool", "+ bias → ReLU → max-pooling", _POOL),
     Kernel("conv_relu_max_pool", "3 × 3 convolution of few channels → ReLU → 2 × 2 max-pooling", {"numba": "convolt.kernels.conv_numba"}),
     Kernel("pooled_conv", "convolution → ReLU → max-pooling with a sparse gradient", {"numba": "convolt.kernels.sparse_numba"}),
+    Kernel("tiled_conv", "3 × 3 convolution of many channels by tiles", {"numba": "convolt.kernels.winograd4_numba"},
+           {"numba": (torch.float32,)}),
     Kernel("bn", "batch normalization", _NORM),
     Kernel("bn_relu", "batch normalization → ReLU", _NORM),
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),
