@@ -207,7 +207,7 @@ class Pictures(ABC):
         """
         shape = self._common_shape(orders)
         make = allocate or (lambda whole: np.empty(whole, np.uint8))
-        workers = self.workers if shape[0] * shape[1] > SMALL else min(2, self.workers)
+        workers = self.workers if shape[0] * shape[1] > SMALL else 1
         pieces = ((x, rows, start) for rows in orders for x in [make((len(rows), *shape))] for start in range(0, len(rows), PIECE))
         per_batch = -(-size // PIECE)
         done = ahead(lambda piece: self._fill(*piece), pieces, workers, max(workers + 1, most * per_batch))

@@ -1,7 +1,7 @@
 """Threads that read ahead: results in the order of the questions, and never more than a few of them at once.
 
 Decoding runs outside Python's lock, so that threads share the work of large pictures. Of small ones (below `SMALL` pixels) most of the
-time is Python's own: one thread takes 17 µs for each of CIFAR-10's, two take 18, four 26, so no more than two are used.
+time is Python's own, under its lock: one thread takes 17 µs for each of CIFAR-10's, two take 18, four 26, so one is used.
 """
 
 from __future__ import annotations
