@@ -1,0 +1,187 @@
+"""Shards that are read as they come, through the `webdataset` library: for sets that no disk holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from convolt.data.decode import check_decoding, decode_image
+from convolt.data.index import EXTENSIONS
+from convolt.data.pictures import MAX_BAD_SHARE, PIECE, BadFile, SkippedFilesWarning
+from convolt.data.reader import ahead, default_workers
+from convolt.data.shards import expand, label_of
+from convolt.errors import ArgumentError, DataError, MissingPackageError, explain
+
+FEW = 1000
+"""Samples before which a share of bad ones says nothing."""
+
+Sample = tuple[str, bytes, tuple[int, ...] | None]
+
+
+def from_webdataset(shards: str | Sequence[str], image_size: tuple[int, int], *, classes: int | None = None,
+                    class_names: Sequence[str] | None = None, several: bool = False, shuffle: int = 1000, color_mode: str = "rgb",
+                    interpolation: str = "bilinear", fit: str = "stretch", workers: int | None = None) -> ShardStream:
+    """Returns shards as a stream of batches for `fit`, without storing them: from a disk, or from addresses that `webdataset` opens.
+
+    Shards on a disk are better read by `from_tar`, which gives every order, a number of steps and a validation split.
+
+    Args:
+        shards: names, or a pattern such as "https://host/shards-{000..999}.tar". `pipe:` names, which run commands, are refused.
+        image_size: (height, width) of all pictures.
+        classes, class_names: number of classes, or their names; one of them where `several`.
+        several: whether a picture has several labels: y is then float32 (N, classes).
+        shuffle: samples among which the next one is drawn; 0 keeps the order. The order of the shards changes with each epoch as well.
+        color_mode, interpolation, fit, workers: see `ImageFolder`.
+
+    Raises:
+        ArgumentError: an argument is out of range, or a name runs a command.
+        MissingPackageError: the package `webdataset` is not installed.
+    """
+    try:
+        import webdataset  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(explain("from_webdataset", "no webdataset", "the package webdataset",
+                                          "Install it: pip install 'convolt[webdataset]'.")) from error
+    check_decoding(color_mode, image_size, interpolation, fit)
+    names = [name for given in ([shards] if isinstance(shards, str) else shards) for name in expand(str(given))]
+    for name in names:
+        if name.startswith("pipe:") or "|" in name:
+            raise ArgumentError(explain("from_webdataset(shards)", repr(name), "names of files or addresses",
+                                        "What runs a command is not opened."))
+    if several and classes is None and class_names is None:
+        raise ArgumentError(explain("from_webdataset(classes)", None, "the number of classes, with several=True"))
+    if isinstance(shuffle, bool) or not isinstance(shuffle, int) or shuffle < 0:
+        raise ArgumentError(explain("from_webdataset(shuffle)", shuffle, "a whole number from 0"))
+    decoding = {"color_mode": color_mode, "image_size": image_size, "interpolation": interpolation, "fit": fit}
+    count = len(class_names) if class_names is not None else classes
+    return ShardStream(names, decoding, count, list(class_names or []), several, shuffle, default_workers(workers))
+
+
+class ShardStream:
+    """A stream of batches; see `from_webdataset`.
+
+    Attributes:
+        class_names: name of each label, as far as known.
+        bad: what was met and left out so far, with the reason.
+    """
+
+    def __init__(self, shards: list[str], decoding: dict[str, Any], classes: int | None, class_names: list[str], several: bool,
+                 shuffle: int, workers: int) -> None:
+        self.shards, self.class_names, self.shuffle, self.workers = shards, class_names, shuffle, workers
+        self._decoding, self._classes, self._several = decoding, classes, several
+        self._bad: dict[str, BadFile] = {}
+        self._met = 0
+
+    def __repr__(self) -> str:
+        return f"ShardStream({len(self.shards)} shards)"
+
+    @property
+    def bad(self) -> list[BadFile]:
+        """What was met and left out so far, sorted by name."""
+        return [self._bad[name] for name in sorted(self._bad)]
+
+    def fingerprint(self) -> str:
+        """Returns what tells this stream from others."""
+        return f"{self.shards} {self._decoding} {self.shuffle}"
+
+    def open_epoch(self, epoch: int, first: int, batch_size: int, seed: int | None) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields the batches of an epoch from batch number `first` on, in an order that depends on (seed, epoch) alone.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first: number of the first batch that is wanted; those before it are read and thrown away.
+            batch_size: pictures of a batch; the last may be smaller.
+            seed: None keeps the order of the shards.
+
+        Yields:
+            `(x, y)`, or `(x,)` without labels: uint8 (N, H, W, C), and int64 (N,) or float32 (N, classes).
+
+        Raises:
+            DataError: more than 1% cannot be used, or a label is out of range.
+        """
+        return islice(self._batches(epoch, batch_size, seed), first, None)
+
+    def _batches(self, epoch: int, batch_size: int, seed: int | None) -> Iterator[tuple[np.ndarray, ...]]:
+        samples = self._samples(epoch, seed)
+        pieces = iter(lambda: list(islice(samples, PIECE)), [])
+        decoded = ahead(lambda piece: [self._decode(sample) for sample in piece], pieces, self.workers,
+                        self.workers + 3 * -(-batch_size // PIECE))
+        good = (result for results in decoded for result in results if self._note(result))
+        while batch := list(islice(good, batch_size)):
+            x = np.stack([picture for picture, _ in batch])
+            yield (x,) if batch[0][1] is None else (x, np.stack([label for _, label in batch]))
+
+    def _samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
+        """Yields the samples of an epoch, mixed within a buffer."""
+        names = list(self.shards)
+        if seed is None:
+            yield from self._raw(names)
+            return
+        chance = np.random.Generator(np.random.PCG64([seed, epoch]))
+        names = [names[i] for i in chance.permutation(len(names))]
+        buffer: list[Sample] = []
+        for sample in self._raw(names):
+            if len(buffer) < self.shuffle:
+                buffer.append(sample)
+                continue
+            place = int(chance.integers(len(buffer))) if buffer else 0
+            if buffer:
+                sample, buffer[place] = buffer[place], sample
+            yield sample
+        yield from (buffer[i] for i in chance.permutation(len(buffer)))
+
+    def _raw(self, names: list[str]) -> Iterator[Sample]:
+        import webdataset
+
+        try:
+            stream: Iterable[dict[str, Any]] = webdataset.WebDataset(names, shardshuffle=False, empty_check=False)
+            for fields in stream:
+                key = str(fields.get("__key__"))
+                picture = next((ending for ending in EXTENSIONS if ending[1:] in fields), None)
+                if picture is None:
+                    continue
+                label = next((label_of(f"{key}{ending}", fields[ending[1:]], ending) for ending in (".cls", ".json")
+                              if ending[1:] in fields), None)
+                yield f"{key}{picture}", fields[picture[1:]], label
+        except (OSError, EOFError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(explain(f"shards {names[0]} …", f"a stream that broke ({type(error).__name__}: {error})", "whole tar shards",
+                                    "Look at the network, or fetch the shard again.")) from error
+
+    def _decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None] | BadFile:
+        name, content, label = sample
+        try:
+            return decode_image(content, **self._decoding), self._label(name, label)
+        except DataError as error:
+            return BadFile(name, str(error))
+
+    def _label(self, name: str, label: tuple[int, ...] | None) -> np.ndarray | None:
+        if label is None:
+            return None
+        if self._classes is not None and any(n >= self._classes for n in label):
+            raise DataError(explain(name, f"the labels {label}", f"labels from 0 to {self._classes - 1}"))
+        if not self._several:
+            if len(label) != 1:
+                raise DataError(explain(name, f"{len(label)} labels", "one", "Pass several=True for more."))
+            return np.asarray(label[0], np.int64)
+        row = np.zeros(int(self._classes or 0), np.float32)
+        row[list(label)] = 1
+        return row
+
+    def _note(self, result: tuple[np.ndarray, np.ndarray | None] | BadFile) -> bool:
+        """Counts a sample; returns whether it can be used."""
+        self._met += 1
+        if not isinstance(result, BadFile):
+            return True
+        if result.path not in self._bad:
+            self._bad[result.path] = result
+            warnings.warn(f"{self!r}: left out {result.path}: {result.reason}", SkippedFilesWarning, stacklevel=2)
+        if self._met >= FEW and len(self._bad) > MAX_BAD_SHARE * self._met:
+            raise DataError(explain(f"{self!r}", f"more than {MAX_BAD_SHARE:.0%} bad samples ({len(self._bad)} of {self._met})",
+                                    "pictures that can be read", f"The last: {result.path}: {result.reason}"))
+        return False
