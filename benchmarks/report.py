@@ -29,6 +29,7 @@ TITLES = {
     "vgg16": "Training: VGG16, 224×224",
     "resnet50_predict": "`predict`: ResNet-50, 224×224",
     "vgg16_predict": "`predict`: VGG16, 224×224",
+    "accuracy": "The same work: accuracy after two epochs of 12,800 pictures of MNIST",
     "mnist": "MNIST, from process start to 99% of the test pictures",
 }
 NAMES = {"convolt": "**Convolt**", "pytorch eager": "PyTorch eager", "pytorch tuned": "PyTorch tuned",
@@ -43,9 +44,10 @@ def name_of(peer: str) -> str:
     return NAMES.get(peer) or (" ".join(words.get(word, word) for word in peer.split()) if peer.startswith("keras") else peer)
 
 
-def newest(device: str, folder: Path = HERE / "results") -> Path | None:
-    """Returns the newest results of a device: "cpu" or "cuda"."""
-    return max(folder.glob(f"suite_{device}_*.json"), default=None)
+def newest(folder: Path = HERE / "results") -> list[Path]:
+    """Returns the newest files of the suite and of the zoo, for each device that has one."""
+    found = (max(folder.glob(f"{kind}_{device}_*.json"), default=None) for device in ("cpu", "cuda") for kind in ("suite", "zoo"))
+    return [path for path in found if path]
 
 
 def cells_of(rows: list[dict[str, Any]], workload: str) -> list[Cell]:
@@ -74,7 +76,7 @@ def ratio(rows: list[dict[str, Any]]) -> float | None:
 
 def check(rows: list[dict[str, Any]]) -> None:
     """Raises ValueError unless all peers of a workload trained as many parameters."""
-    for workload in WORKLOADS:
+    for workload in {row["workload"] for row in rows}:
         counts = {row["peer"]: row["parameters"] for row in rows if row["workload"] == workload and row["status"] == "ok"}
         if len(set(counts.values())) > 1:
             raise ValueError(f"{workload}: the peers' networks differ in their number of parameters: {counts}")
@@ -118,8 +120,10 @@ def targets(rows: list[dict[str, Any]], workload: str) -> list[str]:
             first = next(row for row in good if row["peer"] == peer)
             seconds = median(good, peer, "seconds_to_target")
             epochs = [f"{100 * accuracy:.2f}" for _, accuracy in first["accuracies"]]
-            body.append([name_of(peer), f"{seconds:.1f}" if seconds else "not reached", ", ".join(epochs), f"{first['accuracies'][-1][0]:.0f}"])
-        lines += grid([f"{SHORT[cell.precision]}, batch {cell.batch}", "seconds to 99%", "% right after each epoch", "seconds of the run"], body)
+            reached = [] if cell.work.epochs else [f"{seconds:.1f}" if seconds else "not reached"]
+            body.append([name_of(peer), *reached, ", ".join(epochs), f"{first['accuracies'][-1][0]:.0f}"])
+        lines += ["", *grid([f"{SHORT[cell.precision]}, batch {cell.batch}", *(() if cell.work.epochs else ("seconds to 99%",)),
+                             "% of the test pictures right after each epoch", "seconds of the run"], body)]
     return lines
 
 
@@ -152,6 +156,26 @@ def reasons(rows: list[dict[str, Any]]) -> list[str]:
     return [f"- {name_of(peer)}: {status.replace('|', '/')} ({', '.join(cells)})" for (peer, status), cells in sorted(found.items())]
 
 
+def zoo(path: Path) -> list[str]:
+    """Returns the lines about one file of `benchmarks/zoo.py`."""
+    results = json.loads(path.read_text())
+    rows = results["reports"]
+    check(rows)
+    lines = [f"## {'GPU' if '_cuda_' in path.name else 'CPU'}: the architectures, at 96×96", "",
+             "The first network of each family, float32, batch 16; PyTorch runs Convolt's own model. Figures in "
+             f"`benchmarks/results/{path.name}`, made by `benchmarks/zoo.py`.", ""]
+    peers = [peer for peer in PEERS if any(row["peer"] == peer and row["status"] == "ok" for row in rows)]
+    for task, title in (("train", "training"), ("predict", "`predict`")):
+        body = []
+        for workload in dict.fromkeys(row["workload"] for row in rows if row["workload"].endswith("/" + task)):
+            here = [row for row in rows if row["workload"] == workload]
+            body.append([workload.split("/")[1], *(figure(median(here, peer, "images_per_second")) for peer in peers),
+                         f"**{r:.2f}**" if (r := ratio(here)) else "–"])
+        if body:
+            lines += [*grid([f"images/s of {title}", *(name_of(peer) for peer in peers), "to the best peer"], body), ""]
+    return lines + ([*missing, ""] if (missing := reasons(rows)) else [])
+
+
 def section(path: Path) -> list[str]:
     """Returns the lines about one file of results."""
     results = json.loads(path.read_text())
@@ -169,8 +193,8 @@ def section(path: Path) -> list[str]:
              + f"; Convolt at {', '.join(commits)}. Every figure is in `benchmarks/results/{path.name}`.", "",
              f"![Images per second of each peer, as a share of the best peer's](images/benchmarks_{device}.svg)", ""]
     for workload in WORKLOADS:
-        shown = targets(rows, workload) if WORKLOADS[workload].task == "target" else rates(rows, workload) if cells_of(rows, workload) else []
-        if shown:
+        if cells_of(rows, workload):
+            shown = targets(rows, workload) if WORKLOADS[workload].task == "target" else rates(rows, workload)
             lines += [f"### {TITLES[workload]}", "", *shown, ""]
     lines += ["### Seconds from process start to the first step done, and peak memory", "", *starts(rows), ""]
     if missing := reasons(rows):
@@ -180,7 +204,7 @@ def section(path: Path) -> list[str]:
 
 def text(files: list[Path]) -> str:
     """Returns what stands between the markers."""
-    lines = [line for path in files for line in section(path)]
+    lines = [line for path in files for line in (zoo if path.name.startswith("zoo") else section)(path)]
     return "\n".join([BEGIN, "", *lines, END])
 
 
@@ -203,11 +227,13 @@ def plot(path: Path, target: Path) -> None:
         axis.axis("off")
     for axis, (cell, best) in zip(axes.flat, panels, strict=False):
         here = own(rows, cell)
-        shares = {peer: statistics.median(s) / best for peer in PEERS if (s := [v for row in here if row["peer"] == peer and (v := score(row))])}
+        scores = {peer: [s for row in here if row["peer"] == peer and (s := score(row))] for peer in PEERS}
+        shares = {peer: statistics.median(found) / best for peer, found in scores.items() if found}
         shown = sorted(shares, key=shares.__getitem__)[-8:]
         shown = shown if "convolt" in shown or "convolt" not in shares else ["convolt", *shown[1:]]
         axis.axis("on")
-        axis.barh([name_of(p).strip("*") for p in shown], [shares[p] for p in shown], color=["#d1495b" if p == "convolt" else "#8d99ae" for p in shown])
+        colors = ["#d1495b" if peer == "convolt" else "#8d99ae" for peer in shown]
+        axis.barh([name_of(peer).strip("*") for peer in shown], [shares[peer] for peer in shown], color=colors)
         axis.axvline(1, color="black", linewidth=0.6)
         axis.set_title(str(cell), fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -218,13 +244,13 @@ def plot(path: Path, target: Path) -> None:
 
 
 def main() -> None:
-    files = [path for device in ("cpu", "cuda") if (path := newest(device))]
+    files = newest()
     page = PAGE.read_text()
     if BEGIN not in page or END not in page:
         raise SystemExit(f"{PAGE}: got no markers; expected a line {BEGIN!r} and a line {END!r}")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     PAGE.write_text(before + text(files) + after)
-    for path in files:
+    for path in [path for path in files if path.name.startswith("suite")]:
         plot(path, IMAGES / f"benchmarks_{'cuda' if '_cuda_' in path.name else 'cpu'}.svg")
     print(f"{PAGE}: {', '.join(path.name for path in files) or 'no results yet'}")
 

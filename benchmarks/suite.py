@@ -7,8 +7,9 @@
     python benchmarks/report.py           then: tables and plots in docs/benchmarks.md
 
 The first round measures all peers. The later ones repeat Convolt and its contenders: the peers that were within 30% of the best. In
-the first round a process finds empty caches (of plans, of compiled kernels), later those of the round before. Each process's report
-is written to `benchmarks/results/suite_DEVICE_DATE.json` as it comes; a peer that failed, was too slow or has no environment has a row that says so.
+the first round a process finds empty caches (of plans, of compiled kernels), later those of the round before. Each process's
+report is written to `benchmarks/results/suite_DEVICE_DATE.json` as it comes; a peer that failed, was too slow or has no environment
+has a row that says so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -33,7 +35,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from environments import folder, python_of  # noqa: E402
-from workloads import WORKLOADS, Workload  # noqa: E402
+from workloads import WORKLOADS, Workload, find  # noqa: E402
 
 CONTENDER = 0.7
 """Share of the best peer's rate from which a peer is measured again."""
@@ -48,7 +50,6 @@ class Peer:
         variant: handed to the script.
         environment: by name; "own" is this Python.
         memory: whether glibc is told to keep freed memory, as Convolt does by itself.
-        everywhere: whether it runs in all workloads that it can, not only in the `wide` ones.
         networks: that it has; () for all.
         precisions: that it has.
     """
@@ -57,7 +58,6 @@ class Peer:
     variant: str
     environment: str
     memory: bool = False
-    everywhere: bool = False
     networks: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -65,16 +65,16 @@ class Peer:
 KERAS = ("float32", "bfloat16", "default")
 SMALL = ("cnn", "resnet18")
 PEERS = {
-    "convolt": Peer("convolt_peer.py", "", "own", everywhere=True, precisions=KERAS),
-    "pytorch eager": Peer("torch_peer.py", "eager", "torch", everywhere=True),
-    "pytorch tuned": Peer("torch_peer.py", "tuned", "torch", everywhere=True),
-    "pytorch tuned, kept memory": Peer("torch_peer.py", "tuned", "torch", memory=True, everywhere=True),
-    "torch.compile": Peer("torch_peer.py", "compile", "torch", memory=True, everywhere=True),
+    "convolt": Peer("convolt_peer.py", "", "own", precisions=KERAS),
+    "pytorch eager": Peer("torch_peer.py", "eager", "torch"),
+    "pytorch tuned": Peer("torch_peer.py", "tuned", "torch"),
+    "pytorch tuned, kept memory": Peer("torch_peer.py", "tuned", "torch", memory=True),
+    "torch.compile": Peer("torch_peer.py", "compile", "torch", memory=True),
     "torch.compile max-autotune": Peer("torch_peer.py", "autotune", "torch", memory=True),
-    "keras tensorflow": Peer("keras_peer.py", "tensorflow", "tensorflow", everywhere=True, precisions=KERAS),
-    "keras tensorflow, kept memory": Peer("keras_peer.py", "tensorflow", "tensorflow", memory=True, everywhere=True),
+    "keras tensorflow": Peer("keras_peer.py", "tensorflow", "tensorflow", precisions=KERAS),
+    "keras tensorflow, kept memory": Peer("keras_peer.py", "tensorflow", "tensorflow", memory=True),
     "keras tensorflow jit": Peer("keras_peer.py", "tensorflow+jit", "tensorflow"),
-    "keras jax": Peer("keras_peer.py", "jax", "jax", everywhere=True, precisions=KERAS),
+    "keras jax": Peer("keras_peer.py", "jax", "jax", precisions=KERAS),
     "keras torch": Peer("keras_peer.py", "torch", "torch", precisions=KERAS),
     "keras torch jit": Peer("keras_peer.py", "torch+jit", "torch"),
     "flax": Peer("flax_peer.py", "", "jax", networks=SMALL),
@@ -97,7 +97,7 @@ class Cell:
     @property
     def work(self) -> Workload:
         """The workload itself."""
-        return WORKLOADS[self.workload]
+        return find(self.workload)
 
     def holds(self, row: dict[str, Any]) -> bool:
         """Returns whether a report is of this cell."""
@@ -107,8 +107,8 @@ class Cell:
         """Returns the names of the peers that run it, of those wanted, or of the usual ones."""
         work = self.work
         return [name for name, peer in PEERS.items()
-                if (name in wanted if wanted else peer.everywhere or self.batch in work.wide)
-                and (not work.peers or name.startswith(work.peers)) and (not peer.networks or work.network in peer.networks)
+                if (name in wanted if wanted else not work.peers or name in work.peers or self.batch in work.wide)
+                and (not peer.networks or work.network in peer.networks)
                 and self.precision in peer.precisions and not (work.task == "predict" and peer.networks)]
 
     def __str__(self) -> str:
@@ -118,9 +118,12 @@ class Cell:
 # -- one process ---------------------------------------------------------------------------------------------------
 
 
-def python_for(peer: Peer) -> str | None:
-    """Returns the Python that runs a peer, or None. Plain PyTorch runs in Convolt's environment where it has none of its own."""
-    if peer.environment == "own":
+def python_for(peer: Peer, zoo: bool) -> str | None:
+    """Returns the Python that runs a peer, or None.
+
+    Plain PyTorch runs in Convolt's environment where it has none of its own, and for the zoo.
+    """
+    if peer.environment == "own" or (zoo and peer.script == "torch_peer.py"):
         return sys.executable
     found = python_of(peer.environment)
     if found is None and peer.script == "torch_peer.py" and importlib.util.find_spec("torch"):
@@ -128,11 +131,11 @@ def python_for(peer: Peer) -> str | None:
     return str(found) if found else None
 
 
-def environment_of(peer: Peer, cache: Path) -> dict[str, str]:
-    """Returns the environment variables of a peer's process: all cores, caches of its own, and freed memory kept where that belongs to it."""
+def environment_of(peer: Peer, python: str, cache: Path) -> dict[str, str]:
+    """Returns the environment variables of a peer's process: all cores, caches of its own, freed memory kept where that belongs to it."""
     dropped = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE", "KERAS_BACKEND")
     variables = {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("MALLOC_")}
-    variables |= {"PYTHONPATH": str(HERE.parent)} if peer.environment == "own" else {}
+    variables |= {"PYTHONPATH": str(HERE.parent)} if python == sys.executable else {}
     variables |= {"CONVOLT_CACHE": str(cache), "NUMBA_CACHE_DIR": str(cache / "numba"), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
                   "TRITON_CACHE_DIR": str(cache / "triton"), "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"), "XDG_CACHE_HOME": str(cache),
                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -143,19 +146,21 @@ def run_peer(name: str, cell: Cell, number: int, options: argparse.Namespace) ->
     """Runs a peer once; returns its report, whose `status` is "ok" or says why there is none."""
     peer, start = PEERS[name], time.time()
     row = {"peer": name, "workload": cell.workload, "batch": cell.batch, "precision": cell.precision, "round": number}
-    python = python_for(peer)
+    python = python_for(peer, cell.work.zoo)
     if python is None:
         return {**row, "status": f"no environment {peer.environment!r}"}
     if cell.work.task == "target" and not os.environ.get("CONVOLT_DATA"):
         return {**row, "status": "CONVOLT_DATA is not set"}
-    cache = folder() / "cache" / f"{cell} {name}".replace(" ", "_").replace(",", "")
+    cache = folder() / "cache" / re.sub(r"\W+", "_", f"{cell} {name}")
     if number == 1:
         shutil.rmtree(cache, ignore_errors=True)
     limit = options.limit or cell.work.limit
     seconds = limit - 20 if cell.work.task == "target" else options.budget
-    command = [python, str(HERE / "peers" / peer.script), "--workload", cell.workload, "--batch", str(cell.batch), "--precision", cell.precision,
-               "--seconds", str(seconds), "--device", options.device, "--variant", peer.variant]
-    variables = {**environment_of(peer, cache), "CONVOLT_BENCH_START": repr(start)}
+    command = [python, str(HERE / "peers" / peer.script), "--workload", cell.workload, "--batch", str(cell.batch),
+               "--precision", cell.precision, "--seconds", str(seconds), "--device", options.device, "--variant", peer.variant]
+    command += ["--images", str(options.images)] if options.images else []
+    variables = {**environment_of(peer, python, cache), "CONVOLT_BENCH_START": repr(start)}
+    variables |= {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
@@ -164,13 +169,15 @@ def run_peer(name: str, cell: Cell, number: int, options: argparse.Namespace) ->
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         return {**row, "status": f"failed: {next((line for line in reversed(said) if 'Error' in line), said[-1]).strip()[:200]}"}
     report = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**row, "status": "ok", **{key: value for key, value in report.items() if key != "side"}, "wall_seconds": round(time.time() - start, 1)}
+    del report["side"]
+    return {**row, "status": "ok", **report, "wall_seconds": round(time.time() - start, 1)}
 
 
 def machine(device: str) -> dict[str, Any]:
     """Returns hardware, versions and commit."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-               platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
+    proc = Path("/proc/cpuinfo")
+    lines = proc.read_text().splitlines() if proc.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     versions = {}
     for package in ("torch", "keras", "numba", "triton"):
         try:
@@ -194,7 +201,7 @@ def score(row: dict[str, Any]) -> float | None:
     """Returns what a report is ranked by, more is better: images per second, or, of a target, its inverse time."""
     if "accuracies" in row:
         seconds = row["seconds_to_target"]
-        return 1 / seconds if seconds else None
+        return 1 / seconds if seconds and find(row["workload"]).epochs is None else None
     rate = row.get("images_per_second")
     return float(rate) if rate else None
 
@@ -224,14 +231,16 @@ def table(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def cells(options: argparse.Namespace) -> list[Cell]:
     """Returns what is compared, in the order of the round."""
-    return [Cell(name, batch, precision) for name in options.workloads for precision in WORKLOADS[name].precisions
-            if not options.precisions or precision in options.precisions for batch in options.batches or WORKLOADS[name].batches]
+    return [Cell(name, batch, precision) for name in options.workloads for precision in find(name).precisions
+            if not options.precisions or precision in options.precisions for batch in options.batches or find(name).batches]
 
 
 def turns(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Iterator[tuple[str, Cell, int]]:
     """Yields peer, cell and round in the order in which they run; `rows`, which grow meanwhile, tell what is done and who contends."""
     for number in range(1, options.rounds + 1):
         for cell in cells(options):
+            if number > 1 and cell.work.epochs:  # accuracy after so many epochs shows that the work is the same: once is enough
+                continue
             own = [row for row in rows if cell.holds(row)]
             best = best_peer(own)
             for name in cell.peers(options.peers):
@@ -243,7 +252,8 @@ def turns(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Iterator[t
 
 def hopeless(name: str, cell: Cell, rows: list[dict[str, Any]]) -> str | None:
     """Returns why a peer need not be tried: it was too slow for the same work in the other precision, or a round before."""
-    slow = next((row for row in rows if row["peer"] == name and row["workload"] == cell.workload and row["status"].startswith("not done")), None)
+    slow = next((row for row in rows if row["peer"] == name and (row["workload"], row["batch"]) == (cell.workload, cell.batch)
+                 and row["status"].startswith("not done")), None)
     return f"not tried: {slow['precision']} was {slow['status']}" if slow else None
 
 
@@ -252,8 +262,8 @@ def line(row: dict[str, Any]) -> str:
     if row["status"] != "ok":
         return f"  {row['peer']:<32}{row['status']}"
     if "accuracies" in row:
-        reached = f"99% after {row['seconds_to_target']:.1f} s" if row["seconds_to_target"] else "99% not reached"
-        return f"  {row['peer']:<32}{reached}; epochs: {', '.join(f'{100 * a:.2f}% at {s:.0f} s' for s, a in row['accuracies'])}"
+        reached = f"; 99% after {row['seconds_to_target']:.1f} s" if row["seconds_to_target"] else ""
+        return f"  {row['peer']:<32}{', '.join(f'{100 * a:.2f}% at {s:.0f} s' for s, a in row['accuracies'])}{reached}"
     return (f"  {row['peer']:<32}{row['images_per_second']:>10,.1f} images/s  first step {row['first_step_seconds']:>5.1f} s"
             f"  {row['peak_mib']:>6,} MiB")
 
@@ -272,6 +282,7 @@ def run_round(options: argparse.Namespace) -> None:
     target = Path(options.output or HERE / "results" / f"suite_{options.device}_{info['date']}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(target.read_text())["reports"] if target.exists() and not options.fresh else []
+    rows = [row for row in rows if row["status"] == "ok" or not options.retry]
     if rows:
         print(f"continuing {target}, which has {len(rows)} rows")
     end, last, left = time.time() + 60 * options.minutes, None, 0
@@ -295,8 +306,9 @@ def run_round(options: argparse.Namespace) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS), metavar="NAME", help=", ".join(WORKLOADS))
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    names = list(WORKLOADS)
+    parser.add_argument("--workloads", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="NAME", help=f"in place of the usual ones: {', '.join(PEERS)}")
     parser.add_argument("--precisions", nargs="+", choices=KERAS)
     parser.add_argument("--batches", nargs="+", type=int, help="in place of the workloads' own")
     parser.add_argument("--rounds", type=int, default=3)
@@ -304,7 +316,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, help="seconds after which a process is ended; by default the workload's own")
     parser.add_argument("--minutes", type=float, default=40.0, help="of the whole run; what does not fit is left")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, help="of an epoch, in place of the workloads' own")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of the processes; by default each takes what it wants")
     parser.add_argument("--output", help="results, by default benchmarks/results/suite_DEVICE_DATE.json; continued if it exists")
+    parser.add_argument("--retry", action="store_true", help="try again what failed or was too slow")
     parser.add_argument("--fresh", action="store_true", help="begin the file anew")
     return parser.parse_args(arguments)
 

@@ -25,8 +25,10 @@ class Workload:
         images: pictures of an epoch; at least one batch is taken.
         precisions: "float32", "bfloat16", or "default": whatever the framework takes when nothing is said.
         limit: seconds after which a process of this workload is ended on a CPU.
-        wide: batch sizes at which all peers run; at the others the peers that have `everywhere` do.
-        peers: the only peers that run it, by the beginning of their name; () for all.
+        wide: batch sizes at which all peers run, not only `peers`.
+        epochs: of a target: how many there are, whatever the accuracy; None: until `TARGET` is reached.
+        peers: that run it; () for all.
+        zoo: whether the network is a function of `applications` by its name, and plain PyTorch runs Convolt's own model.
     """
 
     network: str
@@ -38,24 +40,47 @@ class Workload:
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     limit: float = 60.0
     wide: tuple[int, ...] = ()
+    epochs: int | None = None
     peers: tuple[str, ...] = ()
+    zoo: bool = False
 
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
-HEAVY = ("convolt", "pytorch tuned", "torch.compile", "keras")
+MAIN = ("convolt", "pytorch eager", "pytorch tuned", "pytorch tuned, kept memory", "keras tensorflow")
+HEAVY = ("convolt", "pytorch tuned, kept memory", "torch.compile", "keras tensorflow")
 """Peers of the networks at 224×224, where one step takes seconds on a CPU."""
 
 WORKLOADS = {
-    "cnn": Workload("cnn", "train", MNIST, 10, (128, 512, 32), 6400, wide=(128,)),
-    "defaults": Workload("cnn", "train", MNIST, 10, (32,), 6400, ("default",), peers=("convolt", "keras"), wide=(32,)),
-    "resnet18": Workload("resnet18", "train", CIFAR, 10, (128,), 256, limit=90),
-    "mnist": Workload("cnn", "target", MNIST, 10, (128,), 60_000, ("bfloat16",), limit=150, wide=(128,)),
-    "resnet50_predict": Workload("resnet50", "predict", IMAGENET, 1000, (16,), 32, limit=90, peers=HEAVY),
-    "vgg16_predict": Workload("vgg16", "predict", IMAGENET, 1000, (16,), 32, limit=90, peers=HEAVY),
+    "cnn": Workload("cnn", "train", MNIST, 10, (128, 512, 32), 6400, wide=(128,), peers=MAIN),
+    "defaults": Workload("cnn", "train", MNIST, 10, (32,), 6400, ("default",),
+                         peers=("convolt", "keras tensorflow", "keras jax", "keras torch")),
+    "resnet18": Workload("resnet18", "train", CIFAR, 10, (128,), 256, limit=90, peers=(*MAIN, "torch.compile")),
+    "accuracy": Workload("cnn", "target", MNIST, 10, (128,), 12_800, epochs=2, limit=90),
+    "mnist": Workload("cnn", "target", MNIST, 10, (128,), 60_000, ("bfloat16",), limit=150,
+                      peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow")),
+    "resnet50_predict": Workload("resnet50", "predict", IMAGENET, 1000, (16,), 16, limit=90, peers=HEAVY),
+    "vgg16_predict": Workload("vgg16", "predict", IMAGENET, 1000, (16,), 16, limit=90, peers=HEAVY),
     "resnet50": Workload("resnet50", "train", IMAGENET, 1000, (8,), 8, limit=120, peers=HEAVY),
     "vgg16": Workload("vgg16", "train", IMAGENET, 1000, (8,), 8, limit=120, peers=HEAVY),
 }
 """In the order of the full round: what is cut off when its time is up is what comes last."""
+
+ZOO = "zoo/"
+"""Beginning of the names of `benchmarks/zoo.py`'s workloads: zoo/FUNCTION/TASK."""
+
+
+def find(name: str) -> Workload:
+    """Returns a workload of the table, or one of the zoo: "zoo/DenseNet121/predict".
+
+    Raises:
+        KeyError: there is none.
+    """
+    if not name.startswith(ZOO):
+        return WORKLOADS[name]
+    _, function, task = name.split("/")
+    return Workload(function, task, (96, 96, 3), 1000, (16,), 16, ("float32",), limit=60,
+                    peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow"), zoo=True)
+
 
 TARGET = 0.99
 """Test accuracy of MNIST at which the clock of "target" stops."""
@@ -73,10 +98,14 @@ def data(workload: Workload, batch: int, device: str = "cpu") -> tuple[Any, Any]
     return rng.random((count, *workload.shape), dtype="float32"), rng.integers(0, workload.classes, count)
 
 
-def mnist() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Returns MNIST's training and test pictures, float32 in [0, 1] and channels last, from `mnist.npz` in the folder `CONVOLT_DATA`."""
+def mnist(count: int = 60_000) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Returns `count` of MNIST's training pictures and all test pictures, float32 in [0, 1] and channels last, with their labels.
+
+    They come from `mnist.npz` in the folder that `CONVOLT_DATA` names.
+    """
     import numpy as np
 
     with np.load(Path(os.environ["CONVOLT_DATA"]) / "mnist.npz") as arrays:
-        return tuple(((arrays[f"x_{part}"][..., None] / 255).astype("float32"), arrays[f"y_{part}"].astype("int64"))
-                     for part in ("train", "test"))  # type: ignore[return-value]
+        (x, y), test = (((arrays[f"x_{part}"][..., None] / 255).astype("float32"), arrays[f"y_{part}"].astype("int64"))
+                        for part in ("train", "test"))
+    return (x[:count], y[:count]), test

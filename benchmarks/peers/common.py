@@ -6,6 +6,7 @@ A peer is a script that defines how its framework trains and predicts, and hands
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -20,7 +21,7 @@ START = float(os.environ.get("CONVOLT_BENCH_START", time.time()))
 """Wall-clock time at which the driver started this process; where there is no driver, of this import."""
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from workloads import TARGET, WORKLOADS, data, mnist  # noqa: E402
+from workloads import TARGET, data, find, mnist  # noqa: E402
 
 
 def elapsed() -> float:
@@ -31,14 +32,17 @@ def elapsed() -> float:
 def arguments() -> argparse.Namespace:
     """Returns what the driver asks of this process; `options.work` is the workload, `options.network` the network's name."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workload", choices=list(WORKLOADS), default="cnn")
+    parser.add_argument("--workload", default="cnn")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=["float32", "bfloat16", "default"], default="float32")
     parser.add_argument("--seconds", type=float, default=4.0, help="of steady work; for a target: after which it is given up")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variant", default="")
+    parser.add_argument("--images", type=int, help="of an epoch, in place of the workload's own number")
     options = parser.parse_args()
-    options.work = WORKLOADS[options.workload]
+    options.work = find(options.workload)
+    if options.images:
+        options.work = dataclasses.replace(options.work, images=options.images)
     options.network = options.work.network
     return options
 
@@ -49,11 +53,11 @@ class Watch:
     Args:
         images: pictures of one epoch.
         seconds: of steady work that are wanted. The first epoch is warm-up.
-        target: whether the epochs are counted from the start, up to the accuracy `TARGET`.
+        target: whether accuracy is what counts: the run goes on until it reaches `TARGET`, or for `epochs`.
     """
 
-    def __init__(self, images: int, seconds: float, target: bool = False) -> None:
-        self.images, self.seconds, self.target = images, seconds, target
+    def __init__(self, images: int, seconds: float, target: bool = False, epochs: int | None = None) -> None:
+        self.images, self.seconds, self.target, self.epochs = images, seconds, target, epochs
         self.first_step = 0.0
         self.rates: list[float] = []
         self.accuracies: list[tuple[float, float]] = []
@@ -74,7 +78,8 @@ class Watch:
         self.steady = self.steady or now
         self.last = now
         if self.target:
-            return accuracy is None or accuracy >= TARGET or now > self.seconds
+            enough = accuracy is None or accuracy >= TARGET if self.epochs is None else len(self.accuracies) >= self.epochs
+            return enough or now > self.seconds
         return len(self.rates) >= 2 and now - self.steady >= self.seconds
 
 
@@ -94,8 +99,8 @@ class Peer(Protocol):
 def run(name: str, options: argparse.Namespace, peer: Peer, packages: Sequence[str], more: Callable[[], dict[str, Any]] = dict) -> None:
     """Does the work that the driver asked for, and prints the report."""
     if options.work.task == "target":
-        (x, y), test = mnist()
-        watch = Watch(len(x), options.seconds, target=True)
+        (x, y), test = mnist(options.work.images)
+        watch = Watch(len(x), options.seconds, target=True, epochs=options.work.epochs)
         peer.train(x, y, test, watch)
     else:
         x, y = data(options.work, options.batch, options.device)

@@ -54,7 +54,7 @@ class Tell(Callback):
 
 class FastaiPeer:
     def __init__(self) -> None:
-        self.model = build(options.network).to(memory_format=torch.channels_last)
+        self.model = build(options.work).to(memory_format=torch.channels_last)
 
     def train(self, x: Any, y: Any, test: Any, watch: Watch) -> None:
         if test:
@@ -62,7 +62,7 @@ class FastaiPeer:
         batches = Batches(x, y)
         learner = Learner(DataLoaders(batches, []), self.model, loss_func=F.cross_entropy, lr=1e-3,
                           opt_func=lambda groups, **how: OptimWrapper(groups, torch.optim.Adam, fused=True, **how))
-        with learner.no_bar(), learner.no_logging():
+        with learner.no_logging():
             learner.fit(100_000, cbs=Tell(watch, test))
 
     def predict(self, x: Any) -> Any:

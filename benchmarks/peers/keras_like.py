@@ -42,6 +42,15 @@ def vgg16(api: Any) -> Any:
 NETWORKS = {"cnn": cnn, "resnet18": resnet18, "resnet50": resnet50, "vgg16": vgg16}
 
 
+def build(api: Any, work: Any) -> Any:
+    """Returns a workload's network, not yet compiled.
+
+    Raises:
+        AttributeError: `api.applications` has no function of that name.
+    """
+    return getattr(api.applications, work.network)(weights=None, input_shape=work.shape) if work.zoo else NETWORKS[work.network](api)
+
+
 class FitPeer:
     """Trains and predicts through `fit` and `predict`.
 

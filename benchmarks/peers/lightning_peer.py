@@ -37,7 +37,7 @@ class Cut(Dataset[Any]):
 class Module(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.model = build(options.network).to(memory_format=torch.channels_last)
+        self.model = build(options.work).to(memory_format=torch.channels_last)
         self.watch: Any = None
         self.test: Any = None
 

@@ -11,7 +11,7 @@ options = arguments()
 os.environ.setdefault("DEV", "CPU" if options.device == "cpu" else "CUDA")
 
 import numpy as np  # noqa: E402
-from tinygrad import Tensor, TinyJit  # noqa: E402
+from tinygrad import Context, Tensor, TinyJit  # noqa: E402
 from tinygrad.nn import Conv2d, Linear  # noqa: E402
 from tinygrad.nn.optim import Adam  # noqa: E402
 from tinygrad.nn.state import get_parameters  # noqa: E402
@@ -37,12 +37,10 @@ class TinygradPeer:
 
         @TinyJit
         def step(x: Tensor, y: Tensor) -> Tensor:
-            with Tensor.train():
-                loss = self.model(x).sparse_categorical_crossentropy(y)
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                return loss.realize()
+            loss = self.model(x).sparse_categorical_crossentropy(y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            return loss.realize(*self.optimizer.schedule_step())
 
         @TinyJit
         def scores(x: Tensor) -> Tensor:
@@ -57,7 +55,8 @@ class TinygradPeer:
             order = random.permutation(len(x))
             for start in range(0, len(x) // options.batch * options.batch, options.batch):
                 chosen = order[start:start + options.batch]
-                loss = self.step(Tensor(np.ascontiguousarray(x[chosen])), Tensor(y[chosen]))
+                with Context(TRAINING=1):
+                    loss = self.step(Tensor(np.ascontiguousarray(x[chosen])), Tensor(y[chosen]))
                 if not watch.first_step:
                     loss.item()
                     watch.step()

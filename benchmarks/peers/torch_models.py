@@ -81,9 +81,13 @@ def vgg16() -> nn.Module:
 NETWORKS = {"cnn": cnn, "resnet18": resnet18, "resnet50": resnet50, "vgg16": vgg16}
 
 
-def build(network: str) -> nn.Module:
-    """Returns the network with Keras's initial weights."""
-    model = NETWORKS[network]()
+def build(work: Any) -> nn.Module:
+    """Returns a workload's network with Keras's initial weights; for the zoo Convolt's own model, which is a PyTorch module."""
+    if work.zoo:
+        import convolt
+
+        return getattr(convolt.applications, work.network)(weights=None, input_shape=work.shape, classifier_activation=None)
+    model = NETWORKS[work.network]()
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)

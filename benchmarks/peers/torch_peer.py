@@ -1,4 +1,6 @@
-"""PyTorch in a loop of one's own; `--variant` is
+"""PyTorch in a loop of one's own.
+
+`--variant` is
 
     eager     as most write it
     tuned     channels_last and the fused Adam; for `predict`, batch normalization folded into the convolutions as well
@@ -28,7 +30,7 @@ class TorchPeer:
     def __init__(self) -> None:
         self.variant, self.tuned = options.variant, options.variant != "eager"
         self.device, self.bfloat16 = torch.device(options.device), options.precision == "bfloat16"
-        self.model = build(options.network).to(self.device)
+        self.model = build(options.work).to(self.device)
         self.count = parameters(self.model)
         if self.tuned:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -48,15 +50,16 @@ class TorchPeer:
     def prepare_predict(self) -> None:
         self.model.eval()
         if self.tuned:
-            from torch.fx.experimental.optimization import fuse
+            if not options.work.zoo:  # whose layers are not PyTorch's, which alone are folded
+                from torch.fx.experimental.optimization import fuse
 
-            self.model = fuse(self.model).to(memory_format=torch.channels_last)
+                self.model = fuse(self.model).to(memory_format=torch.channels_last)
             if self.bfloat16:
                 self.model = self.model.to(torch.bfloat16)
         if self.variant in ("compile", "autotune"):
-            import torch._inductor.config
+            from torch._inductor import config
 
-            torch._inductor.config.freezing = True
+            config.freezing = True
         self.called = self.compiled(self.model)
 
     def pictures(self, x: Any) -> torch.Tensor:
