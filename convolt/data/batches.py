@@ -229,7 +229,7 @@ class Streamed:
         Args:
             epoch: number of the epoch, from 0.
             first: number of the first batch.
-            seen: samples in the batches before it; None: those before it are as large as itself.
+            seen: samples in the batches before it; of no account where nothing is augmented.
         """
         batches = (Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0])) for x, y, weights in self._source(epoch, first))
         return batches if self._augment is None else self._keyed(batches, self._augment, epoch, first, seen)
@@ -237,10 +237,11 @@ class Streamed:
     def _keyed(self, batches: Iterator[Batch], augment: Augments, epoch: int, first: int, seen: int | None) -> Iterator[Batch]:
         """Yields the batches with the keys of their samples."""
         ids = None if self._ids is None else self._ids(epoch)
+        assert seen is not None or first == 0, "which samples come next is known by how many came before"
+        end = seen or 0
         for batch in batches:
-            start = first * batch.size if seen is None else seen
-            seen = start + batch.size
-            chosen = torch.arange(start, seen) if ids is None else ids[start:seen]
+            start, end = end, end + batch.size
+            chosen = torch.arange(start, end) if ids is None else ids[start:end]
             yield replace(batch, pending=Pending(augment, self._send(augment.keys(epoch, chosen)), None, augment.stage(epoch)))
 
     def _sent(self, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -253,7 +254,8 @@ class Streamed:
 
 
 def stream_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Tensor], batch_size: int, device: torch.device,
-                  seed: int | None, *, order: Order | None = None, steps: int | None = None, augment: Augments | None = None) -> Streamed:
+                  seed: int | None = None, *, order: Order | None = None, steps: int | None = None,
+                  augment: Augments | None = None) -> Streamed:
     """Returns arrays that do not fit on the device as a stream of batches, gathered on the host."""
     host = Resident(x, y, weights, batch_size, torch.device("cpu"), seed, order=order, steps=steps)
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from convolt import losses
 from convolt.configurable import to_json
 from convolt.data.augment import Augmentation, Resize, Transform, keys
+from convolt.data.augment.mixing import Mixing
 from convolt.data.augment.progressive import ProgressiveResizing
 from convolt.data.augment.words import parse
 from convolt.data.batches import Batch
@@ -58,19 +59,23 @@ class Augmenter:
         return None if self._schedule is None else self._schedule.size(epoch)
 
     def finish(self, batch: Batch) -> Batch:
-        """Returns a batch with its pictures changed, and its labels where pictures were mixed; no host sync."""
-        pending = batch.pending
+        """Returns a batch with its pictures changed, masks moved along, and labels mixed where pictures are; no host sync."""
+        pending, pictures = batch.pending, batch.x[0]
         assert pending is not None
-        y, weights = (tuple(t if pending.index is None else t.index_select(0, pending.index) for t in part)
-                      for part in (batch.y, batch.weights))
-        chain = self._chain(pending.stage)
-        if not self.mixes:
-            made = chain.apply(batch.x[0], pending.index, pending.keys)
-            return replace(batch, x=(made.images,), y=y, weights=weights, pending=None)
-        labels = self._shares(batch.y[0])
-        made = chain.apply(batch.x[0], pending.index, pending.keys, labels=labels)
-        assert made.labels is not None
-        return replace(batch, x=(made.images,), y=(self._hard(made.labels, y[0]),), weights=weights, soft=(made.labels,), pending=None)
+        dense = [i for i, y in enumerate(batch.y) if y.ndim >= 3 and y.shape[1:3] == pictures.shape[1:3]]
+        if len(dense) > 1:
+            raise ArgumentError(explain("fit(augment)", f"{len(dense)} outputs with a label for each pixel", "one at the most"))
+        labels, classes = self._shares(batch.y[0]) if self.mixes else (None, None)
+        made = self._chain(pending.stage).apply(pictures, pending.index, pending.keys, labels=labels, classes=classes,
+                                                masks=batch.y[dense[0]] if dense else None)
+        y, weights = (tuple(t if pending.index is None or i in kept else t.index_select(0, pending.index) for i, t in enumerate(part))
+                      for part, kept in ((batch.y, dense), (batch.weights, [])))
+        if made.masks is not None:
+            y = tuple(made.masks if i in dense else t for i, t in enumerate(y))
+        soft: tuple[Tensor, ...] = ()
+        if labels is not None and made.labels is not None:
+            y, soft = (self._hard(made.labels, y[0]),), (made.labels,)
+        return replace(batch, x=(made.images,), y=y, weights=weights, soft=soft, pending=None)
 
     # -- what the trainer asks for ---------------------------------------------------------------------------------------
 
@@ -82,11 +87,14 @@ class Augmenter:
     @property
     def mixes(self) -> bool:
         """Whether labels become shares of classes."""
-        return bool(getattr(self.augmentation, "mixes", False))
+        return any(isinstance(t, Mixing) for t in self.augmentation.transforms)
 
     def settings(self) -> Any:
         """Returns what decides the pictures, for checkpoints."""
-        return to_json(self.augmentation)
+        found = dict(to_json(self.augmentation.get_config()))
+        parts = found.pop("transforms")
+        names = [f"{part['class_name']}{i or ''}" for part, i in zip(parts, _repeats(parts), strict=True)]
+        return {"order": ", ".join(names), **found, **{name: part["config"] for name, part in zip(names, parts, strict=True)}}
 
     def example(self, xs: Sequence[Tensor], model: Any) -> list[Tensor]:
         """Returns a first sample as the model gets it, from which its parameters' shapes follow.
@@ -154,13 +162,13 @@ class Augmenter:
             self._at[size] = Augmentation(stage, own.fill_mode, own.fill_value, own.interpolation, own.value_range)
         return self._at[size]
 
-    def _shares(self, y: Tensor) -> Tensor:
-        """Returns labels as floats that can be mixed: shares of classes, or the numbers themselves."""
+    def _shares(self, y: Tensor) -> tuple[Tensor, int | None]:
+        """Returns labels that can be mixed, and how many classes there are where the labels are numbers of classes."""
         head = self._heads[0]
         classes = self._shapes[head.name][1]
         if _sparse(head.loss, y, classes):
-            return functional.one_hot(y.reshape(len(y)).to(torch.int64), classes).to(torch.float32)
-        return y.to(torch.float32)
+            return y.reshape(len(y)).to(torch.int64), classes
+        return (y if y.ndim == 2 and y.shape[1] > 1 else y.to(torch.float32)), None
 
     @staticmethod
     def _hard(shares: Tensor, y: Tensor) -> Tensor:
@@ -203,6 +211,12 @@ def soft_loss(loss: Any, shape: Sequence[int]) -> losses.Loss:
         name = getattr(loss, "name", type(loss).__name__)
         raise ArgumentError(explain("fit(augment)", f"mixed pictures and the loss {name!r}", "a loss that takes shares of classes", fix))
     return loss
+
+
+def _repeats(parts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Returns for each transform how many of its kind stand before it."""
+    kinds = [part["class_name"] for part in parts]
+    return [kinds[:i].count(kind) for i, kind in enumerate(kinds)]
 
 
 def _sparse(loss: Any, y: Tensor, classes: int) -> bool:

@@ -197,9 +197,9 @@ class Augmentation(Configurable):
         images = (images + 0.5).floor().to(dtype) if dtype == torch.uint8 else images.to(dtype)
         if labels is None:
             return Augmented(images)
-        soft = soft_labels(labels, classes)
-        ours, theirs = soft if index is None else soft.index_select(0, index), soft.index_select(0, partner)
-        weight = kept.to(soft.dtype).view(-1, *[1] * (soft.ndim - 1))
+        own_labels = labels if index is None else labels.index_select(0, index)  # chosen first: one-hot rows of a whole set are large
+        ours, theirs = soft_labels(own_labels, classes), soft_labels(labels.index_select(0, partner), classes)
+        weight = kept.to(ours.dtype).view(-1, *[1] * (ours.ndim - 1))
         return Augmented(images, weight * ours + (1 - weight) * theirs)
 
     def _range_of(self, pictures: Tensor) -> tuple[float, float]:
