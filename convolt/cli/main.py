@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt import __version__
-from convolt.cli import doctor, evaluate, export, inspect, plan, predict, summary, train, verify_resume
+from convolt.cli import doctor, evaluate, export, inspect, lr_find, models, plan, predict, summary, train, verify_resume
 from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, did_you_mean
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -36,7 +36,9 @@ for _verb in (
     evaluate.evaluate,
     predict.predict,
     export.export,
+    models.models,
     summary.summary,
+    lr_find.lr_find,
     plan.plan,
     inspect.inspect,
     verify_resume.verify_resume,

@@ -96,7 +96,8 @@ def _load_partly(model: Model, path: Path, names: TorchNames | None) -> list[str
         tensor.fill_(torch.nan)  # what is no number afterwards was not in the file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that shapes differ is what we look at
-        model.load_weights(path, by_name=_kind(path) == "hdf5", skip_mismatch=True)
+        by_name = _kind(path) == "hdf5" and not path.name.endswith(".weights.h5")  # files of Keras 3 have paths in place of names
+        model.load_weights(path, by_name=by_name, skip_mismatch=True)
     return [name for name, tensor in floats.items() if tensor.isnan().any()]
 
 
