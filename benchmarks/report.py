@@ -122,8 +122,9 @@ def targets(rows: list[dict[str, Any]], workload: str) -> list[str]:
             epochs = [f"{100 * accuracy:.2f}" for _, accuracy in first["accuracies"]]
             reached = [] if cell.work.epochs else [f"{seconds:.1f}" if seconds else "not reached"]
             body.append([name_of(peer), *reached, ", ".join(epochs), f"{first['accuracies'][-1][0]:.0f}"])
-        lines += ["", *grid([f"{SHORT[cell.precision]}, batch {cell.batch}", *(() if cell.work.epochs else ("seconds to 99%",)),
-                             "% of the test pictures right after each epoch", "seconds of the run"], body)]
+        head = [f"{SHORT[cell.precision]}, batch {cell.batch}", *(() if cell.work.epochs else ("seconds to 99%",))]
+        lines += [""] if lines else []
+        lines += grid([*head, "% of the test pictures right after each epoch", "seconds of the run"], body)
     return lines
 
 
@@ -237,6 +238,7 @@ def plot(path: Path, target: Path) -> None:
         axis.axvline(1, color="black", linewidth=0.6)
         axis.set_title(str(cell), fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
+    figure_.supxlabel("share of the best peer's rate (of MNIST: of its inverse time)")
     figure_.tight_layout()
     target.parent.mkdir(exist_ok=True)
     figure_.savefig(target, metadata={"Date": None})
