@@ -65,7 +65,7 @@ def _show(rows: list[dict[str, Any]], where: str) -> None:
     say.line()
     unknown = sum(row["images_per_second"] is None for row in rows)
     note = f" {unknown} not measured here yet: convolt models --measure does it." if unknown else ""
-    say.line(f"{say.plural(len(rows), 'architecture')}, each with its own number of classes. FLOPs of one picture, a multiply and an add are two. "
+    say.line(f"{say.plural(len(rows), 'architecture')}, with the weights of all classes, and statistics, as Keras counts them. FLOPs of one picture, a multiply and an add are two. "
              f"images/s: predict on {where}.{note}")
 
 
