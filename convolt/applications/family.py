@@ -52,6 +52,7 @@ class Frame:
         include_top: whether the classifier is part of the model.
         pooling: what follows the features without a classifier: None, "avg" or "max".
         classes, activation: of the classifier.
+        published: whether the weights will be those of ImageNet in Keras's own file.
     """
 
     x: SymbolicTensor
@@ -59,6 +60,7 @@ class Frame:
     pooling: str | None = None
     classes: int = 1000
     activation: Any = "softmax"
+    published: bool = False
 
     @property
     def small(self) -> bool:
@@ -243,7 +245,8 @@ def _build(entry: Architecture, body: Body, values: dict[str, Any]) -> Model:
         if values["include_top"] and activations.get(activation) not in (activations.softmax, activations.linear):
             raise ArgumentError(explain(f"{who}(classifier_activation)", repr(activation), "'softmax' or None where weights are loaded"))
     x = _input(entry, who, values["input_shape"], values["input_tensor"], bool(values["include_top"]))
-    output = body(Frame(x, bool(values["include_top"]), values["pooling"], classes, activation), **options)
+    published = path is not None and path.name in weight_files.published(entry.name)
+    output = body(Frame(x, bool(values["include_top"]), values["pooling"], classes, activation, published), **options)
     sources = [x] if values["input_tensor"] is None else _sources(x)
     model = Functional(sources[0] if len(sources) == 1 else sources, output, name=values["name"])
     if path is not None:

@@ -28,6 +28,9 @@ Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 COUNTER = "num_batches_tracked"
 """PyTorch's batch normalization counts its batches; nothing here needs the count."""
 
+CLASSIFIER = r"predictions|\bfc\.|classifier|\bhead\b"
+"""How the last layer is called in messages about a file."""
+
 
 @dataclass(frozen=True)
 class TorchNames:
@@ -40,12 +43,14 @@ class TorchNames:
             matrices taken apart); gets the state dict and the model.
         title: whose names they are.
         head: pattern of PyTorch's names of the classifier, which may be left over without a top.
+        fix: what to do where the names do not fit, for messages.
     """
 
     rules: Rules
     prepare: Callable[[Tensors, Model], Tensors] | None = None
     title: str = "torchvision"
     head: str = r"(fc|classifier|head)\..*"
+    fix: str = ""
 
     def name(self, own: str) -> str | None:
         """Returns PyTorch's name of a weight of Convolt's, or None if no rule fits."""
@@ -83,6 +88,7 @@ def find(who: str, name: str, weights: Any, include_top: bool) -> Path:
     part = "" if include_top else "_notop"
     published = [f"{name}_weights_tf_dim_ordering_tf_kernels{part}.h5"] if weights == "imagenet" else []
     candidates = [f"{name}_{weights}{p}{suffix}" for p in dict.fromkeys((part, "")) for suffix in SUFFIXES]
+    candidates += [f"{name}{part}.h5"] if weights == "imagenet" else []
     folders = weight_folders()
     for folder in folders:
         for candidate in [*published, *candidates]:
@@ -91,6 +97,11 @@ def find(who: str, name: str, weights: Any, include_top: bool) -> Path:
     raise ArgumentError(explain(f"{who}(weights)", f"{weights!r}, of which there is no file {few([*published, *candidates], 2)}",
                                 f"a file's path, or such a file in {' or '.join(map(str, folders))}",
                                 "Nothing is downloaded: get the file and give weights='FILE', or set CONVOLT_WEIGHTS to its folder."))
+
+
+def published(name: str) -> tuple[str, str]:
+    """Returns what Keras calls its files of ImageNet since EfficientNet, with and without the classifier."""
+    return f"{name}.h5", f"{name}_notop.h5"
 
 
 def load(model: Model, path: Path, torch_names: TorchNames | None, *, include_top: bool) -> None:
@@ -106,13 +117,16 @@ def load(model: Model, path: Path, torch_names: TorchNames | None, *, include_to
         else:
             model.load_weights(path)
     except ModelFileError as error:
-        fix = "" if not include_top else " If they were trained on other classes: include_top=False, and a classifier of your own."
-        raise ModelFileError(f"{error}{fix}") from error
+        if not (include_top and re.search(CLASSIFIER, str(error))):
+            raise
+        raise ModelFileError(f"{error} If they were trained on other classes: include_top=False, and a classifier of your own.") from error
 
 
 def _has_own_names(model: Model, path: Path) -> bool:
+    """Whether most names in a file are Convolt's; single ones, such as "conv1.weight", may be PyTorch's too."""
     own = model.state_dict()
-    return any(name in own for name in read_header(path).tensors)
+    there = [name for name in read_header(path).tensors if not name.endswith(COUNTER)]
+    return sum(name in own for name in there) > len(there) / 2
 
 
 def _load_torch(model: Model, path: Path, names: TorchNames, include_top: bool) -> None:
@@ -140,4 +154,4 @@ def _compare(model: Model, path: Path, names: TorchNames, table: Mapping[str, st
     unknown = [name for name in there if name not in set(table.values())]
     if missing or unknown:
         raise ModelFileError(explain(f"{path}: weights", f"missing {few(missing)}, unknown {few(unknown)}",
-                                     f"the {len(table)} weights of {model.name!r} under the names of {names.title}"))
+                                     f"the {len(table)} weights of {model.name!r} under the names of {names.title}", names.fix))

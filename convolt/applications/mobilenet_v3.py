@@ -1,0 +1,117 @@
+"""MobileNet v3: blocks as in v2, some of which weigh their channels, found by a search; with hard versions of swish and sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convolt import layers
+from convolt.applications.family import Frame, architecture
+from convolt.applications.imagenet_utils import decode_predictions, preprocessing
+from convolt.applications.mobilenet_v2 import border_before_halving, divisible
+from convolt.layers.symbolic import SymbolicTensor
+
+__all__ = ["MobileNetV3Large", "MobileNetV3Small", "decode_predictions", "preprocess_input"]
+
+SOURCE = "Howard et al. 2019, https://arxiv.org/abs/1905.02244"
+ARGUMENTS = ("input_shape alpha minimalistic include_top weights input_tensor classes pooling dropout_rate classifier_activation "
+             "include_preprocessing name")
+
+Block = tuple[float, int, int, int, bool, bool]
+"""(expansion, filters, kernel size, strides, whether channels are weighed, whether it is hard swish in place of ReLU)."""
+
+SMALL: Sequence[Block] = (
+    (1, 16, 3, 2, True, False), (72 / 16, 24, 3, 2, False, False), (88 / 24, 24, 3, 1, False, False),
+    (4, 40, 5, 2, True, True), (6, 40, 5, 1, True, True), (6, 40, 5, 1, True, True),
+    (3, 48, 5, 1, True, True), (3, 48, 5, 1, True, True),
+    (6, 96, 5, 2, True, True), (6, 96, 5, 1, True, True), (6, 96, 5, 1, True, True))
+
+LARGE: Sequence[Block] = (
+    (1, 16, 3, 1, False, False), (4, 24, 3, 2, False, False), (3, 24, 3, 1, False, False),
+    (3, 40, 5, 2, True, False), (3, 40, 5, 1, True, False), (3, 40, 5, 1, True, False),
+    (6, 80, 3, 2, False, True), (2.5, 80, 3, 1, False, True), (2.3, 80, 3, 1, False, True), (2.3, 80, 3, 1, False, True),
+    (6, 112, 3, 1, True, True), (6, 112, 3, 1, True, True),
+    (6, 160, 5, 2, True, True), (6, 160, 5, 1, True, True), (6, 160, 5, 1, True, True))
+
+preprocess_input = preprocessing("none")
+
+
+@dataclass(frozen=True)
+class _Style:
+    """The minimalistic networks have neither kernels of 5×5, nor weights of channels, nor hard swish."""
+
+    minimalistic: bool
+
+    def activated(self, x: SymbolicTensor, hard: bool = True) -> SymbolicTensor:
+        layer = layers.Activation("hard_swish") if hard and not self.minimalistic else layers.ReLU()
+        return layer(x)  # type: ignore[no-any-return]
+
+
+def _normalized(x: SymbolicTensor, name: str) -> SymbolicTensor:
+    return layers.BatchNormalization(momentum=0.999, name=name)(x)  # type: ignore[no-any-return]
+
+
+def _weighed(x: SymbolicTensor, prefix: str) -> SymbolicTensor:
+    """Each channel times a number from 0 to 1 that follows from the means of all."""
+    channels, prefix = int(x.shape[-1] or 0), f"{prefix}squeeze_excite_"
+    y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{prefix}avg_pool")(x)
+    y = layers.Conv2D(divisible(channels / 4), 1, padding="same", name=f"{prefix}conv")(y)
+    y = layers.ReLU(name=f"{prefix}relu")(y)
+    y = layers.Conv2D(channels, 1, padding="same", name=f"{prefix}conv_1")(y)
+    y = layers.Activation("hard_sigmoid")(y)
+    return layers.Multiply(name=f"{prefix}mul")([x, y])  # type: ignore[no-any-return]
+
+
+def _block(x: SymbolicTensor, number: int, block: Block, alpha: float, style: _Style) -> SymbolicTensor:
+    expansion, filters, kernel_size, strides, weighed, hard = block
+    prefix, before, channels = f"expanded_conv_{number}_" if number else "expanded_conv_", x, int(x.shape[-1] or 0)
+    filters, kernel_size = divisible(filters * alpha), 3 if style.minimalistic else kernel_size
+    if number:
+        x = layers.Conv2D(divisible(channels * expansion), 1, padding="same", use_bias=False, name=f"{prefix}expand")(x)
+        x = style.activated(_normalized(x, f"{prefix}expand_bn"), hard)
+    if strides == 2:
+        x = layers.ZeroPadding2D(border_before_halving(x, kernel_size), name=f"{prefix}depthwise_pad")(x)
+    x = layers.DepthwiseConv2D(kernel_size, strides=strides, padding="same" if strides == 1 else "valid", use_bias=False,
+                               name=f"{prefix}depthwise")(x)
+    x = style.activated(_normalized(x, f"{prefix}depthwise_bn"), hard)
+    if weighed and not style.minimalistic:
+        x = _weighed(x, prefix)
+    x = layers.Conv2D(filters, 1, padding="same", use_bias=False, name=f"{prefix}project")(x)
+    x = _normalized(x, f"{prefix}project_bn")
+    return layers.Add(name=f"{prefix}add")([before, x]) if strides == 1 and channels == filters else x
+
+
+def _network(frame: Frame, blocks: Sequence[Block], last: int, alpha: float, minimalistic: bool, dropout_rate: float,
+             include_preprocessing: bool) -> SymbolicTensor:
+    style, x = _Style(minimalistic), frame.x
+    if include_preprocessing:
+        x = layers.Rescaling(1 / 127.5, offset=-1.0)(x)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False, name="conv")(x)
+    x = style.activated(_normalized(x, "conv_bn"))
+    for number, block in enumerate(blocks):
+        x = _block(x, number, block, alpha, style)
+    x = layers.Conv2D(divisible(int(x.shape[-1] or 0) * 6), 1, padding="same", use_bias=False, name="conv_1")(x)
+    x = style.activated(_normalized(x, "conv_1_bn"))
+    if not frame.include_top:
+        return frame.pooled(x)
+    x = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = layers.Conv2D(divisible(last * alpha) if alpha > 1 else last, 1, padding="same", name="conv_2")(x)
+    x = style.activated(x)
+    if dropout_rate > 0:
+        x = layers.Dropout(dropout_rate)(x)
+    x = layers.Conv2D(frame.classes, 1, padding="same", name="logits")(x)
+    return layers.Activation(frame.activation, name="predictions")(layers.Flatten()(x))  # type: ignore[no-any-return]
+
+
+@architecture("mobilenet_v3_small", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS)
+def MobileNetV3Small(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802 (Keras's name)
+                     include_preprocessing: bool = True) -> SymbolicTensor:
+    """MobileNet v3, 11 blocks; `alpha` times the filters. Keras counterpart: `keras.applications.MobileNetV3Small`."""
+    return _network(frame, SMALL, 1024, alpha, minimalistic, dropout_rate, include_preprocessing)
+
+
+@architecture("mobilenet_v3_large", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS)
+def MobileNetV3Large(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802
+                     include_preprocessing: bool = True) -> SymbolicTensor:
+    """MobileNet v3, 15 blocks; `alpha` times the filters. Keras counterpart: `keras.applications.MobileNetV3Large`."""
+    return _network(frame, LARGE, 1280, alpha, minimalistic, dropout_rate, include_preprocessing)
