@@ -41,6 +41,8 @@ class Plan:
         threads: of the host's computation.
         execution: "eager", or "graph": the whole step captured once and replayed.
         micro_batch: most samples that are computed at once; None: whole batches.
+        residency: "resident" (all samples lie on the device) or "streamed" (batches come from the host).
+        residency_why: how much there is, or why it does not lie on the device.
         rows: the candidates.
         cached: whether the measurements are from an earlier run.
     """
@@ -53,6 +55,8 @@ class Plan:
     threads: int
     execution: str = "eager"
     micro_batch: int | None = None
+    residency: str = "resident"
+    residency_why: str = ""
     rows: tuple[Row, ...] = ()
     cached: bool = False
     before: str = field(default="", repr=False)
@@ -81,6 +85,7 @@ class Plan:
         shown = [row for row in self.rows if row.verdict == "refused" and row.name != LAYERS
                  and not (row.name == GRAPH and self.device == "cpu")]
         lines += [f"      not {row.name}: {row.why}" for row in shown]
+        lines += [f"      data {self.residency}: {self.residency_why}"] if self.residency_why else []
         return "\n".join(lines)
 
     def _gain(self) -> str:

@@ -9,7 +9,7 @@ Both can start in the middle of an epoch, which is how a stopped training goes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -30,6 +30,7 @@ class Batch:
         size: number of samples.
         pending: what the step does to the pictures before all else; None where there is nothing left to do.
         soft: labels that the loss takes in place of `y`, where pictures were mixed; metrics always take `y`.
+        ids: a number for each sample, int64 on the CPU, where its place in the epoch does not tell which it is.
     """
 
     x: tuple[Tensor, ...]
@@ -38,6 +39,7 @@ class Batch:
     size: int
     pending: Pending | None = None
     soft: tuple[Tensor, ...] = ()
+    ids: Tensor | None = None
 
     def ready(self) -> Batch:
         """Returns the batch as the model gets it: augmented on its device, without waiting for it."""
@@ -161,6 +163,7 @@ class Resident:
         self.steps = -(-self.samples // batch_size)
         self.batch_size = batch_size
         self._parts = tuple(tuple(t.to(device) for t in part) for part in (x, y, weights))
+        self.residency, self.why = "resident", f"{_megabytes(t for part in self._parts for t in part)} on {device}"
         self._device = device
         self._augment = augment
 
@@ -201,7 +204,7 @@ class Streamed:
 
     Args:
         source: called with the epoch's number and a batch's number, returns the batches (x, y, weights) of that epoch
-            from that batch on.
+            from that batch on; (x, y, weights, ids) where some samples may be left out.
         device: where the batches are needed.
         steps: batches per epoch, None where only the end of the source tells.
         samples: samples per epoch, None where unknown.
@@ -209,12 +212,18 @@ class Streamed:
         generators: random generators of the source's own, which decide its order.
         augment: changes the pictures in the step.
         ids: a number for each sample of an epoch, in the epoch's order; None: its place in the epoch.
+        ahead: on CUDA, copy each batch while the one before it is used. Only for sources that nothing else reads from: they are asked
+            for a batch before the one in use is done.
+        why: the data do not lie on the device.
     """
+
+    residency = "streamed"
 
     def __init__(self, source: Callable[[int, int], Iterator[HostBatch]], device: torch.device, steps: int | None = None,
                  samples: int | None = None, repeatable: bool = True, generators: Sequence[torch.Generator] = (),
-                 augment: Augments | None = None, ids: Order | None = None) -> None:
+                 augment: Augments | None = None, ids: Order | None = None, ahead: bool = False, why: str = "") -> None:
         self._source = source
+        self._ahead, self.why = ahead and device.type == "cuda", why
         self._device = device
         self.steps = steps
         self.samples = samples
@@ -231,7 +240,8 @@ class Streamed:
             first: number of the first batch.
             seen: samples in the batches before it; of no account where nothing is augmented.
         """
-        batches = (Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0])) for x, y, weights in self._source(epoch, first))
+        batches = copied_ahead(self._source(epoch, first), self._to_device, self._device) if self._ahead else (
+            self._to_device(item) for item in self._source(epoch, first))
         return batches if self._augment is None else self._keyed(batches, self._augment, epoch, first, seen)
 
     def _keyed(self, batches: Iterator[Batch], augment: Augments, epoch: int, first: int, seen: int | None) -> Iterator[Batch]:
@@ -241,15 +251,19 @@ class Streamed:
         end = seen or 0
         for batch in batches:
             start, end = end, end + batch.size
-            chosen = torch.arange(start, end) if ids is None else ids[start:end]
+            chosen = batch.ids if batch.ids is not None else torch.arange(start, end) if ids is None else ids[start:end]
             yield replace(batch, pending=Pending(augment, self._send(augment.keys(epoch, chosen)), None, augment.stage(epoch)))
+
+    def _to_device(self, item: HostBatch) -> Batch:
+        x, y, weights, *ids = item
+        return Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0]), ids=ids[0] if ids else None)
 
     def _sent(self, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(self._send(t) for t in part)
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda" and tensor.device.type == "cpu":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
+            return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
 
@@ -263,7 +277,43 @@ def stream_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Te
         for batch in host.epoch(epoch, first):
             yield batch.x, batch.y, batch.weights
 
-    return Streamed(source, device, host.steps, host.samples, augment=augment, ids=host.ids)
+    size = _megabytes(t for part in (x, y, weights) for t in part)
+    return Streamed(source, device, host.steps, host.samples, augment=augment, ids=host.ids, ahead=True,
+                    why=f"{size}, more than half of what is free on {device}")
+
+
+def copied_ahead(items: Iterator[HostBatch], send: Callable[[HostBatch], Batch], device: torch.device) -> Iterator[Batch]:
+    """Yields the batches on a CUDA device; while one is used, the next is copied on a stream of its own. The host waits for neither."""
+    side = torch.cuda.Stream(device)
+
+    def sent(item: HostBatch) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(side):
+            batch = send(item)
+            done = torch.cuda.Event()
+            done.record(side)
+        return batch, done
+
+    def arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
+        current = torch.cuda.current_stream(device)
+        current.wait_event(done)
+        for tensor in (*batch.x, *batch.y, *batch.weights):
+            tensor.record_stream(current)  # its memory is not reused before the step has read it
+        return batch
+
+    waiting = None
+    for item in items:
+        following = sent(item)
+        if waiting is not None:
+            yield arrived(*waiting)
+        waiting = following
+    if waiting is not None:
+        yield arrived(*waiting)
+
+
+def _megabytes(tensors: Iterable[Tensor]) -> str:
+    """Returns the size of tensors as words."""
+    size = sum(t.nbytes for t in tensors)
+    return f"{size / 2**30:.1f} GB" if size >= 2**29 else f"{size / 2**20:.1f} MB"
 
 
 def fits_on(device: torch.device, tensors: Sequence[Tensor]) -> bool:

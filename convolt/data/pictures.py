@@ -73,6 +73,8 @@ class Pictures(ABC):
         self._rows = np.arange(len(files))
         self._bad: dict[str, BadFile] = {}
         self._shape_of: tuple[str, tuple[int, ...]] | None = None
+        self._decoded: np.ndarray | None = None  # of the first pictures, those that `keep` found room for
+        self._is_decoded = np.zeros(0, bool)
 
     @abstractmethod
     def content(self, index: int) -> bytes:
@@ -133,6 +135,7 @@ class Pictures(ABC):
         part.labels = None if self.labels is None else self.labels[indices]
         part._rows = self._rows[indices]
         part._bad = {path: self._bad[path] for path in part.files if path in self._bad}
+        part._decoded, part._is_decoded = None, np.zeros(0, bool)
         return part
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
@@ -226,6 +229,18 @@ class Pictures(ABC):
                 warnings.warn(f"{self.root_text()}: {self._bad_text()}", SkippedFilesWarning, stacklevel=3)
             yield x[: len(kept)], np.asarray(rows, np.int64)[kept]
 
+    @property
+    def kept(self) -> int:
+        """Number of pictures, from the first on, that stay in memory once they are decoded."""
+        return len(self._is_decoded)
+
+    def keep(self, room: int) -> None:
+        """Keeps the first pictures in memory once they are decoded, as many as `room` bytes hold."""
+        shape = self.picture_shape()
+        count = min(len(self), room // int(np.prod(shape)))
+        if count != self.kept:
+            self._decoded, self._is_decoded = np.empty((count, *shape), np.uint8), np.zeros(count, bool)
+
     def root_text(self) -> str:
         """Returns where the pictures lie, for warnings."""
         return self.title
@@ -243,12 +258,20 @@ class Pictures(ABC):
         """Decodes a piece of a batch into its places; returns the batch, and the shape of each picture or what is wrong with it."""
         outcomes: list[BadFile | tuple[int, ...]] = []
         for place in range(start, min(start + PIECE, len(rows))):
-            picture = self._decode(int(rows[place]))
+            index = int(rows[place])
+            if index < self.kept and self._is_decoded[index]:
+                x[place] = self._decoded[index]  # type: ignore[index]  # there is one where `kept` is not 0
+                outcomes.append(x.shape[1:])
+                continue
+            picture = self._decode(index)
             if isinstance(picture, BadFile):
                 outcomes.append(picture)
                 continue
             if picture.shape == x.shape[1:]:
                 x[place] = picture
+                if index < self.kept:
+                    self._decoded[index] = picture  # type: ignore[index]
+                    self._is_decoded[index] = True
             outcomes.append(picture.shape)
         return x, outcomes
 

@@ -91,6 +91,7 @@ def _index(path: Path) -> list[Entry]:
         raise DataError(explain(str(path), "no such file", "a tar shard"))
     pictures: dict[str, Entry] = {}
     labels: dict[str, tuple[int, ...]] = {}
+    end = 0
     try:
         with tarfile.open(path, "r:") as archive:
             for count, member in enumerate(archive):
@@ -98,6 +99,11 @@ def _index(path: Path) -> list[Entry]:
                 if count >= MAX_MEMBERS:
                     raise DataError(explain(str(path), f"more than {MAX_MEMBERS:,} members", "fewer"))
                 _take(path, archive, member, pictures, labels)
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        with open(path, "rb") as file:  # tarfile takes a file that ends within a header for a whole one
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise DataError(explain(str(path), f"an end after {end:,} bytes without the mark of one", "a whole shard", "Fetch it again."))
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise

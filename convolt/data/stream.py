@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tarfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -88,6 +90,9 @@ class ShardStream:
         """Returns what tells this stream from others."""
         return f"{self.shards} {self._decoding} {self.shuffle}"
 
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        return self.open_epoch(0, 0, 32, None)
+
     def open_epoch(self, epoch: int, first: int, batch_size: int, seed: int | None) -> Iterator[tuple[np.ndarray, ...]]:
         """Yields the batches of an epoch from batch number `first` on, in an order that depends on (seed, epoch) alone.
 
@@ -135,22 +140,19 @@ class ShardStream:
         yield from (buffer[i] for i in chance.permutation(len(buffer)))
 
     def _raw(self, names: list[str]) -> Iterator[Sample]:
-        import webdataset
+        from webdataset.gopen import gopen
+        from webdataset.tariterators import group_by_keys, tar_file_expander
 
+        name = ""
         try:
-            stream: Iterable[dict[str, Any]] = webdataset.WebDataset(names, shardshuffle=False, empty_check=False)
-            for fields in stream:
-                key = str(fields.get("__key__"))
-                picture = next((ending for ending in EXTENSIONS if ending[1:] in fields), None)
-                if picture is None:
-                    continue
-                label = next((label_of(f"{key}{ending}", fields[ending[1:]], ending) for ending in (".cls", ".json")
-                              if ending[1:] in fields), None)
-                yield f"{key}{picture}", fields[picture[1:]], label
-        except (OSError, EOFError, ValueError) as error:
+            for name in names:
+                with closing(gopen(name)) as stream:
+                    for fields in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
+                        yield from _samples_of(fields)
+        except (OSError, EOFError, ValueError, tarfile.TarError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(explain(f"shards {names[0]} …", f"a stream that broke ({type(error).__name__}: {error})", "whole tar shards",
+            raise DataError(explain(f"shard {name}", f"a stream that broke ({type(error).__name__}: {error})", "whole tar shards",
                                     "Look at the network, or fetch the shard again.")) from error
 
     def _decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None] | BadFile:
@@ -185,3 +187,13 @@ class ShardStream:
             raise DataError(explain(f"{self!r}", f"more than {MAX_BAD_SHARE:.0%} bad samples ({len(self._bad)} of {self._met})",
                                     "pictures that can be read", f"The last: {result.path}: {result.reason}"))
         return False
+
+
+def _samples_of(fields: Mapping[str, Any]) -> Iterator[Sample]:
+    """Yields the sample in the members of one key, if there is a picture among them."""
+    key = str(fields.get("__key__"))
+    picture = next((ending for ending in EXTENSIONS if ending[1:] in fields), None)
+    if picture is not None:
+        found = next((ending for ending in (".cls", ".json") if ending[1:] in fields), None)
+        label = None if found is None else label_of(f"{key}{found}", fields[found[1:]], found)
+        yield f"{key}{picture}", fields[picture[1:]], label

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from convolt.data.batches import HostBatch, Order, Resident, Streamed, draw_ids, epoch_generator, fits_on, stream_arrays
+from convolt.data.stream import ShardStream
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training import checks
+from convolt.training.picture_inputs import PictureStream
 from convolt.training.sampling import Drawing
 
 Batches = Resident | Streamed
@@ -97,7 +99,8 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
 
     ids = None if order is None else lambda epoch: draw_ids(order(epoch), len(x))
     return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x),
-                    augment=drawing.augment, ids=ids)
+                    augment=drawing.augment, ids=ids, ahead=isinstance(x, PictureStream),
+                    why=x.why if isinstance(x, PictureStream) else f"what a {type(x).__name__} gives")
 
 
 def _order_of(x: Any, drawing: Drawing) -> Order | None:
@@ -130,6 +133,10 @@ def _opener(x: Any, batch_size: int, seed: int, order: Order | None) -> tuple[Ca
     """
     from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+    if isinstance(x, PictureStream):
+        return x.opener(batch_size, order)
+    if isinstance(x, ShardStream):
+        return (lambda epoch, first: x.open_epoch(epoch, first, batch_size, seed)), None
     if isinstance(x, IterableDataset):
         # A loader without a generator draws from PyTorch's global one.
         return (lambda epoch, first: _behind(DataLoader(x, batch_size, generator=epoch_generator(seed, epoch)), first)), None

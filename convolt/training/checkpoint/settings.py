@@ -74,6 +74,8 @@ def fingerprint(data: Any) -> Any:
         return _numbers(data) if len(data) > 8 else [fingerprint(entry) for entry in data]
     if isinstance(data, (np.ndarray, Tensor)) or hasattr(data, "__array__"):
         return _numbers(data)
+    if callable(own := getattr(data, "fingerprint", None)):  # pictures, which tell themselves apart without being read
+        return own()
     dataset = getattr(data, "dataset", None)
     found: dict[str, Any] = {"kind": type(data).__name__, "length": len(data) if hasattr(data, "__len__") else None}
     if dataset is not None:

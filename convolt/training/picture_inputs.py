@@ -1,0 +1,113 @@
+"""Pictures that are given to `fit`: decoded once into memory where they fit, else decoded anew (or kept in part) in each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from convolt.data.batches import Order
+from convolt.data.budget import data_memory
+from convolt.data.pictures import AHEAD, Pictures
+from convolt.errors import ArgumentError, DataError, explain
+
+TRAINING_SHARE = 0.75
+"""Part of `data_memory()` for the pictures of training; the rest is for those that are evaluated."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Pictures as arrays, or as a stream.
+
+    Attributes:
+        x: uint8 (N, H, W, C), or a `PictureStream`.
+        y: labels, or None where `x` is a stream, which brings them.
+    """
+
+    x: Any
+    y: np.ndarray | None
+
+
+def open_pictures(what: str, pictures: Pictures, y: Any, split: float, device: torch.device) -> tuple[Opened, Opened | None]:
+    """Returns (the pictures, those held out by `split` or None).
+
+    Args:
+        what: "fit", "evaluate" …, for messages.
+        pictures: with labels.
+        y: must be None.
+        split: part of each class that is held out.
+        device: where batches are needed; batches for a GPU lie in pinned memory.
+
+    Raises:
+        ArgumentError: labels beside the pictures.
+        DataError: pictures without labels, or too many bad files.
+    """
+    if y is not None:
+        raise ArgumentError(explain(f"{what}(y)", "labels beside pictures that have theirs", "None: x brings the labels"))
+    if pictures.labels is None:
+        raise DataError(explain(f"{what}(x)", f"{pictures!r} without labels", "pictures with labels",
+                                "Put each class into a folder of its own, or use convolt.data.from_csv."))
+    share = TRAINING_SHARE if what == "fit" else 1 - TRAINING_SHARE
+    if not split:
+        return _open(pictures, int(share * data_memory()), device), None
+    first, second = pictures.split(split)
+    room = data_memory()
+    return _open(first, int(TRAINING_SHARE * room), device), _open(second, int((1 - TRAINING_SHARE) * room), device)
+
+
+def _open(pictures: Pictures, room: int, device: torch.device) -> Opened:
+    if pictures.nbytes <= room:
+        return Opened(*pictures.load())
+    return Opened(PictureStream(pictures, room, device), None)
+
+
+class PictureStream(Dataset[Any]):
+    """Pictures as batches, decoded ahead of their use; the first of them stay decoded, as far as there is room.
+
+    Args:
+        pictures: with labels.
+        room: bytes for decoded pictures: those that stay, and the batches under way.
+        device: where batches are needed.
+    """
+
+    def __init__(self, pictures: Pictures, room: int, device: torch.device) -> None:
+        self.pictures, self.labels, self.room = pictures, pictures.labels, room
+        self._pinned = device.type == "cuda"
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def why(self) -> str:
+        """Why they are not in memory at once."""
+        kept = self.pictures.kept
+        part = f", the first {kept:,} kept decoded" if kept else ""
+        return f"{_gigabytes(self.pictures.nbytes)} of pictures, more than the {_gigabytes(self.room)} that they may take{part}"
+
+    def opener(self, batch_size: int, order: Order | None) -> tuple[Callable[[int, int], Iterator[Any]], int]:
+        """Returns ((epoch, first batch) → iterator over `(x, y)`, number of batches)."""
+        each = int(np.prod(self.pictures.picture_shape()))
+        self.pictures.keep(max(0, self.room - (AHEAD + 2) * batch_size * each))
+        count = len(self) if order is None else len(order(0))
+
+        def batches(epoch: int, first: int) -> Iterator[Any]:
+            rows = np.arange(count) if order is None else order(epoch).numpy()
+            orders = [rows[start : start + batch_size] for start in range(first * batch_size, count, batch_size)]
+            for x, kept in self.pictures.batches(orders, batch_size, _pinned if self._pinned else None):
+                if len(kept):
+                    yield x, self.labels[kept]  # type: ignore[index]  # open_pictures has looked
+
+        return batches, -(-count // batch_size)
+
+
+def _pinned(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns memory that a GPU copies from by itself; PyTorch keeps freed pieces for the next batch, and so makes a ring of them."""
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**29 else f"{count / 2**20:.1f} MB"
