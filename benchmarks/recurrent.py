@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "peers")]
 
-from common import START, report, timed_rounds  # noqa: E402
+from common import elapsed, report, timed_rounds  # noqa: E402
 
 STEPS, PIXELS, UNITS, CLASSES = 28, 28, 128, 10
 OWN = ("convolt", "pytorch", "keras torch")
@@ -107,7 +106,7 @@ def run_pytorch(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace, epochs: Callable[[], Any], images: int) -> None:
     """Runs epochs once to warm up, then for as long as was asked, and prints the report."""
-    first = time.perf_counter() - START
+    first = elapsed()
 
     def one() -> int:
         epochs()
