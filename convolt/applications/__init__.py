@@ -3,21 +3,145 @@
 `names()` lists all, `get(name)` returns an entry (`convolt.applications.family.Architecture`).
 """
 
-from convolt.applications import imagenet_utils, vgg16, vgg19
+from convolt.applications import (
+    convnext,
+    densenet,
+    efficientnet,
+    efficientnet_v2,
+    googlenet,
+    imagenet_utils,
+    inception_resnet_v2,
+    inception_v3,
+    mobilenet,
+    mobilenet_v2,
+    mobilenet_v3,
+    resnet,
+    resnet50,
+    resnet_v2,
+    vgg16,
+    vgg19,
+    vit,
+    xception,
+)
 from convolt.applications.cnn import cnn
+from convolt.applications.convnext import ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
+from convolt.applications.densenet import DenseNet121, DenseNet169, DenseNet201
+from convolt.applications.efficientnet import (
+    EfficientNetB0,
+    EfficientNetB1,
+    EfficientNetB2,
+    EfficientNetB3,
+    EfficientNetB4,
+    EfficientNetB5,
+    EfficientNetB6,
+    EfficientNetB7,
+)
+from convolt.applications.efficientnet_v2 import (
+    EfficientNetV2B0,
+    EfficientNetV2B1,
+    EfficientNetV2B2,
+    EfficientNetV2B3,
+    EfficientNetV2L,
+    EfficientNetV2M,
+    EfficientNetV2S,
+)
 from convolt.applications.family import get, names
+from convolt.applications.googlenet import GoogLeNet
+from convolt.applications.inception_resnet_v2 import InceptionResNetV2
+from convolt.applications.inception_v3 import InceptionV3
+from convolt.applications.mobilenet import MobileNet
+from convolt.applications.mobilenet_v2 import MobileNetV2
+from convolt.applications.mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
+from convolt.applications.resnet import (
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    ResNet101,
+    ResNet152,
+    ResNeXt50,
+    ResNeXt101,
+    WideResNet50_2,
+    WideResNet101_2,
+)
+from convolt.applications.resnet_v2 import ResNet50V2, ResNet101V2, ResNet152V2
 from convolt.applications.vgg import VGG16, VGG19
+from convolt.applications.vit import ViTB16, ViTB32, ViTS16, ViTTi16
+from convolt.applications.wide_resnet import WideResNet28_10
+from convolt.applications.xception import Xception
 from convolt.missing import explain_missing_names
 
 __all__ = [
     "VGG16",
     "VGG19",
+    "ConvNeXtBase",
+    "ConvNeXtLarge",
+    "ConvNeXtSmall",
+    "ConvNeXtTiny",
+    "ConvNeXtXLarge",
+    "DenseNet121",
+    "DenseNet169",
+    "DenseNet201",
+    "EfficientNetB0",
+    "EfficientNetB1",
+    "EfficientNetB2",
+    "EfficientNetB3",
+    "EfficientNetB4",
+    "EfficientNetB5",
+    "EfficientNetB6",
+    "EfficientNetB7",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2L",
+    "EfficientNetV2M",
+    "EfficientNetV2S",
+    "GoogLeNet",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Large",
+    "MobileNetV3Small",
+    "ResNeXt50",
+    "ResNeXt101",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet50V2",
+    "ResNet101",
+    "ResNet101V2",
+    "ResNet152",
+    "ResNet152V2",
+    "ViTB16",
+    "ViTB32",
+    "ViTS16",
+    "ViTTi16",
+    "WideResNet28_10",
+    "WideResNet50_2",
+    "WideResNet101_2",
+    "Xception",
     "cnn",
+    "convnext",
+    "densenet",
+    "efficientnet",
+    "efficientnet_v2",
     "get",
+    "googlenet",
     "imagenet_utils",
+    "inception_resnet_v2",
+    "inception_v3",
+    "mobilenet",
+    "mobilenet_v2",
+    "mobilenet_v3",
     "names",
+    "resnet",
+    "resnet50",
+    "resnet_v2",
     "vgg16",
     "vgg19",
+    "vit",
+    "xception",
 ]
 
 explain_missing_names(__name__)

@@ -17,7 +17,8 @@ class Case:
 
     Attributes:
         name: in `convolt.applications.names()`.
-        parameters: with the default arguments, trainable and not, as published (Keras's `count_params()`, the paper, torchvision).
+        parameters: with the default arguments, as published: where Keras has the architecture all weights (its `count_params()`),
+            else the trainable ones (torchvision, or the paper's authors).
         fusions: rewrite → how often `convolt.compiler.fuse` does it with the default arguments.
         keras: name of the function in `keras.applications`; "" where Keras has none.
         torch: makes a module with PyTorch's published structure and names for (side, classes); None where there is none.

@@ -1,0 +1,68 @@
+"""ConvNeXt in PyTorch, with timm's names; pixels 0 … 255 go in, as into ours."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class Norm(nn.LayerNorm):
+    """Layer normalization of the channels at index 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Mlp(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), 0.5))
+        self.conv_dw = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm, self.mlp = nn.LayerNorm(channels, eps=1e-6), Mlp(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))
+        return x + (y * self.gamma).movedim(-1, 1)
+
+
+class Stage(nn.Module):
+    def __init__(self, before: int, channels: int, depth: int, halve: bool) -> None:
+        super().__init__()
+        self.downsample = nn.Sequential(Norm(before), nn.Conv2d(before, channels, 2, 2)) if halve else nn.Identity()
+        self.blocks = nn.Sequential(*[Block(channels) for _ in range(depth)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+class Head(nn.Module):
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm, self.fc = nn.LayerNorm(channels, eps=1e-6), nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(x.mean((2, 3))))
+
+
+class ConvNeXt(nn.Module):
+    def __init__(self, depths: tuple[int, ...], filters: tuple[int, ...], side: int, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, filters[0], 4, 4), Norm(filters[0]))
+        before = (filters[0], *filters)
+        self.stages = nn.Sequential(*[Stage(before[i], n, depth, i > 0) for i, (depth, n) in enumerate(zip(depths, filters, strict=True))])
+        self.head = Head(filters[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, deviation = (x.new_tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        return self.head(self.stages(self.stem((x / 255 - mean) / deviation)))
