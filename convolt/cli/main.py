@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt import __version__
-from convolt.cli import doctor, evaluate, export, inspect, lr_find, models, plan, predict, summary, train, verify_resume
+from convolt.cli import data, doctor, evaluate, export, inspect, lr_find, models, plan, predict, summary, train, verify_resume
 from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, did_you_mean
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -45,6 +45,7 @@ for _verb in (
     doctor.doctor,
 ):
     app.command()(_verb)
+app.add_typer(data.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -152,6 +152,18 @@ ImageSize = Annotated[
     ),
 ]
 Colors = Annotated[ColorMode, typer.Option("--color-mode", help="Colours of the pictures of a folder.")]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        "--augment",
+        metavar="WORDS",
+        show_default=False,
+        help=(
+            "Change the pictures of the training, anew in each epoch: [b]flip,rotate=10,zoom=0.2[/b], [b]auto[/b], "
+            "[b]trivial[/b], [b]randaugment[/b], …"
+        ),
+    ),
+]
 Code = Annotated[
     str | None,
     typer.Option(

@@ -41,6 +41,8 @@ class TrainOptions:
     weights: str | None = None
     freeze: tuple[str, ...] = ()
     gpustat: Switch = Switch.OFF
+    augment: str | None = None
+    sampler: str | None = None
 
     def as_command(self) -> list[str]:
         """Returns the line that repeats the run from its start: what differs from the defaults, and the seed."""
@@ -133,6 +135,10 @@ Allow = Annotated[
 ]
 
 
+Sampler = Annotated[
+    str | None,
+    typer.Option("--sampler", metavar="NAME", show_default=False, help="[b]balanced[/b]: draw from all classes alike, however large they are."),
+]
 GpuStat = Annotated[
     Switch,
     typer.Option(
@@ -168,6 +174,8 @@ def train(
     weights: options.Weights = None,
     freeze: options.Freeze = None,
     gpustat: GpuStat = Switch.OFF,
+    augment: options.Augment = None,
+    sampler: Sampler = None,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.
 

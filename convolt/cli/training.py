@@ -21,6 +21,7 @@ from convolt.cli.options import Switch, parse_size
 from convolt.cli.train import TrainOptions
 from convolt.configurable import to_json
 from convolt.data.batches import epoch_order
+from convolt.data.augment.words import parse
 from convolt.data.sources import Source
 from convolt.errors import ArgumentError, CheckpointError, ConvoltError, DataError, did_you_mean, explain
 from convolt.formats.safetensors import describe
@@ -28,7 +29,7 @@ from convolt.layers.base import Layer
 from convolt.models import Model
 from convolt.models.summary import human, summarize
 from convolt.profiler import GpuStat
-from convolt.training import plots
+from convolt.training import plots, sampling
 from convolt.training.checkpoint import Checkpoint
 from convolt.training.checkpoint.lock import is_locked
 from convolt.training.checkpoint.signals import StopAtOnce
@@ -49,6 +50,9 @@ class Training:
     def __init__(self, options: TrainOptions) -> None:
         self.options = options
         optimizer = make_optimizer(options)  # misspelt names are told before data are read
+        sampling.get(options.sampler)
+        if options.augment is not None:
+            parse(options.augment)
         device = devices.resolve(options.device)
         set_random_seed(options.seed)
         self.source = load_source(options)
@@ -125,6 +129,8 @@ class Training:
             checkpoint=Checkpoint(self.folder.path, every_steps=steps, every_seconds=seconds),
             resume=False if self.resumed is None else "auto",
             resume_allow=self.options.allow_change,
+            augment=self.options.augment,
+            sampler=self.options.sampler,
         )
 
     # -- what is printed -------------------------------------------------------------------------------------------
@@ -155,6 +161,8 @@ class Training:
                 f"{say.plural(options.epochs, 'epoch')} of {say.plural(steps, 'step')}, batch {options.batch_size}, "
                 f"{self._optimizer_text()}",
             ),
+            *([("augment", self.options.augment)] if self.options.augment else []),
+            *([("sampler", self.options.sampler)] if self.options.sampler else []),
             ("loss", self.recipe.loss_text),
             ("device", f"{devices.describe(self.device)}, {self.precision}"),
             ("seed", str(options.seed)),

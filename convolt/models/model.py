@@ -18,6 +18,7 @@ from convolt.layers.symbolic import SymbolicTensor
 from convolt.layers.tracing import trace
 from convolt.layout import Shape, outside_shape
 from convolt.models.graph import example_inputs
+from convolt.models.looking import Looking
 from convolt.models.own_steps import OwnSteps
 from convolt.models.transfer import Transfer
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from convolt.training.trainer import Trainer
 
 
-class Model(Transfer, OwnSteps, Layer):
+class Model(Looking, Transfer, OwnSteps, Layer):
     """A network. Three ways to write one: `Sequential([...])`, `Model(inputs, outputs)`, and a subclass of `Model`.
 
     A subclass makes its layers in `__init__` and calls them in `forward(self, x)` (or in Keras's `call`), on tensors
