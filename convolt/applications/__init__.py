@@ -23,6 +23,7 @@ from convolt.applications import (
     vit,
     xception,
 )
+from convolt.applications.classic import AlexNet, LeNet5, SqueezeNet1_0, SqueezeNet1_1
 from convolt.applications.cnn import cnn
 from convolt.applications.convnext import ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
 from convolt.applications.densenet import DenseNet121, DenseNet169, DenseNet201
@@ -64,6 +65,7 @@ from convolt.applications.resnet import (
     WideResNet101_2,
 )
 from convolt.applications.resnet_v2 import ResNet50V2, ResNet101V2, ResNet152V2
+from convolt.applications.unet import UNet
 from convolt.applications.vgg import VGG16, VGG19
 from convolt.applications.vit import ViTB16, ViTB32, ViTS16, ViTTi16
 from convolt.applications.wide_resnet import WideResNet28_10
@@ -73,6 +75,7 @@ from convolt.missing import explain_missing_names
 __all__ = [
     "VGG16",
     "VGG19",
+    "AlexNet",
     "ConvNeXtBase",
     "ConvNeXtLarge",
     "ConvNeXtSmall",
@@ -99,6 +102,7 @@ __all__ = [
     "GoogLeNet",
     "InceptionResNetV2",
     "InceptionV3",
+    "LeNet5",
     "MobileNet",
     "MobileNetV2",
     "MobileNetV3Large",
@@ -113,6 +117,9 @@ __all__ = [
     "ResNet101V2",
     "ResNet152",
     "ResNet152V2",
+    "SqueezeNet1_0",
+    "SqueezeNet1_1",
+    "UNet",
     "ViTB16",
     "ViTB32",
     "ViTS16",

@@ -1,7 +1,7 @@
 """ConvNeXt in PyTorch, with timm's names; pixels 0 … 255 go in, as into ours."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
