@@ -1,7 +1,8 @@
 """Augmented batches on the CPU: a line of output at a time, in a buffer that stays in the first cache.
 
 The part of a line whose four neighbours all lie inside the picture is found first, and needs no checks of borders; whole-pixel moves
-and flips are copied. Coordinates are float32, as in the reference.
+and flips are copied. Pictures of three channels are first spread to four floats a pixel, which one vector register holds, where the
+output is not much smaller than the picture. Coordinates are float32, as in the reference.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from convolt.kernels.warp_reference import FARTHEST, FILLS, SMALLEST_DEPTH
 CONSTANT, NEAREST, REFLECT, WRAP, OUTSIDE = range(len(FILLS))
 FAR, DEPTH = np.float32(FARTHEST), np.float32(SMALLEST_DEPTH)
 HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
-inlined = numba.njit(inline="always", nogil=True, error_model="numpy")
-FAST = {"contract", "nsz"}
+SPREAD = 4
+"""A picture of more than so many times the pixels of the output is read as it is."""
 
 
 def cast(f: Any, like: Any) -> Any:
@@ -55,16 +56,16 @@ def _place(i: Any, size: Any, fill: Any) -> Any:
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _tap(images: Any, start: Any, row: Any, column: Any, c: Any, width: Any, channels: Any, value: Any) -> Any:
+def _tap(images: Any, start: Any, row: Any, column: Any, c: Any, width: Any, step: Any, value: Any) -> Any:
     if row < 0 or column < 0:
         return value
-    return np.float32(images[np.uint64(start + (row * width + column) * channels + c)])
+    return np.float32(images[np.uint64(start + (row * width + column) * step + c)])
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _anywhere(images: Any, start: Any, sizes: Any, u: Any, v: Any, value: Any, line: Any, at: Any) -> None:
     """Adds one pixel, wherever it lies."""
-    height, width, channels, fill, nearest = sizes
+    height, width, channels, step, fill, nearest = sizes
     u, v = min(max(u, -FAR), FAR), min(max(v, -FAR), FAR)
     if fill == OUTSIDE and not (u >= 0 and u <= width - 1 and v >= 0 and v <= height - 1):
         for c in range(channels):
@@ -73,16 +74,16 @@ def _anywhere(images: Any, start: Any, sizes: Any, u: Any, v: Any, value: Any, l
     if nearest:
         row, column = _place(np.int64(np.floor(v + HALF)), height, fill), _place(np.int64(np.floor(u + HALF)), width, fill)
         for c in range(channels):
-            line[at + c] += _tap(images, start, row, column, c, width, channels, value)
+            line[at + c] += _tap(images, start, row, column, c, width, step, value)
         return
     left, top = np.floor(u), np.floor(v)
     fx, fy = u - left, v - top
     top0, left0 = _place(np.int64(top), height, fill), _place(np.int64(left), width, fill)
     top1, left1 = _place(np.int64(top) + 1, height, fill), _place(np.int64(left) + 1, width, fill)
     for c in range(channels):
-        a, b = (_tap(images, start, top0, left0, c, width, channels, value), _tap(images, start, top0, left1, c, width, channels, value))
+        a, b = (_tap(images, start, top0, left0, c, width, step, value), _tap(images, start, top0, left1, c, width, step, value))
         upper = a + fx * (b - a)
-        a, b = (_tap(images, start, top1, left0, c, width, channels, value), _tap(images, start, top1, left1, c, width, channels, value))
+        a, b = (_tap(images, start, top1, left0, c, width, step, value), _tap(images, start, top1, left1, c, width, step, value))
         line[at + c] += upper + fy * (a + fx * (b - a) - upper)
 
 
@@ -119,34 +120,39 @@ def _inside_one(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e:
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _inside_three(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
-                  line: Any) -> None:
-    """Adds pixels of three channels, whose neighbours all lie inside."""
+def _inside_four(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
+                 line: Any) -> None:
+    """Adds pixels of four floats, whose neighbours all lie inside. All are read before one is written, so that LLVM makes vectors of them."""
+    k1, k2, k3, k4, k5, k6, k7 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(5), np.uint64(6), np.uint64(7)
     for x in range(first, last):
         u, v = a * (np.float32(x) + shift) + b, d * (np.float32(x) + shift) + e
         left, top = np.int32(u), np.int32(v)
         fx, fy = u - np.float32(left), v - np.float32(top)
-        p = start + top * stride + left * 3
-        q = p + stride
-        w = 3 * x
-        for c in range(3):
-            p0, p1 = np.float32(images[np.uint64(p + c)]), np.float32(images[np.uint64(p + c + 3)])
-            q0, q1 = np.float32(images[np.uint64(q + c)]), np.float32(images[np.uint64(q + c + 3)])
-            upper, lower = p0 + fx * (p1 - p0), q0 + fx * (q1 - q0)
-            line[w + c] += upper + fy * (lower - upper)
+        p = np.uint64(start + top * stride + left * 4)
+        q = np.uint64(start + top * stride + left * 4 + stride)
+        p0, p1, p2, p3 = np.float32(images[p]), np.float32(images[p + k1]), np.float32(images[p + k2]), np.float32(images[p + k3])
+        p4, p5, p6, p7 = np.float32(images[p + k4]), np.float32(images[p + k5]), np.float32(images[p + k6]), np.float32(images[p + k7])
+        q0, q1, q2, q3 = np.float32(images[q]), np.float32(images[q + k1]), np.float32(images[q + k2]), np.float32(images[q + k3])
+        q4, q5, q6, q7 = np.float32(images[q + k4]), np.float32(images[q + k5]), np.float32(images[q + k6]), np.float32(images[q + k7])
+        u0, u1, u2, u3 = p0 + fx * (p4 - p0), p1 + fx * (p5 - p1), p2 + fx * (p6 - p2), p3 + fx * (p7 - p3)
+        l0, l1, l2, l3 = q0 + fx * (q4 - q0), q1 + fx * (q5 - q1), q2 + fx * (q6 - q2), q3 + fx * (q7 - q3)
+        r0, r1, r2, r3 = u0 + fy * (l0 - u0), u1 + fy * (l1 - u1), u2 + fy * (l2 - u2), u3 + fy * (l3 - u3)
+        w = np.uint64(4 * x)
+        r0, r1, r2, r3 = line[w] + r0, line[w + k1] + r1, line[w + k2] + r2, line[w + k3] + r3
+        line[w], line[w + k1], line[w + k2], line[w + k3] = r0, r1, r2, r3
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _inside_any(images: Any, start: Any, stride: Any, channels: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
-                line: Any) -> None:
-    """Adds pixels whose neighbours all lie inside."""
+def _inside_any(images: Any, start: Any, stride: Any, channels: Any, wide: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any,
+                last: Any, line: Any) -> None:
+    """Adds pixels whose neighbours all lie inside; `wide` floats a pixel in the line."""
     for x in range(first, last):
         u, v = a * (np.float32(x) + shift) + b, d * (np.float32(x) + shift) + e
         left, top = np.int32(u), np.int32(v)
         fx, fy = u - np.float32(left), v - np.float32(top)
         p = start + top * stride + left * channels
         q = p + stride
-        w = channels * x
+        w = wide * x
         for c in range(channels):
             p0, p1 = np.float32(images[np.uint64(p + c)]), np.float32(images[np.uint64(p + c + channels)])
             q0, q1 = np.float32(images[np.uint64(q + c)]), np.float32(images[np.uint64(q + c + channels)])
@@ -155,48 +161,55 @@ def _inside_any(images: Any, start: Any, stride: Any, channels: Any, a: Any, b: 
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: Any, out_width: Any, value: Any, line: Any) -> Any:
+def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: Any, out_width: Any, wide: Any, line: Any) -> Any:
     """Adds the pixels of a row that is only moved or mirrored; returns which part was inside."""
-    height, width, channels, fill, _ = sizes
+    height, width, channels, step, fill, _ = sizes
     row = _place(row, height, fill)
     if row < 0:
         return 0, 0
-    first, last = (max(0, -offset), min(out_width, width - offset)) if sign > 0 else (max(0, offset - width + 1), min(out_width, offset + 1))
+    first, last = max(0, -offset), min(out_width, width - offset)
+    if sign < 0:
+        first, last = max(0, offset - width + 1), min(out_width, offset + 1)
     last = max(first, last)
-    start += row * width * channels
-    if sign > 0:
-        begin = start + offset * channels
-        for i in range(first * channels, last * channels):
+    start += row * width * step
+    if sign > 0 and step == wide:
+        begin = start + offset * step
+        for i in range(first * step, last * step):
             line[i] += np.float32(images[np.uint64(begin + i)])
-    else:
-        for x in range(first, last):
-            p = start + (offset - x) * channels
-            for c in range(channels):
-                line[x * channels + c] += np.float32(images[np.uint64(p + c)])
+        return first, last
+    direction = np.int64(sign)
+    for x in range(first, last):
+        p = start + (offset + direction * x) * step
+        for c in range(channels):
+            line[x * wide + c] += np.float32(images[np.uint64(p + c)])
     return first, last
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_width: Any, value: Any, line: Any) -> None:
+def _whole(a: Any, b: Any, d: Any, e: Any, straight: Any, shift: Any) -> Any:
+    """Whether pixels of a line fall onto pixels, side by side."""
+    return straight and d == ZERO and abs(a) == ONE and shift == ZERO and b == np.floor(b) and e == np.floor(e) and abs(b) < FAR and abs(e) < FAR
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_width: Any, wide: Any, value: Any, line: Any) -> None:
     """Adds a line of output, sampled `shift` to the right of the pixels' centres."""
-    height, width, channels, _, nearest = sizes
+    height, width, channels, step, _, nearest = sizes
     a, b, d, e = m[0], m[1] * y + m[2], m[3], m[4] * y + m[5]
     g, h = m[6], m[7] * y + m[8]
     straight = g == ZERO and h == ONE
     first, last = 0, 0
-    if straight and d == ZERO and (a == ONE or a == -ONE) and shift == ZERO and b == np.floor(b) and e == np.floor(e) and abs(b) < FAR \
-            and abs(e) < FAR:
-        first, last = _copied(images, start, sizes, a, np.int64(b), np.int64(e), out_width, value, line)
+    if _whole(a, b, d, e, straight, shift):
+        first, last = _copied(images, start, sizes, a, np.int64(b), np.int64(e), out_width, wide, line)
     elif straight and not nearest:
         first, last = _part(a, b, shift, ZERO, np.float32(width - 1), 0, out_width)
         first, last = _part(d, e, shift, ZERO, np.float32(height - 1), first, last)
-        stride = width * channels
-        if channels == 3:
-            _inside_three(images, start, stride, a, b, d, e, shift, first, last, line)
-        elif channels == 1:
-            _inside_one(images, start, stride, a, b, d, e, shift, first, last, line)
+        if channels == 1:
+            _inside_one(images, start, width, a, b, d, e, shift, first, last, line)
+        elif step == 4 and wide == 4:
+            _inside_four(images, start, width * 4, a, b, d, e, shift, first, last, line)
         else:
-            _inside_any(images, start, stride, channels, a, b, d, e, shift, first, last, line)
+            _inside_any(images, start, width * step, step, wide, a, b, d, e, shift, first, last, line)
     x = 0
     while x < out_width:
         if x == first and first < last:
@@ -208,28 +221,55 @@ def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_w
             depth = g * place + h
             depth = depth if depth >= DEPTH else DEPTH
             u, v = u / depth, v / depth
-        _anywhere(images, start, sizes, u, v, value, line, x * channels)
+        _anywhere(images, start, sizes, u, v, value, line, x * wide)
         x += 1
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _colour(line: Any, width: Any, channels: Any, m: Any, low: Any, high: Any, pixel: Any) -> None:
+def _colour(line: Any, width: Any, channels: Any, wide: Any, m: Any, low: Any, high: Any, pixel: Any) -> None:
     if channels == 3:
         m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11 = m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], m[9], m[10], m[11]
         for x in range(width):
-            r, g, b = line[3 * x], line[3 * x + 1], line[3 * x + 2]
-            line[3 * x] = min(max(m0 * r + m1 * g + m2 * b + m3, low), high)
-            line[3 * x + 1] = min(max(m4 * r + m5 * g + m6 * b + m7, low), high)
-            line[3 * x + 2] = min(max(m8 * r + m9 * g + m10 * b + m11, low), high)
+            r, g, b = line[4 * x], line[4 * x + 1], line[4 * x + 2]
+            line[4 * x] = min(max(m0 * r + m1 * g + m2 * b + m3, low), high)
+            line[4 * x + 1] = min(max(m4 * r + m5 * g + m6 * b + m7, low), high)
+            line[4 * x + 2] = min(max(m8 * r + m9 * g + m10 * b + m11, low), high)
         return
     for x in range(width):
         for c in range(channels):
-            pixel[c] = line[x * channels + c]
+            pixel[c] = line[x * wide + c]
         for c in range(channels):
             total = m[c * (channels + 1) + channels]
             for k in range(channels):
                 total += m[c * (channels + 1) + k] * pixel[k]
-            line[x * channels + c] = min(max(total, low), high)
+            line[x * wide + c] = min(max(total, low), high)
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _spread(images: Any, start: Any, places: Any, scratch: Any) -> None:
+    """Three channels to four floats; the fourth is never used."""
+    for i in range(places):
+        p, q = np.uint64(start + 3 * i), np.uint64(4 * i)
+        scratch[q] = np.float32(images[p])
+        scratch[q + np.uint64(1)] = np.float32(images[p + np.uint64(1)])
+        scratch[q + np.uint64(2)] = np.float32(images[p + np.uint64(2)])
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _stored(line: Any, width: Any, channels: Any, wide: Any, scale: Any, shift: Any, target: Any, like: Any) -> None:
+    scaled = scale.size > 0
+    if channels == 3:
+        s0, s1, s2 = (scale[0], scale[1], scale[2]) if scaled else (ONE, ONE, ONE)
+        t0, t1, t2 = (shift[0], shift[1], shift[2]) if scaled else (ZERO, ZERO, ZERO)
+        for x in range(width):
+            target[3 * x] = cast(line[4 * x] * s0 + t0, like)
+            target[3 * x + 1] = cast(line[4 * x + 1] * s1 + t1, like)
+            target[3 * x + 2] = cast(line[4 * x + 2] * s2 + t2, like)
+        return
+    for x in range(width):
+        for c in range(channels):
+            found = line[x * wide + c]
+            target[x * channels + c] = cast(found * scale[c] + shift[c] if scaled else found, like)
 
 
 @Compiled
@@ -237,58 +277,75 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
           sizes: Any, reals: Any, first: Any, last: Any) -> None:
     in_height, in_width, channels, fill, nearest, height, width, erased, has_limits = sizes
     value, low, high = reals
-    source = (in_height, in_width, channels, fill, nearest)
-    per_line = width * channels
-    line, pixel = np.empty(per_line, np.float32), np.empty(channels, np.float32)
+    places = in_height * in_width
+    wide = 4 if channels == 3 else channels
+    may_spread = channels == 3 and not nearest and places <= SPREAD * height * width
+    scratch = np.zeros(4 * places if may_spread else 0, np.float32)
+    line, pixel = np.empty(width * wide, np.float32), np.empty(channels, np.float32)
     like = out.dtype.type(0)
-    for row in range(first, last):
-        n, y = row // height, row % height
-        start = index[n] * in_height * in_width * channels
+    for n in range(first, last):
+        start = index[n] * places * channels
         m = matrix[9 * n : 9 * n + 9]
-        line[:] = ZERO
         rows, columns = (samples[2 * n], samples[2 * n + 1]) if samples.size > 0 else (1, 1)
-        for i in range(rows):
-            down = np.float32(y) + ((np.float32(i) + HALF) / np.float32(rows) - HALF)
-            for j in range(columns):
-                across = (np.float32(j) + HALF) / np.float32(columns) - HALF
-                _line(images, start, source, m, down, across, width, value, line)
-        if rows * columns > 1:
-            share = ONE / np.float32(rows * columns)
-            for i in range(per_line):
-                line[i] *= share
-        if colour.size > 0:
-            of_one = channels * (channels + 1)
-            _colour(line, width, channels, colour[n * of_one : (n + 1) * of_one], low, high, pixel)
-        elif has_limits:
-            for i in range(per_line):
-                line[i] = min(max(line[i], low), high)
-        for k in range(n * erased, (n + 1) * erased):
-            if boxes[4 * k] <= y < boxes[4 * k + 2]:
-                for x in range(max(0, boxes[4 * k + 1]), min(width, boxes[4 * k + 3])):
-                    for c in range(channels):
-                        line[x * channels + c] = values[k * channels + c]
-        target = out[row * per_line : (row + 1) * per_line]
-        if scale.size > 0:
-            for i in range(per_line):
-                target[i] = cast(line[i] * scale[i] + shift[i], like)
-        else:
-            for i in range(per_line):
-                target[i] = cast(line[i], like)
+        straight = m[6] == ZERO and m[7] == ZERO and m[8] == ONE
+        spread = may_spread and not (_whole(m[0], m[1] + m[2], m[3], m[4] + m[5], straight, ZERO) and m[1] == ZERO and rows * columns == 1)
+        if spread:
+            _spread(images, start, places, scratch)
+        for y in range(height):
+            line[:] = ZERO
+            for i in range(rows):
+                down = np.float32(y) + ((np.float32(i) + HALF) / np.float32(rows) - HALF)
+                for j in range(columns):
+                    across = (np.float32(j) + HALF) / np.float32(columns) - HALF
+                    if spread:
+                        _line(scratch, 0, (in_height, in_width, channels, 4, fill, nearest), m, down, across, width, wide, value, line)
+                    else:
+                        _line(images, start, (in_height, in_width, channels, channels, fill, nearest), m, down, across, width, wide, value, line)
+            if rows * columns > 1:
+                share = ONE / np.float32(rows * columns)
+                for i in range(line.size):
+                    line[i] *= share
+            if colour.size > 0:
+                of_one = channels * (channels + 1)
+                _colour(line, width, channels, wide, colour[n * of_one : (n + 1) * of_one], low, high, pixel)
+            elif has_limits:
+                for i in range(line.size):
+                    line[i] = min(max(line[i], low), high)
+            for k in range(n * erased, (n + 1) * erased):
+                if boxes[4 * k] <= y < boxes[4 * k + 2]:
+                    for x in range(max(0, boxes[4 * k + 1]), min(width, boxes[4 * k + 3])):
+                        for c in range(channels):
+                            line[x * wide + c] = values[k * channels + c]
+            row = n * height + y
+            _stored(line, width, channels, wide, scale, shift, out[row * width * channels : (row + 1) * width * channels], like)
 
 
 @Compiled
 def _means(images: Any, index: Any, out: Any, sizes: Any, first: Any, last: Any) -> None:
     places, channels = sizes
+    # A line of whole pixels, 48 values where channels are 1, 3 or 4, is summed value by value, which vectorises.
+    width = channels * max(1, 48 // channels)
+    sums = np.empty(width, np.float32)
+    totals = np.empty(channels, np.float64)
     for n in range(first, last):
-        begin = index[n] * places * channels
+        begin, end = index[n] * places * channels, (index[n] + 1) * places * channels
+        totals[:] = 0.0
+        while begin < end:
+            lines = min(256, (end - begin) // width)  # sums of 256 bytes are exact in float32
+            sums[:] = ZERO
+            for k in range(lines):
+                part = images[begin + k * width : begin + (k + 1) * width]
+                for i in range(width):
+                    sums[i] += np.float32(part[i])
+            begin += lines * width
+            for i in range(width):
+                totals[i % channels] += sums[i]
+            if lines == 0:
+                for i in range(end - begin):
+                    totals[i % channels] += np.float32(images[begin + i])
+                begin = end
         for c in range(channels):
-            total = 0.0
-            for block in range(0, places, 4096):  # float32 and int32 sums of a block are exact enough, and vectorise
-                part = np.float32(0)
-                for i in range(block, min(block + 4096, places)):
-                    part += np.float32(images[np.uint64(begin + i * channels + c)])
-                total += part
-            out[n * channels + c] = np.float32(total / places)
+            out[n * channels + c] = np.float32(totals[c] / places)
 
 
 def _floats(x: Tensor | None) -> Any:
@@ -311,15 +368,14 @@ def fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor |
     if matrix.shape[1] == 2:
         last_row = torch.tensor([[[0.0, 0.0, 1.0]]]).expand(count, -1, -1)
         matrix = torch.cat([matrix.to(torch.float32), last_row], 1)
-    lines = [np.empty(0, np.float32) if v is None else np.tile(_floats(v), width) for v in (scale, shift)]
     target = out.view(-1).numpy() if out.dtype == torch.uint8 else bits(out.permute(0, 3, 1, 2))
     arrays = (images.view(-1).numpy(), _rows_of(index, count), _floats(matrix), _integers(samples), _floats(colour), _integers(boxes),
-              _floats(values), *lines, target)
+              _floats(values), _floats(scale), _floats(shift), target)
     low, high = limits or (-np.inf, np.inf)
     sizes = (images.shape[1], images.shape[2], channels, FILLS.index(fill), int(nearest), height, width,
              0 if boxes is None else boxes.shape[1], int(limits is not None))
     reals = (np.float32(value), np.float32(low), np.float32(high))
-    over_rows(lambda first, last: _warp(*arrays, sizes, reals, first, last), count * height, 4 * out.numel())
+    over_rows(lambda first, last: _warp(*arrays, sizes, reals, first, last), count, 8 * out.numel())
     return out
 
 
