@@ -7,8 +7,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from convolt.data import files
 
@@ -118,6 +119,60 @@ def test_two_headed_cnn(tmp_path: Path) -> None:
     assert accuracies(output)[0] >= 0.6
     error, spread = (float(x) for x in re.search(r"thickness: (\S+) pixels, where the pictures differ by (\S+)", output).groups())
     assert error < spread
+
+
+def test_transfer_learning_on_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    output = run(tmp_path, "transfer_learning.py", "--epochs", "6")
+    assert "small (Sequential, frozen)" in output and "trainable 645" in output
+    assert len(accuracies(output)) == 3 and min(accuracies(output)) > 0.4
+
+
+@pytest.mark.slow
+def test_transfer_learning_beats_learning_from_scratch(tmp_path: Path) -> None:
+    needs("mnist.npz")
+    output = run(tmp_path, "transfer_learning.py", "--data", "mnist", "--source-samples", "1500", "--samples", "60", "--epochs", "4")
+    scratch, _, tuned = accuracies(output)
+    assert tuned > scratch + 0.05
+
+
+def draw_pictures(folder: Path, part: str, count: int, seed: int) -> None:
+    """Draws discs and bars in random colours and places, as JPEGs of random sizes."""
+    random = np.random.default_rng(seed)
+    for kind in ("bars", "discs"):
+        (folder / part / kind).mkdir(parents=True)
+        for number in range(count):
+            width, height = (int(n) for n in random.integers(60, 120, 2))
+            picture = Image.new("RGB", (width, height), tuple(int(n) for n in random.integers(0, 90, 3)))
+            x, y, r = int(random.integers(20, width - 20)), int(random.integers(20, height - 20)), int(random.integers(12, 20))
+            colour, draw = tuple(int(n) for n in random.integers(140, 256, 3)), ImageDraw.Draw(picture)
+            for _ in range(4 if kind == "bars" else 1):
+                draw.rectangle([0, y, width, y + 5], colour) if kind == "bars" else draw.ellipse([x - r, y - r, x + r, y + r], colour)
+                y = (y + 23) % height
+            picture.save(folder / part / kind / f"{number:03}.jpg", quality=90)
+
+
+def test_image_folders_on_drawn_pictures(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "pictures", "train", 48, 0)
+    draw_pictures(tmp_path / "pictures", "test", 16, 1)
+    output = run(tmp_path, "image_folders.py", "--data", "pictures", "--epochs", "12", "--size", "64", "--batch", "16", "--show", "grid.png")
+    found = re.search(r"test accuracy (\S+), precision (\S+), recall (\S+)", output)
+    assert found is not None and all(float(value) >= 0.8 for value in found.groups())
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert min(grid.size) > 200
+
+
+def test_image_folders_by_default_are_224_pixels_wide(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "pictures", "train", 8, 0)
+    draw_pictures(tmp_path / "pictures", "test", 4, 1)
+    output = run(tmp_path, "image_folders.py", "--data", "pictures", "--epochs", "1", "--batch", "8")
+    assert "(None, 224, 224, 16)" in output
+    assert len(accuracies(output)) == 1
+
+
+def test_image_folders_on_cifar10(tmp_path: Path, few_pictures: Path) -> None:
+    output = run(tmp_path, "image_folders.py", "--data", str(few_pictures / "cifar10"), "--epochs", "2", "--size", "32")
+    assert "10 classes" in output and len(accuracies(output)) == 1
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import convolt
 from convolt.data.batches import Resident, Streamed, epoch_order
 from convolt.errors import ArgumentError, CheckpointError, ConvoltWarning
 from convolt.training import inputs
-from convolt.training.sampling import Drawing
+from convolt.training.sampling import Drawing, make_drawing
 from tests.faults import tiny
 
 CPU = torch.device("cpu")
@@ -153,6 +153,77 @@ def test_stops_do_not_change_the_order() -> None:
 def test_five_hundred_stops(figure: Callable[[str], None]) -> None:
     same = stop_at_random(500, 1)
     figure(f"Data order: {same} of 500 random stops over workers {{0, 1, 4}} and readers {{1, 2}} gave the same ordered sample ids")
+    assert same == 500
+
+
+# -- the augmented pictures of a stopped training -----------------------------------------------------------------------
+
+
+class Numbered(Dataset):
+    """Pictures with their number as label."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(self.pictures[index]), index
+
+
+def seen_by_the_model(data: Any, epoch: int, first: int, batch: int, most: int | None = None) -> list[tuple[int, bytes]]:
+    """The number and the augmented pixels of each sample, from batch number `first` on."""
+    found: list[tuple[int, bytes]] = []
+    for number, item in enumerate(data.epoch(epoch, first, first * batch)):
+        if number == most:
+            break
+        ready = item.ready()
+        found += [(int(y), x.numpy().tobytes()) for x, y in zip(ready.x[0], ready.y[0], strict=True)]
+    return found
+
+
+def stop_augmented_at_random(count: int, seed: int) -> int:
+    """Stops `count` epochs of augmented pictures and goes on with other workers; returns how many gave the same pictures in order."""
+    chance = random.Random(seed)
+    same = 0
+    for number in range(count):
+        workers = (0, 1, 4)[number % 3]
+        samples, key, epoch = chance.randint(12, 30), chance.randrange(1000), chance.randrange(5)
+        pictures = np.random.default_rng(key).integers(0, 256, size=(samples, 8, 8, 3), dtype="uint8")
+        ids = torch.arange(samples)
+        words = chance.choice(["flip,rotate=20,zoom=0.2", "translate=0.2,brightness=0.3,cutout=0.4", "shear=0.2,hue=0.1,noise=0.1"])
+        shuffled, ordered = (make_drawing(key, shuffle, None, words) for shuffle in (True, False))
+
+        def resident(size: int) -> Any:
+            return inputs.from_arrays(([torch.from_numpy(pictures)], [ids], []), size, CPU, shuffled)
+
+        def loaded(size: int) -> Any:
+            source = DataLoader(Numbered(pictures), size, num_workers=workers)
+            return inputs.from_stream(source, CPU, None, None, ["x"], ["y"], ordered)
+
+        def asked_for(size: int) -> Any:
+            return inputs.from_stream(Numbered(pictures), CPU, size, None, ["x"], ["y"], shuffled)
+
+        equal = True
+        for make, whole in ((resident, resident), (asked_for, resident), (loaded, loaded)):
+            expected = seen_by_the_model(whole(samples), epoch, 0, samples)
+            size = chance.randint(1, 9)
+            first = chance.randrange(-(-samples // size))
+            found = seen_by_the_model(make(size), epoch, 0, size, most=first)
+            equal = equal and found + seen_by_the_model(make(size), epoch, first, size) == expected
+        same += equal
+    return same
+
+
+def test_stops_do_not_change_the_augmented_pictures() -> None:
+    assert stop_augmented_at_random(6, 0) == 6
+
+
+@pytest.mark.faults_full
+def test_five_hundred_stops_with_augmentation(figure: Callable[[str], None]) -> None:
+    same = stop_augmented_at_random(500, 1)
+    figure(f"Augmentation: {same} of 500 random stops over workers {{0, 1, 4}} and all batch sizes gave the same augmented pictures, bit for bit")
     assert same == 500
 
 
