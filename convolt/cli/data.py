@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convolt.cli import options
+from convolt.cli import data_check, data_pack, options
 from convolt.cli.options import ColorMode
 
 app = typer.Typer(
@@ -18,6 +18,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+app.command()(data_check.check)
+app.command()(data_pack.pack)
 
 Source = Annotated[
     str,

@@ -1,22 +1,20 @@
-"""What the command line calls DATA: a data set's name, a folder of class folders, or an .npz file."""
+"""What the command line calls DATA: a data set's name, a folder of class folders, a table, tar shards, a pack or an .npz file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from convolt.data import cifar, datasets
-from convolt.data.folder import ImageFolder, check_same_classes
 from convolt.data.npz import load_npz
-from convolt.data.split import fixed_permutation
+from convolt.data.parts import Arrays, load_parts, mixed, pack_arrays, pack_beside, picture_parts
+from convolt.data.pictures import BadFile
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 
 DIGIT_NAMES = tuple("0123456789")
-TEST_FOLDERS = ("test", "testing")
-VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 _NAMED: dict[str, tuple[Callable[[], tuple[datasets.Pair, datasets.Pair]], tuple[str, ...]]] = {
     "mnist": (lambda: datasets.load_mnist(), DIGIT_NAMES),
@@ -36,6 +34,8 @@ class Source:
         class_names: name of each label; empty if the labels are not classes.
         name: for headings and run folders.
         x_val, y_val: the validation part, where there is a test part besides.
+        skipped: files that were left out, and why.
+        note: how the pictures were read, where that is worth a word.
     """
 
     x_train: np.ndarray
@@ -46,6 +46,8 @@ class Source:
     name: str
     x_val: np.ndarray | None = None
     y_val: np.ndarray | None = None
+    skipped: tuple[BadFile, ...] = ()
+    note: str = ""
 
 
 def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_mode: str = "rgb") -> Source:
@@ -53,7 +55,8 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
 
     Args:
         spec: `mnist`, `cifar10` or `digits`; a folder of class folders, or one with `train/` and `test/` or `val/`
-            inside; an .npz file with x_train, y_train (and x_test, y_test, x_val, y_val), or x, y. A folder that is
+            inside; a .csv table of paths and labels; tar shards, `shards-{000..009}.tar`; a .pack that `convolt data pack` wrote; an
+            .npz file with x_train, y_train (and x_test, y_test, x_val, y_val), or x, y. A folder that is
             called like a data set is meant by `./mnist`.
         image_size: (height, width) for the pictures of a folder; None if they have one size.
         color_mode: "rgb", "rgba" or "grayscale" for the pictures of a folder.
@@ -66,10 +69,15 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
         return _named(spec)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _from_folder(path, image_size, color_mode)
+        beside = pack_beside(path, image_size, color_mode)
+        return _from_pack(beside, image_size, color_mode) if beside else _from_pictures(spec, image_size, color_mode)
+    if path.suffix.lower() == ".tar" or (path.suffix.lower() == ".csv" and path.is_file()):
+        return _from_pictures(spec, image_size, color_mode)
     if path.is_file():
+        if path.suffix.lower() == ".pack":
+            return _from_pack(path, image_size, None)
         if path.suffix.lower() != ".npz":
-            raise ArgumentError(explain("data", f"the file {spec}", "a folder of pictures or an .npz file"))
+            raise ArgumentError(explain("data", f"the file {spec}", "a folder of pictures or an .npz file, or .csv, .tar or .pack"))
         return _from_npz(path)
     if path.suffix or len(path.parts) > 1:
         raise DataError(explain("data", f"{spec}, which does not exist", "a folder of class folders, an .npz file, or one of "
@@ -116,35 +124,23 @@ def _check_labels(thing: str, y: np.ndarray, classes: int) -> None:
         raise DataError(explain(f"{thing}[{wrong}]", f"the label {y[wrong]}", f"labels from 0 to {classes - 1}, as in training"))
 
 
-def _from_folder(path: Path, image_size: tuple[int, int] | None, color_mode: str) -> Source:
-    inside = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    parts = [next((inside[n] for n in names if n in inside), None) for names in (("train",), TEST_FOLDERS, VALIDATION_FOLDERS)]
-    train_path, test_path, validation_path = parts
-    if train_path is None and inside and set(inside) <= {*TEST_FOLDERS, *VALIDATION_FOLDERS}:
-        raise DataError(explain(f"image folder {path}", f"the folders {sorted(inside)} without train", "train/ beside them"))
-    has_parts = train_path is not None and (len(inside) == 1 or test_path is not None or validation_path is not None)
-    train = ImageFolder(train_path if has_parts and train_path else path, image_size, color_mode)
-    x, y = _load(train)
-    order = fixed_permutation(len(x))  # folders come sorted by class: a validation_split from the end would hold one class
-    held_out: list[tuple[np.ndarray | None, np.ndarray | None]] = []
-    for part in (test_path, validation_path):
-        if not has_parts or part is None:
-            held_out.append((None, None))
-            continue
-        folder = ImageFolder(part, image_size, color_mode)
-        check_same_classes(train.class_names, folder.class_names, f"image folder {part}")
-        pair = _load(folder)
-        if pair[0].shape[1:] != x.shape[1:]:
-            raise DataError(explain(f"image folder {part}", f"shape {pair[0].shape[1:]}", f"{x.shape[1:]} as in training",
-                                    "Pass image_size=(height, width) to resize all pictures."))
-        held_out.append(pair)
-    return _source(path.resolve().name, (x[order], y[order]), held_out[0], held_out[1], tuple(train.class_names))
+def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str) -> Source:
+    parts = mixed(picture_parts(spec, image_size, color_mode))
+    loaded = load_parts(spec, parts)
+    name = Path(spec).expanduser().resolve().name if Path(spec).expanduser().is_dir() else Path(spec).stem
+    skipped = tuple(bad for part in parts.values() for bad in part.bad)
+    return _of_parts(name, loaded, tuple(parts["train"].class_names), skipped)
 
 
-def _load(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
-    x, y = folder.load()
-    assert y is not None, "labels are inferred from the folders"
-    return x, y
+def _from_pack(path: Path, image_size: tuple[int, int] | None, color_mode: str | None) -> Source:
+    pack, loaded = pack_arrays(path, image_size, color_mode)
+    skipped = tuple(BadFile(*pair) for part in pack.parts.values() for pair in part.info.skipped)
+    return _of_parts(path.stem, loaded, tuple(pack.class_names), skipped, f"from {path}")
+
+
+def _of_parts(name: str, loaded: dict[str, Arrays], class_names: tuple[str, ...], skipped: tuple[BadFile, ...], note: str = "") -> Source:
+    test, validation = (loaded.get(part, (None, None)) for part in ("test", "validation"))
+    return replace(_source(name, loaded["train"], test, validation, class_names), skipped=skipped, note=note)
 
 
 def _source(name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray | None, np.ndarray | None],

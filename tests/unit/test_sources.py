@@ -130,9 +130,9 @@ def test_misspelt_names_are_corrected(word, near):
 def test_paths_that_do_not_exist_are_said_to(tmp_path):
     with pytest.raises(DataError, match="which does not exist"):
         open_source(str(tmp_path / "nothing"))
-    (tmp_path / "a.csv").write_text("1")
+    (tmp_path / "a.xyz").write_text("1")
     with pytest.raises(ArgumentError, match=r"folder of pictures or an \.npz file"):
-        open_source(str(tmp_path / "a.csv"))
+        open_source(str(tmp_path / "a.xyz"))
 
 
 def test_source_of_an_npz(tmp_path):

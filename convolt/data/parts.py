@@ -1,0 +1,136 @@
+"""Pictures of DATA by parts: what a folder, a table, shards or a pack have for training, testing and validation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from convolt.data.budget import data_memory
+from convolt.data.csv_labels import from_csv
+from convolt.data.folder import ImageFolder, check_same_classes
+from convolt.data.pack import Pack, StalePackWarning, open_pack
+from convolt.data.pictures import Pictures
+from convolt.data.shards import from_tar
+from convolt.data.split import fixed_permutation
+from convolt.errors import DataError, explain
+
+TEST_FOLDERS = ("test", "testing")
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+Size = tuple[int, int] | None
+
+
+def folder_parts(path: Path, image_size: Size, color_mode: str) -> dict[str, ImageFolder]:
+    """Returns "train", and "test" and "validation" as far as there are such, of a folder of class folders or one with such parts inside.
+
+    Raises:
+        DataError: no pictures, a part without the training part, or parts with other classes.
+    """
+    inside = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    parts = [next((inside[n] for n in names if n in inside), None) for names in (("train",), TEST_FOLDERS, VALIDATION_FOLDERS)]
+    train_path, test_path, validation_path = parts
+    if train_path is None and inside and set(inside) <= {*TEST_FOLDERS, *VALIDATION_FOLDERS}:
+        raise DataError(explain(f"image folder {path}", f"the folders {sorted(inside)} without train", "train/ beside them"))
+    has_parts = train_path is not None and (len(inside) == 1 or test_path is not None or validation_path is not None)
+    found = {"train": ImageFolder(train_path if has_parts and train_path else path, image_size, color_mode)}
+    for name, part in (("test", test_path), ("validation", validation_path)):
+        if has_parts and part is not None:
+            found[name] = ImageFolder(part, image_size, color_mode)
+            check_same_classes(found["train"].class_names, found[name].class_names, f"image folder {part}")
+    return found
+
+
+def picture_parts(spec: str, image_size: Size, color_mode: str) -> Mapping[str, Pictures]:
+    """Returns the parts of a folder, a table (.csv), or shards (.tar, with braces for several)."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return folder_parts(path, image_size, color_mode)
+    if spec.lower().endswith(".csv"):
+        return {"train": from_csv(path, image_size=image_size, color_mode=color_mode)}
+    return {"train": from_tar(spec, image_size=image_size, color_mode=color_mode)}
+
+
+def mixed(parts: Mapping[str, Pictures]) -> dict[str, Pictures]:
+    """Returns the parts with the training pictures mixed: a `validation_split` from the end of a sorted folder would hold one class."""
+    return {name: part.subset(fixed_permutation(len(part))) if name == "train" else part for name, part in parts.items()}
+
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def load_parts(spec: str, parts: Mapping[str, Pictures]) -> dict[str, Arrays]:
+    """Decodes all parts.
+
+    Raises:
+        DataError: they would take more memory than they may, have no labels, or differ in shape; bad files as in `Pictures.load`.
+    """
+    needed, room = sum(part.nbytes for part in parts.values()), data_memory()
+    if needed > room:
+        raise DataError(explain(spec, f"pictures that take {needed / 2**30:.1f} GB decoded", f"at most {room / 2**30:.1f} GB",
+                                f"Pack them: convolt data pack {spec} FILE.pack, then --data FILE.pack. In Python, fit streams what does "
+                                "not fit. CONVOLT_DATA_MEMORY=64GB sets another bound."))
+    loaded = {}
+    for name, part in parts.items():
+        x, y = part.load()
+        if y is None:
+            raise DataError(explain(part.title, "pictures without labels", "labels"))
+        first = loaded.get("train", (x,))[0]
+        if x.shape[1:] != first.shape[1:]:
+            raise DataError(explain(part.title, f"shape {x.shape[1:]}", f"{first.shape[1:]} as in training",
+                                    "Pass image_size=(height, width) to resize all pictures."))
+        loaded[name] = (x, y)
+    return loaded
+
+
+def pack_arrays(path: Path, image_size: Size, color_mode: str | None = None) -> tuple[Pack, dict[str, Arrays]]:
+    """Returns a pack and its parts as arrays: mapped from the file where it holds pixels, decoded where it holds files.
+
+    Raises:
+        DataError: the pack is damaged, has no labels, or its pictures have another size or other colours than are asked for.
+
+    Warns:
+        StalePackWarning: the folder that it was made from has changed.
+    """
+    pack = open_pack(path)
+    if changed := pack.stale():
+        warnings.warn(f"{changed}: the pack's pictures are used. Pack the folder anew.", StalePackWarning, stacklevel=3)
+    if not agrees(pack, image_size, color_mode):
+        raise DataError(explain(str(path), f"pictures decoded as {pack.header.decoding}", f"image_size {image_size} and {color_mode}",
+                                "Leave these out, or pack the folder anew with them."))
+    if any(part.labels is None for part in pack.parts.values()):
+        raise DataError(explain(str(path), "pictures without labels", "labels"))
+    encoded = {name: part.pictures for name, part in pack.parts.items() if isinstance(part.pictures, Pictures)}
+    for pictures in encoded.values():
+        pictures.image_size = image_size or pictures.image_size
+    loaded = load_parts(str(path), encoded)
+    for name, part in pack.parts.items():
+        if isinstance(part.pictures, np.ndarray) and part.labels is not None:
+            loaded[name] = (part.pictures, part.labels)
+    return pack, loaded
+
+
+def agrees(pack: Pack, image_size: Size, color_mode: str | None) -> bool:
+    """Whether a pack's pixels are what would be decoded now."""
+    colours = color_mode is None or pack.header.decoding.get("color_mode") == color_mode
+    pixels = next((part.info.shape[:2] for part in pack.parts.values() if part.info.shape), None)
+    return colours and (image_size is None or pixels is None or tuple(image_size) == pixels)
+
+
+def pack_beside(folder: Path, image_size: Size, color_mode: str) -> Path | None:
+    """Returns `FOLDER.pack` beside a folder if it holds these very pictures, decoded in this way; a stale one is told and not used."""
+    path = folder.with_name(f"{folder.name}.pack")
+    if not path.is_file():
+        return None
+    pack = open_pack(path, verify=False)
+    inside = {Path(part.info.source) for part in pack.parts.values()}
+    if not all(source.is_relative_to(folder.resolve()) for source in inside):
+        return None
+    asked = list(image_size) if image_size is not None else None
+    if pack.header.decoding.get("image_size") != asked or not agrees(pack, image_size, color_mode):
+        return None
+    if changed := pack.stale():
+        warnings.warn(f"{changed}: the pictures are decoded anew. Pack the folder again.", StalePackWarning, stacklevel=3)
+        return None
+    return path
