@@ -53,7 +53,7 @@ def newest(folder: Path = HERE / "results") -> list[Path]:
 def cells_of(rows: list[dict[str, Any]], workload: str) -> list[Cell]:
     """Returns the cells of a workload that have reports, by precision, then batch."""
     found = {Cell(row["workload"], row["batch"], row["precision"]) for row in rows if row["workload"] == workload}
-    return sorted(found, key=lambda cell: (cell.work.precisions.index(cell.precision), cell.batch))
+    return sorted(found, key=lambda cell: (list(SHORT).index(cell.precision), cell.batch))
 
 
 def median(rows: list[dict[str, Any]], peer: str, key: str) -> float | None:

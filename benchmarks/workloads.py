@@ -55,7 +55,7 @@ WORKLOADS = {
     "defaults": Workload("cnn", "train", MNIST, 10, (32,), 6400, ("default",),
                          peers=("convolt", "keras tensorflow", "keras jax", "keras torch")),
     "resnet18": Workload("resnet18", "train", CIFAR, 10, (128,), 256, limit=90, peers=(*MAIN, "torch.compile")),
-    "accuracy": Workload("cnn", "target", MNIST, 10, (128,), 12_800, epochs=2, limit=90),
+    "accuracy": Workload("cnn", "target", MNIST, 10, (128,), 12_800, ("float32",), epochs=2, limit=90),
     "mnist": Workload("cnn", "target", MNIST, 10, (128,), 60_000, ("bfloat16",), limit=150,
                       peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow")),
     "resnet50_predict": Workload("resnet50", "predict", IMAGENET, 1000, (16,), 16, limit=90, peers=HEAVY),

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ def peak_mib() -> float:
 def report(side: str, options: argparse.Namespace, rates: list[float], first_step: float, **more: Any) -> None:
     """Prints the report as the last line of the output."""
     print(json.dumps({"side": side, "workload": options.workload, "batch": options.batch, "precision": options.precision,
-                      "images_per_second": round(sorted(rates)[len(rates) // 2], 2) if rates else None,
+                      "images_per_second": round(statistics.median(rates), 2) if rates else None,
                       "rates": [round(r, 2) for r in rates],
                       "first_step_seconds": round(first_step, 2), "peak_mib": round(peak_mib()), **more}))
 
