@@ -6,7 +6,7 @@ An architecture is written as the function that computes features from a `Frame`
 ... def Tiny(frame, *, width=8):
 ...     x = layers.Conv2D(width, 3, activation="relu", name="conv1")(frame.x)
 ...     return frame.top(x)
->>> Tiny(classes=10, input_shape=(32, 32, 3), width=4).output_shape
+>>> Tiny(classes=10, input_shape=(32, 32, 3), width=4).outputs[0].shape
 (None, 10)
 
 The decorator gives it Keras's signature: `Tiny(include_top=True, weights=None, input_tensor=None, input_shape=None, pooling=None,

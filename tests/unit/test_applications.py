@@ -57,12 +57,12 @@ def test_the_list_finds_names_in_any_case() -> None:
 def test_a_network_can_follow_other_layers() -> None:
     start = convolt.Input((32, 32, 1))
     model = LeNet5(classes=3, input_tensor=convolt.layers.Rescaling(0.5)(start))
-    assert model.inputs == [start] and model.output_shape == (None, 3)
+    assert model.inputs == [start] and model.outputs[0].shape == (None, 3)
 
 
 def test_small_pictures_get_a_stem_of_their_size() -> None:
-    assert ResNet18(include_top=False, stem="auto", input_shape=(32, 32, 3)).output_shape == (None, 4, 4, 512)
-    assert ResNet18(include_top=False, input_shape=(32, 32, 3)).output_shape == (None, 1, 1, 512)
+    assert ResNet18(include_top=False, stem="auto", input_shape=(32, 32, 3)).outputs[0].shape == (None, 4, 4, 512)
+    assert ResNet18(include_top=False, input_shape=(32, 32, 3)).outputs[0].shape == (None, 1, 1, 512)
 
 
 def test_the_command_line_gets_a_model_for_raw_pixels() -> None:
