@@ -1,7 +1,7 @@
 """What augmentation buys: a small CNN on CIFAR-10 with and without it, for equal epochs.
 
-    python benchmarks/augmentation_curve.py [--epochs 30] [--samples 50000] [--batch 128] [--seed 0] [--augment WORDS] [--precision bfloat16]
-                                            [--out FILE.json]
+    python benchmarks/augmentation_curve.py [--epochs 30] [--samples 50000] [--batch 128] [--seed 0] [--augment WORDS]
+                                            [--precision bfloat16] [--every 3] [--out FILE.json]
 
 Both trainings begin with the same weights and see the same samples in the same order; only the pictures differ. All 10,000 test
 pictures are evaluated after every third epoch, without augmentation. The learning rate falls along a cosine over the epochs.
@@ -62,8 +62,8 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    found: dict[str, Any] = {"epochs": options.epochs, "samples": options.samples, "every": options.every, "batch": options.batch, "seed": options.seed,
-                             "augment": options.augment, "precision": options.precision, "device": devices.cpu_name(),
+    found: dict[str, Any] = {"epochs": options.epochs, "samples": options.samples, "every": options.every, "batch": options.batch,
+                             "seed": options.seed, "augment": options.augment, "precision": options.precision, "device": devices.cpu_name(),
                              "torch": torch.__version__, "convolt": convolt.__version__, "python": platform.python_version()}
     for name, words in (("without", None), ("with", options.augment)):
         found[name] = train(words, options)

@@ -9,9 +9,10 @@ FOLDER has train/ and test/, each with one folder of pictures per class. Picture
 import argparse
 from pathlib import Path
 
+from convolt.preprocessing.image import ImageDataGenerator
+
 import convolt
 from convolt import layers
-from convolt.preprocessing.image import ImageDataGenerator
 
 
 def build(size: int, classes: int) -> convolt.Sequential:
@@ -39,9 +40,8 @@ def main() -> None:
     changed = ImageDataGenerator(rescale=1 / 255, shear_range=0.2, zoom_range=0.2, horizontal_flip=True)
     plain = ImageDataGenerator(rescale=1 / 255)
     size = (options.size, options.size)
-    train = changed.flow_from_directory(options.data / "train", target_size=size, batch_size=options.batch, class_mode="categorical", seed=0)
-    test = plain.flow_from_directory(options.data / "test", target_size=size, batch_size=options.batch, class_mode="categorical",
-                                     shuffle=False)
+    train = changed.flow_from_directory(options.data / "train", size, batch_size=options.batch, class_mode="categorical", seed=0)
+    test = plain.flow_from_directory(options.data / "test", size, batch_size=options.batch, class_mode="categorical", shuffle=False)
     classes = list(train.class_indices)
 
     model = build(options.size, len(classes))

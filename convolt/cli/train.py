@@ -137,7 +137,9 @@ Allow = Annotated[
 
 Sampler = Annotated[
     str | None,
-    typer.Option("--sampler", metavar="NAME", show_default=False, help="[b]balanced[/b]: draw from all classes alike, however large they are."),
+    typer.Option(
+        "--sampler", metavar="NAME", show_default=False, help="[b]balanced[/b]: draw from all classes alike, however large they are."
+    ),
 ]
 GpuStat = Annotated[
     Switch,

@@ -7,6 +7,7 @@ of an epoch has a part in it. Only mixing (mixup, cutmix) looks at the other sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,11 @@ from convolt.configurable import to_json
 from convolt.data.augment import Augmentation, Resize, Transform, keys
 from convolt.data.augment.mixing import Mixing
 from convolt.data.augment.progressive import ProgressiveResizing
+from convolt.data.augment.scaling import Scaling
 from convolt.data.augment.words import parse
 from convolt.data.batches import Batch
 from convolt.errors import ArgumentError, ShapeError, explain
+from convolt.training.checks import extremes
 from convolt.training.heads import Head
 
 Size = tuple[int, int]
@@ -85,6 +88,11 @@ class Augmenter:
         return any(type(t).output_size is not Transform.output_size for t in self.augmentation.transforms)
 
     @property
+    def rescales(self) -> bool:
+        """Whether pixels leave with other values than they have."""
+        return any(isinstance(t, Scaling) for t in self.augmentation.transforms)
+
+    @property
     def mixes(self) -> bool:
         """Whether labels become shares of classes."""
         return any(isinstance(t, Mixing) for t in self.augmentation.transforms)
@@ -116,6 +124,9 @@ class Augmenter:
         if model.data_format != "channels_last":
             raise ArgumentError(explain("fit(augment)", f"a model with data_format={model.data_format!r}", "pictures with channels last"))
         height, width, channels = (int(n) for n in x.shape[1:])
+        told = any(getattr(t, "value_range", None) is not None for t in (self.augmentation, *self.augmentation.transforms))
+        if x.is_floating_point() and not told:
+            self.augmentation = _changed(self.augmentation, value_range=value_range(x))
         first = None if self._schedule is None else self._schedule.size(0)
         for size in {self._chain(stage).output_size(height, width) for stage in {first, self._last}}:
             _check_size(model, (*size, channels))
@@ -157,9 +168,8 @@ class Augmenter:
         if size is None:
             return self.augmentation
         if size not in self._at:
-            own = self.augmentation
-            stage = [Resize(*size) if isinstance(t, ProgressiveResizing) else t for t in own.transforms]
-            self._at[size] = Augmentation(stage, own.fill_mode, own.fill_value, own.interpolation, own.value_range)
+            stage = [Resize(*size) if isinstance(t, ProgressiveResizing) else t for t in self.augmentation.transforms]
+            self._at[size] = _changed(self.augmentation, transforms=stage)
         return self._at[size]
 
     def _shares(self, y: Tensor) -> tuple[Tensor, int | None]:
@@ -186,6 +196,21 @@ def as_augmentation(transforms: Any, channels: int = 3) -> Augmentation:
     if isinstance(transforms, Augmentation):
         return transforms
     return Augmentation(parse(transforms, channels) if isinstance(transforms, str) else transforms)
+
+
+def _changed(augmentation: Augmentation, **arguments: Any) -> Augmentation:
+    """Returns an augmentation with other arguments."""
+    return Augmentation(**{name: arguments.get(name, getattr(augmentation, name)) for name in augmentation.get_config()})
+
+
+def value_range(x: Tensor) -> tuple[float, float]:
+    """Returns the least and greatest value that floating pixels may have: 0 … 1, 0 … 255, -1 … 1, or what there is, in whole numbers."""
+    low, high = extremes(x)
+    if low >= 0 and high <= 255.5:
+        return 0.0, 1.0 if high <= 1.5 else 255.0
+    if low >= -1.001 and high <= 1.001:
+        return -1.0, 1.0
+    return float(math.floor(low)), float(math.ceil(high))
 
 
 def soft_loss(loss: Any, shape: Sequence[int]) -> losses.Loss:
@@ -231,6 +256,6 @@ def _check_size(model: Any, shape: tuple[int, int, int]) -> None:
         return
     wanted = tuple(model.input_shapes[0][1:])
     if len(wanted) == 3 and any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
-        raise ShapeError(explain("fit(augment)", f"pictures of {shape[0]}×{shape[1]} after augmentation", f"{wanted[0]}×{wanted[1]}, as the "
-                                 "model takes them", "A model that begins with Input((None, None, channels)) and ends in global pooling "
+        raise ShapeError(explain("fit(augment)", f"pictures of {shape[0]}×{shape[1]} after augmentation",
+                                 f"{wanted[0]}×{wanted[1]}, as the model takes them", "A model that begins with Input((None, None, channels)) and ends in global pooling "
                                  "takes any size."))

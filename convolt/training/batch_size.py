@@ -91,7 +91,8 @@ def choose(measure: Callable[[int], tuple[float, int]], samples: int, free: int)
             reason = f"{2 * size} at once would take more than half of the free memory"
             break
     good = _chosen(rates)
-    reason = reason or (f"an epoch of {samples:,} samples keeps at least {STEPS} steps" if good < LARGEST else f"no more than {LARGEST} are tried")
+    few = f"an epoch of {samples:,} samples keeps at least {STEPS} steps"
+    reason = reason or (few if good < LARGEST else f"no more than {LARGEST} are tried")
     tried = ", ".join(f"{size}: {rate:,.0f}/s" for size, rate in rates.items())
     note = "" if good == 32 else " The learning rate stays as it is: it may want to grow with the batch."
     return Found(good, f"Batch size {good}: {reason} (measured {tried}).{note}", rates)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convolt.data.batches import Batch
-from convolt.errors import ArgumentTypeError, DoesNotFitError, StateError, explain
+from convolt.errors import ArgumentError, ArgumentTypeError, DoesNotFitError, StateError, explain
 from convolt.training.heads import Head
 from convolt.training.memory import is_out_of_memory
 from convolt.training.step import Step, T, Totals, autocast, flat_outputs
@@ -120,6 +120,9 @@ class OwnStep(Step):
             super().device_part(batch)
             return
         batch = batch.ready()
+        if batch.soft:
+            raise ArgumentError(explain("fit(augment)", "mixed pictures and a train_step of your own", "pictures of one class each",
+                                        "Leave out MixUp and CutMix, or mix in train_step."))
         with self._optimizer.prepared():
             logs = self._run(self._model.train_step, batch)
         self.apply_constraints()

@@ -16,10 +16,9 @@ from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured
 from convolt.compiler.measure import Probe
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
-from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, did_you_mean, explain
-from convolt.training import checks, inputs, loop, nonfinite
-from convolt.training.batch_size import AUTO, find_batch_size
+from convolt.training import inputs, loop, nonfinite
+from convolt.training.batch_size import AUTO
 from convolt.training.callbacks import History
 from convolt.training.checkpoint.capture import Live
 from convolt.training.checkpoint.keeper import CheckpointKeeper
@@ -28,12 +27,12 @@ from convolt.training.checkpoint.session import Session
 from convolt.training.checkpoint.settings import data_settings, model_settings, optimizer_settings
 from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.checks import check_count
+from convolt.training.feeding import Feeding
 from convolt.training.heads import Head, check_names, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.memory import Room
-from convolt.training.own_step import make_step, other_optimizer
-from convolt.training.picture_inputs import open_pictures
 from convolt.training.optimizing import forget_other_weights
+from convolt.training.own_step import make_step, other_optimizer
 from convolt.training.progress import Progress
 from convolt.training.sampling import Drawing, make_drawing
 from convolt.training.statistics import update_statistics
@@ -42,7 +41,7 @@ from convolt.training.step import Step, enter, flat_outputs
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
 
 
-class Trainer:
+class Trainer(Feeding):
     """Optimizer, losses, metrics, precision and device of one model, as `compile` fixed them.
 
     Args:
@@ -105,9 +104,9 @@ class Trainer:
             finally:
                 session.close()
 
-    def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | str | None, epochs: int, verbose: int | str, callbacks: Any,
-             validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None, sample_weight: Any,
-             initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None,
+    def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | str | None, epochs: int, verbose: int | str,
+             callbacks: Any, validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None,
+             sample_weight: Any, initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None,
              validation_freq: int, seed: int | None, augment: Any, sampler: Any) -> History:
         size = batch_size if session is None or batch_size != AUTO else session.batch_size or AUTO
         for name, value in (("epochs", epochs), ("batch_size", None if size == AUTO else size), ("steps_per_epoch", steps_per_epoch),
@@ -232,91 +231,6 @@ class Trainer:
         return [metric for head in self._heads for metric in head.all_metrics()]
 
     # -- making ready ----------------------------------------------------------------------------------------------
-
-    def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
-              drawing: Drawing = inputs.IN_ORDER, class_weight: Mapping[int, float] | None = None, split: float = 0.0) -> tuple[Any, Any]:
-        """Returns (batches, batches held out by `split` or None) of whatever the user gave."""
-        if isinstance(x, Pictures):
-            return self._pictures(what, x, y, sample_weight, batch_size, steps, drawing, class_weight, split)
-        if inputs.is_stream(x):
-            return self._stream(what, x, y, batch_size, steps, drawing, class_weight, split), None
-        arrays: Any = self._arrays(what, x, y, sample_weight, class_weight, drawing)
-        held_out = later = None
-        if split:
-            arrays, later = inputs.split_validation(arrays, split)
-        size = self._find_size(arrays, drawing) if batch_size == AUTO else int(batch_size or 32)
-        if later is not None:
-            held_out = inputs.from_arrays(later, size, self.device)
-        data = inputs.from_arrays(arrays, size, self.device, drawing, steps)
-        if drawing.augment is not None:
-            self._notes.append(drawing.augment.describe(self.device, resident=isinstance(data, Resident)))
-        return data, held_out
-
-    def _pictures(self, what: str, x: Pictures, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
-                  drawing: Drawing, class_weight: Mapping[int, float] | None, split: float) -> tuple[Any, Any]:
-        """Returns what `_data` does, of pictures: in memory where they fit."""
-        train, later = open_pictures(what, x, y, split, self.device)
-        data, _ = self._data(what, train.x, train.y, sample_weight, batch_size, steps, drawing, class_weight)
-        if later is None:
-            return data, None
-        notes, size = self._notes, data.batch_size if batch_size == AUTO else batch_size
-        held_out, _ = self._data(what, later.x, later.y, None, size, None)
-        self._notes = notes
-        return data, held_out
-
-    def _find_size(self, arrays: Sequence[Sequence[Tensor]], drawing: Drawing) -> int:
-        """Returns the batch size that `batch_size="auto"` means, and notes why."""
-        found = find_batch_size(arrays, drawing, self._ready_step(bind=True), self.model, self.device)
-        self._notes.append(found.why)
-        return found.size
-
-    def _arrays(self, what: str, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None,
-                drawing: Drawing = inputs.IN_ORDER) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """Returns checked tensors of inputs, labels and weights; builds the model on the way."""
-        augment = drawing.augment
-        shapes = inputs.accepted_shapes(self.model, augment is not None and augment.resizes)
-        xs = checks.check_inputs(inputs.arrays_of(x, self.model.input_names, f"{what}: x"), shapes, what=what)
-        if what == "fit" and not checks.rescales(self.model):
-            checks.check_pixels(xs, what=what)
-        self._prepare_model(xs if augment is None else augment.example(xs, self.model))
-        names = [head.name for head in self._heads]
-        ys = [checks.as_tensor(a, f"{what}: y") for a in inputs.arrays_of(y, names, f"{what}: y")]
-        weights = inputs.spread_weights(sample_weight, ys, names)
-        checks.check_lengths(xs, ys, weights, what=what)
-        for head, label in zip(self._heads, ys, strict=False):
-            checks.check_labels(label, loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
-        if class_weight is not None:
-            weights = self._with_class_weight((tuple(xs), tuple(ys), tuple(weights)), class_weight)[2]
-        if augment is not None:
-            augment.prepare(self._heads, self._output_shapes)
-        return xs, ys, weights
-
-    def _stream(self, what: str, x: Any, y: Any, batch_size: int | str | None, steps: int | None, drawing: Drawing,
-                class_weight: Mapping[int, float] | None, split: float) -> Streamed:
-        if y is not None:
-            raise ArgumentError(explain(f"{what}(y)", "labels beside a dataset or generator", "None: x brings the labels"))
-        if split:
-            raise ArgumentError(explain(f"{what}(validation_split)", "a dataset or generator", "arrays", "Give validation_data instead."))
-        if isinstance(batch_size, str):
-            raise ArgumentError(explain(f"{what}(batch_size)", f"{batch_size!r} with a dataset or generator", "a number, or arrays"))
-        weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
-        first, x = inputs.peek(x, batch_size or 32)
-        xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
-        augment = drawing.augment
-        checks.check_inputs(list(xs), inputs.accepted_shapes(self.model, augment is not None and augment.resizes), what=what)
-        self._prepare_model(xs if augment is None else augment.example(xs, self.model))
-        if augment is not None:
-            augment.prepare(self._heads, self._output_shapes)
-            self._notes.append(augment.describe(self.device, resident=False))
-        return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], drawing, weigh)
-
-    @staticmethod
-    def _with_class_weight(batch: Any, class_weight: Mapping[int, float]) -> Any:
-        xs, ys, weights = batch
-        if len(ys) != 1:
-            raise ArgumentError(explain("fit(class_weight)", f"a model with {len(ys)} outputs", "one output", "Use sample_weight."))
-        by_class = losses.class_weights_to_sample_weights(ys[0], dict(class_weight))
-        return xs, ys, (by_class * weights[0] if weights else by_class,)
 
     def _prepare_model(self, xs: Sequence[Tensor]) -> None:
         """Makes the parameters, moves them to the device, and finds out about the outputs, once."""

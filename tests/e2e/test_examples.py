@@ -155,7 +155,8 @@ def draw_pictures(folder: Path, part: str, count: int, seed: int) -> None:
 def test_image_folders_on_drawn_pictures(tmp_path: Path) -> None:
     draw_pictures(tmp_path / "pictures", "train", 48, 0)
     draw_pictures(tmp_path / "pictures", "test", 16, 1)
-    output = run(tmp_path, "image_folders.py", "--data", "pictures", "--epochs", "12", "--size", "64", "--batch", "16", "--show", "grid.png")
+    options = ("--epochs", "12", "--size", "64", "--batch", "16", "--show", "grid.png")
+    output = run(tmp_path, "image_folders.py", "--data", "pictures", *options)
     found = re.search(r"test accuracy (\S+), precision (\S+), recall (\S+)", output)
     assert found is not None and all(float(value) >= 0.8 for value in found.groups())
     with Image.open(tmp_path / "grid.png") as grid:

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from convolt.data.augment.progressive import ProgressiveResizing
 from convolt.data.augment.words import WORDS, parse
 from convolt.errors import ArgumentError, CheckpointError, ShapeError
 from convolt.training import inputs
+from convolt.training.checks import PixelRangeWarning
 from convolt.training.sampling import make_drawing
 from tests.unit.compiler.replay import ReplayOnCpu
 
@@ -63,12 +65,13 @@ class Seen(convolt.Model):
         return {"loss": loss}
 
 
-def net(*, fixed: bool = False, optimizer: Any = "adam", loss: Any = "sparse_categorical_crossentropy", **options: Any) -> convolt.Sequential:
+def net(*, fixed: bool = False, optimizer: Any = "adam", loss: Any = "sparse_categorical_crossentropy",
+        **options: Any) -> convolt.Sequential:
     convolt.utils.set_random_seed(0)
     size = (12, 10) if fixed else (None, None)
     model = convolt.Sequential([
-        layers.Input((*size, 3)), layers.Rescaling(1 / 255), layers.Conv2D(6, 3, padding="same"), layers.BatchNormalization(), layers.ReLU(),
-        layers.Dropout(0.2), layers.GlobalAveragePooling2D(), layers.Dense(4, activation="softmax"),
+        layers.Input((*size, 3)), layers.Rescaling(1 / 255), layers.Conv2D(6, 3, padding="same"), layers.BatchNormalization(),
+        layers.ReLU(), layers.Dropout(0.2), layers.GlobalAveragePooling2D(), layers.Dense(4, activation="softmax"),
     ])  # fmt: skip
     model.compile(optimizer, loss, ["accuracy"], device="cpu", fusions="none", precision="float32", **options)
     return model
@@ -219,7 +222,8 @@ def snapshot_of(model: Any) -> Callable[[], Callable[[], None]]:
 @pytest.mark.parametrize(("chain", "replays"), [([RandomFlip("horizontal"), RandomRotation(20), RandomBrightness(0.2)], 12),
                                                ([RandomFlip("horizontal"), ProgressiveResizing(6, 12, 2)], 9)], ids=["plain", "growing"])
 def test_a_captured_step_gathers_and_augments_as_the_eager_one(chain: list[Any], replays: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["convolt.kernels.warp"], "choose", lambda *_: "reference")  # the stand-in records PyTorch's operations alone
+    # the stand-in for graphs records PyTorch's operations alone
+    monkeypatch.setattr(sys.modules["convolt.kernels.warp"], "choose", lambda *_: "reference")
     eager, captured = net(), net()
     backend = None
     for model in (eager, captured):
@@ -266,7 +270,7 @@ def test_values_leave_as_the_model_wants_them() -> None:
     model = Seen()
     model.compile("sgd", convolt.losses.SparseCategoricalCrossentropy(from_logits=True), device="cpu")
     model.fit(X, Y, batch_size=60, augment=[RandomZoom(0.1), Rescale(1 / 255)], verbose=0)
-    assert 0 <= float(model.pictures[0].min()) and 0.5 < float(model.pictures[0].max()) <= 1
+    assert float(model.pictures[0].min()) >= 0 and 0.5 < float(model.pictures[0].max()) <= 1
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -293,7 +297,8 @@ def test_a_resumed_training_gets_the_same_pictures(source: str, seed: int | None
         convolt.utils.set_random_seed(3)
         model = net()
         data: Any = {"arrays": (X, Y), "dataset": (Pairs(), None), "uneven": (Uneven(), None)}[source]
-        history = model.fit(*data, batch_size=13, epochs=3, seed=seed, shuffle=source != "uneven", augment=[*parse(CHAIN), ProgressiveResizing(8, 12, 3)],
+        chain = [*parse(CHAIN), ProgressiveResizing(8, 12, 3)]
+        history = model.fit(*data, batch_size=13, epochs=3, seed=seed, shuffle=source != "uneven", augment=chain,
                             sampler="balanced" if source == "arrays" else None, verbose=0, callbacks=[KillAt(kill)],
                             checkpoint=convolt.Checkpoint(folder, every_steps=1))  # fmt: skip
         return history.history, weights(model)
@@ -322,7 +327,8 @@ def test_another_augmentation_is_another_training(tmp_path: Path) -> None:
 
 def test_words_are_transforms() -> None:
     assert [repr(t) for t in parse("flip,rotate=-5:20,crop=8:2,zoom=0.1")] == [
-        "RandomFlip(mode='horizontal')", "RandomRotation(degrees=(-5.0, 20.0))", "RandomCrop(height=8, padding=2)", "RandomZoom(height_factor=0.1)"]
+        "RandomFlip(mode='horizontal')", "RandomRotation(degrees=(-5.0, 20.0))", "RandomCrop(height=8, padding=2)",
+        "RandomZoom(height_factor=0.1)"]
     assert [type(t).__name__ for t in parse("auto", channels=1)] == ["RandomRotation", "RandomTranslation", "RandomZoom"]
     assert type(parse("auto")[0]) is RandomFlip
 
@@ -415,3 +421,32 @@ def test_labels_of_pixels_move_along() -> None:
     model.compile(convolt.optimizers.Adam(0.3), "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
     model.fit(X, masks, batch_size=20, epochs=40, augment=[RandomFlip(), RandomTranslation(0.2, 0.2, whole_pixels=True)], verbose=0)
     assert model.evaluate(X, masks, verbose=0)[1] > 0.95, "a label that stayed behind teaches nothing of its pixel"
+
+
+def test_mixing_needs_the_standard_step() -> None:
+    model = Seen()
+    model.compile("sgd", convolt.losses.SparseCategoricalCrossentropy(from_logits=True), device="cpu")
+    with pytest.raises(ArgumentError, match="mixed pictures and a train_step of your own"):
+        model.fit(X, Y, augment=[MixUp(0.4)], verbose=0)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1 / 255, 0.0), (1.0, 0.0), (2 / 255, -1.0)], ids=["0-1", "0-255", "-1-1"])
+def test_floats_are_brightened_in_their_own_range(scale: float, offset: float) -> None:
+    model = Seen()
+    model.compile("sgd", convolt.losses.SparseCategoricalCrossentropy(from_logits=True), device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PixelRangeWarning)
+        model.fit((X * scale + offset).astype("float32"), Y, batch_size=60, augment=[RandomBrightness(0.2)], seed=1, verbose=0)
+    got = (model.pictures[0].numpy() - offset) / scale
+    reference = Augmentation([RandomBrightness(0.2)])
+    rows = make_drawing(1, True, None, None).order(60, lambda: None)(0)  # type: ignore[misc]
+    wanted = reference.apply(torch.from_numpy(X), rows, keys(1, 0, rows)).images.permute(0, 3, 1, 2).numpy()
+    assert np.abs(got - wanted).max() < 0.01
+
+
+def test_rescaling_in_the_list_is_rescaling() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Seen()
+        model.compile("sgd", convolt.losses.SparseCategoricalCrossentropy(from_logits=True), device="cpu")
+        model.fit(X.astype("float32"), Y, augment=[RandomFlip("horizontal"), Rescale(1 / 255)], verbose=0)

@@ -84,11 +84,12 @@ def test_the_command_draws_the_grid(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Did you mean 'flip'?" in capsys.readouterr().err
 
 
-def test_train_takes_words_keeps_them_and_repeats_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_takes_words_keeps_them_and_repeats_them(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("pets.npz", x_train=X, y_train=Y, x_test=X, y_test=Y, class_names=np.array(NAMES))
-    line = ["train", "cnn", "--data", "pets.npz", "--epochs", "1", "--device", "cpu", "--augment", "flip,rotate=10", "--sampler", "balanced", "--name", "a"]
-    assert main(line) == 0
+    wanted = ["--augment", "flip,rotate=10", "--sampler", "balanced", "--name", "a"]
+    assert main(["train", "cnn", "--data", "pets.npz", "--epochs", "1", "--device", "cpu", *wanted]) == 0
     said = capsys.readouterr().out
     assert "augment     flip,rotate=10" in said and "Augmentation: RandomFlip" in said
     command = (tmp_path / "runs/a/command.txt").read_text()
