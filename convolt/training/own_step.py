@@ -133,7 +133,8 @@ class OwnStep(Step):
     def evaluate(self, batch: Batch) -> None:
         """Runs `test_step` where the model has its own."""
         if isinstance(self.test_totals, LoggedTotals):
-            self.test_totals.add_logs(self._run(self._model.test_step, batch), batch.size)
+            with self.given_precision():
+                self.test_totals.add_logs(self._run(self._model.test_step, batch), batch.size)
         else:
             super().evaluate(batch)
 

@@ -5,8 +5,8 @@ Nothing in a step reads the device: losses and metrics are summed there, and `To
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -137,7 +137,8 @@ class Step:
         self._optimizer = optimizer
         self._device = device
         self._constrained = constraints.gather(model)
-        self.precision = precision
+        self.precision = precision  # of training; a plan may choose another one
+        self._given_precision = precision
         self.module: Any = model  # what runs in the model's place, once a plan has chosen it
         self.train_totals = Totals(heads, device)
         self.test_totals = Totals(heads, device)
@@ -248,11 +249,25 @@ class Step:
                               for i, (loss, goal) in enumerate(goals)])
         return found
 
+    def forget_plan(self) -> None:
+        """Runs the model itself again, in the precision that was given."""
+        self.module, self.precision = self._model, self._given_precision
+
+    @contextmanager
+    def given_precision(self) -> Iterator[None]:
+        """Computes in the precision that was given: what is evaluated must not depend on what a plan found fast."""
+        chosen, self.precision = self.precision, self._given_precision
+        try:
+            yield
+        finally:
+            self.precision = chosen
+
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> None:
         """Forward and loss; adds to `test_totals`."""
         room = self.test_room
-        losses, parts = room.attempt(lambda: self._piece_by_piece(batch, room.pieces(batch), lambda losses: None), batch.size)
+        with self.given_precision():
+            losses, parts = room.attempt(lambda: self._piece_by_piece(batch, room.pieces(batch), lambda losses: None), batch.size)
         self.test_totals.add_losses(losses, batch.size)
         for part in parts:
             self.test_totals.add_predictions(*part)
