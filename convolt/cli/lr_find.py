@@ -61,8 +61,7 @@ def lr_find(
     if plot is not None:
         found.plot(plot)
     if json:
-        lists = {"rates": found.rates.tolist(), "losses": [v if v == v and abs(v) != float("inf") else None for v in found.losses.tolist()]}
-        typer.echo(dumps({"suggestion": found.suggestion, "steepest": found.steepest, "lowest": found.lowest, "exploded": found.exploded, **lists}))
+        typer.echo(dumps(found.as_json()))
         return
     say.heading(found.describe())
     if plot is not None:

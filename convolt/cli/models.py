@@ -22,7 +22,8 @@ Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="With --me
 Json = Annotated[bool, typer.Option("--json", help="Print the list as JSON.")]
 
 
-def models(pattern: Which = None, measure: Measure = False, batch_size: Batch = 8, device: options.Device = "auto", json: Json = False) -> None:
+def models(pattern: Which = None, measure: Measure = False, batch_size: Batch = 8, device: options.Device = "auto",
+           json: Json = False) -> None:
     """List the built-in architectures, with parameters, FLOPs per picture, and measured speed."""
     from json import dumps
 
@@ -65,7 +66,8 @@ def _show(rows: list[dict[str, Any]], where: str) -> None:
     say.line()
     unknown = sum(row["images_per_second"] is None for row in rows)
     note = f" {unknown} not measured here yet: convolt models --measure does it." if unknown else ""
-    say.line(f"{say.plural(len(rows), 'architecture')}, with the weights of all classes, and statistics, as Keras counts them. FLOPs of one picture, a multiply and an add are two. "
+    say.line(f"{say.plural(len(rows), 'architecture')}, with the weights of all classes, and statistics, as Keras counts them. "
+             "FLOPs of one picture, a multiply and an add are two. "
              f"images/s: predict on {where}.{note}")
 
 
@@ -129,9 +131,10 @@ def _chosen(pattern: str | None) -> list[str]:
     if pattern is None:
         return known
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    found = [name for name in known if fnmatch.fnmatchcase(name, wanted) or fnmatch.fnmatchcase(applications.get(name).family.lower(), wanted)]
+    found = [name for name in known if any(fnmatch.fnmatchcase(text, wanted) for text in (name, applications.get(name).family.lower()))]
     if not found:
-        raise ArgumentError(explain("convolt models", repr(pattern), "part of a name or family, or a pattern", did_you_mean(pattern, known)))
+        raise ArgumentError(explain("convolt models", repr(pattern), "part of a name or family, or a pattern",
+                                    did_you_mean(pattern, known)))
     return found
 
 

@@ -179,7 +179,8 @@ Weights = Annotated[
         "--weights",
         metavar="FILE",
         show_default=False,
-        help="Begin with these weights ([b].safetensors[/b] of Convolt or PyTorch, [b].h5[/b], [b].keras[/b]); a head for other classes begins anew.",
+        help="Begin with these weights ([b].safetensors[/b] of Convolt or PyTorch, [b].h5[/b], [b].keras[/b]); "
+        "a head for other classes begins anew.",
     ),
 ]
 Freeze = Annotated[

@@ -144,7 +144,9 @@ Sampler = Annotated[
 GpuStat = Annotated[
     Switch,
     typer.Option(
-        "--gpustat", help="Show how busy the GPU is (where there is none: this process), and keep it in the run folder; [b]--gpustat[/b] alone is on."
+        "--gpustat",
+        help="Show how busy the GPU is (where there is none: this process), and keep it in the run folder; "
+        "[b]--gpustat[/b] alone is on.",
     ),
 ]
 
@@ -204,8 +206,8 @@ def train(
 
 _MISSING = {
     "model": "It is missing. Only with --resume RUN it may be left out.",
-    "data": "It is missing. Give mnist, cifar10, digits, a folder with one folder per class, or an .npz file. Only with --resume RUN, or for a "
-    "saved model that takes one of these data sets, it may be left out.",
+    "data": "It is missing. Give mnist, cifar10, digits, a folder with one folder per class, or an .npz file. "
+    "Only with --resume RUN, or for a saved model that takes one of these data sets, it may be left out.",
 }
 
 

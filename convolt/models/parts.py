@@ -109,7 +109,8 @@ def chosen(model: Any, parts: list[Part], what: Any, argument: str) -> list[int]
         inside = {id(module) for module in what.modules()}
         found = [i for i, part in enumerate(parts) if id(part.module) in inside]
         if not found:
-            raise ArgumentError(explain(argument, f"the layer {getattr(what, 'name', type(what).__name__)!r}", f"a layer of {model.name!r}"))
+            name = getattr(what, "name", type(what).__name__)
+            raise ArgumentError(explain(argument, f"the layer {name!r}", f"a layer of {model.name!r}"))
         return found
     if isinstance(what, int) and not isinstance(what, bool):
         return chosen(model, parts, model.get_layer(index=what), argument)

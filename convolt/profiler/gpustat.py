@@ -53,7 +53,8 @@ class Sample:
         if self.gpu is None and self.gpu_memory is None:
             return "  ".join(_known(("CPU {:.0f}%", self.cpu)))
         memory = None if self.gpu_memory is None else self.gpu_memory / GIB
-        return "  ".join(_known(("GPU {:.0f}%", self.gpu), ("{:.1f} GiB of GPU", memory), ("{:.0f} W", self.watts), ("{:.0f} °C", self.celsius)))
+        return "  ".join(_known(("GPU {:.0f}%", self.gpu), ("{:.1f} GiB of GPU", memory), ("{:.0f} W", self.watts),
+                                ("{:.0f} °C", self.celsius)))
 
 
 def _known(*entries: tuple[str, float | None]) -> list[str]:
@@ -295,6 +296,6 @@ _NAMES = [field.name for field in fields(Sample)]
 
 
 def _mean(samples: list[Sample]) -> Sample:
-    means: Mapping[str, Any] = {
-        name: sum(values) / len(values) if (values := [v for s in samples if (v := getattr(s, name)) is not None]) else None for name in _NAMES}
+    known = {name: [value for sample in samples if (value := getattr(sample, name)) is not None] for name in _NAMES}
+    means: Mapping[str, Any] = {name: sum(values) / len(values) if values else None for name, values in known.items()}
     return Sample(**means)

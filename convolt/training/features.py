@@ -40,7 +40,7 @@ class Tap:
         except _ReachedError as reached:
             return reached.value
         name = getattr(self._module, "name", type(self._module).__name__)
-        raise StateError(explain(f"features({name!r})", "a layer that the model does not call", "one that is called in the model's forward"))
+        raise StateError(explain(f"features({name!r})", "a layer that the model does not call", "one that its forward calls"))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from convolt.errors import ArgumentError, explain
 from convolt.schedules import LearningRateSchedule
 from convolt.training.checkpoint.capture import Live
 from convolt.training.hooks import CallbackList
+from convolt.training.inputs import channels_of
 from convolt.training.sampling import make_drawing
 
 WIDTH = 0.02
@@ -63,7 +64,14 @@ class RateSearch:
         ended = "; beyond, the loss explodes" if self.exploded else ""
         if self.suggestion is None:
             return f"No suggestion: the loss never fell over {tried}{ended}. Look at the data, or try other rates."
-        return f"Suggested learning rate: {self.suggestion:.2g} ({tried}{ended}; steepest at {self.steepest:.2g}, lowest at {self.lowest:.2g})"
+        marks = f"steepest at {self.steepest:.2g}, lowest at {self.lowest:.2g}"
+        return f"Suggested learning rate: {self.suggestion:.2g} ({tried}{ended}; {marks})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the attributes as JSON values; a loss that is not finite is None."""
+        losses = [value if math.isfinite(value) else None for value in self.losses.tolist()]
+        return {"suggestion": self.suggestion, "steepest": self.steepest, "lowest": self.lowest, "exploded": self.exploded,
+                "rates": self.rates.tolist(), "losses": losses}
 
     def __str__(self) -> str:
         return self.describe()
@@ -76,7 +84,8 @@ class _Range(LearningRateSchedule):
         self.start, self.end, self.steps, self.first = start, end, steps, first
 
     def __call__(self, step: int) -> float:
-        return self.start * (self.end / self.start) ** ((step - self.first) / (self.steps - 1))
+        share: float = (step - self.first) / (self.steps - 1)
+        return float(self.start * (self.end / self.start) ** share)
 
 
 def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, start: float = 1e-7, end: float = 10.0, steps: int = 100,
@@ -89,7 +98,7 @@ def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, st
     if isinstance(x, Iterator):
         raise ArgumentError(explain("lr_find(x)", "a generator, whose batches would be used up", "data that can be read again",
                                     "Give arrays, a Dataset, a DataLoader, or an object whose __iter__ starts an epoch."))
-    drawing = make_drawing(seed, True, sampler, augment, None)
+    drawing = make_drawing(seed, True, sampler, augment, channels_of(x))
     data, _ = trainer._data("fit", x, y, sample_weight, batch_size, None, drawing, class_weight)
     step = trainer._ready_step(bind=True)
     with _untouched(trainer, step, getattr(data, "generators", ())):

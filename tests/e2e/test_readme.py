@@ -22,7 +22,8 @@ from convolt.datasets import digits
 ROOT = Path(__file__).parents[2]
 TRANSLATIONS = ("README.md", "README.zh-CN.md")
 WITH_CODE = ("README.md", "docs/attention.md", "docs/batch_normalization.md", "docs/formats.md", "docs/keras.md",
-             "docs/losses_metrics.md", "docs/optimizers.md", "docs/reliability.md", "docs/sequences.md", "docs/training.md")
+             "docs/losses_metrics.md", "docs/optimizers.md", "docs/reliability.md", "docs/sequences.md", "docs/training.md",
+             "docs/transfer_learning.md", "docs/inference.md", "docs/training_data.md")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))
     Image.fromarray(digits.load_data()[1][0][0]).save("picture.png")
     ours = [(command, said) for command, said in commands("") if command.startswith("convolt ")]
-    assert {command.split()[1] for command, _ in ours} == {"train", "evaluate", "predict", "summary", "inspect", "export", "doctor"}
+    verbs = {"train", "evaluate", "predict", "summary", "models", "lr-find", "inspect", "export", "doctor"}
+    assert {command.split()[1] for command, _ in ours} == verbs
     for command, said in ours:
         code, printed = run_convolt(command, capsys)
         assert code == (2 if said else 0), printed

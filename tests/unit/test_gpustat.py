@@ -204,7 +204,8 @@ def test_a_training_on_a_gpu_is_summed_up(one_gpu: torch.device, tmp_path: Path)
     assert watch.progress_text(False).startswith("GPU 87%") and watch.progress_text(True) == "GPU 87%  4.0 GiB of GPU  212 W  64 °C"
     watch.on_train_end()
     assert nvml.open == 0 and watch.source == "NVIDIA Test"
-    assert watch.describe() == "NVIDIA Test busy 87% on average (87% at most), 4.0 of 24 GiB, 212 W on average (212 W at most), 64 °C at most"
+    power = "212 W on average (212 W at most)"
+    assert watch.describe() == f"NVIDIA Test busy 87% on average (87% at most), 4.0 of 24 GiB, {power}, 64 °C at most"
     assert watch.summary()["watts_mean"] == 212.5 and watch.summary()["gpu_memory_total"] == 24 * 2**30
 
 
@@ -223,7 +224,8 @@ def test_a_saved_model_trains_as_users_type_it(tmp_path: Path, monkeypatch: pyte
     """Without --data: digits, whose pictures and classes the model takes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))
-    model = convolt.Sequential([layers.Input((8, 8, 1)), layers.Rescaling(1 / 16), layers.Flatten(), layers.Dense(10, activation="softmax")])
+    head = layers.Dense(10, activation="softmax")
+    model = convolt.Sequential([layers.Input((8, 8, 1)), layers.Rescaling(1 / 16), layers.Flatten(), head])
     model.save("your_model.h5")
     arguments = ["train", "your_model.h5", "--gpustat=on", "--batch_size=64", "--num_epochs=2", "--device=cpu"]
     assert main(arguments) == 0
