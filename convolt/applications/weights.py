@@ -112,7 +112,7 @@ def load(model: Model, path: Path, torch_names: TorchNames | None, *, include_to
     """
     kind = expect_kind(path, "safetensors", "hdf5", "keras").name
     try:
-        if kind == "safetensors" and torch_names is not None and not _has_own_names(model, path):
+        if kind == "safetensors" and torch_names is not None and _has_torch_names(model, path, torch_names):
             _load_torch(model, path, torch_names, include_top)
         else:
             model.load_weights(path)
@@ -122,11 +122,11 @@ def load(model: Model, path: Path, torch_names: TorchNames | None, *, include_to
         raise ModelFileError(f"{error} If they were trained on other classes: include_top=False, and a classifier of your own.") from error
 
 
-def _has_own_names(model: Model, path: Path) -> bool:
-    """Whether most names in a file are Convolt's; single ones, such as "conv1.weight", may be PyTorch's too."""
-    own = model.state_dict()
-    there = [name for name in read_header(path).tensors if not name.endswith(COUNTER)]
-    return sum(name in own for name in there) > len(there) / 2
+def _has_torch_names(model: Model, path: Path, names: TorchNames) -> bool:
+    """Whether more of the names in a file are PyTorch's than Convolt's; single ones, such as "conv1.weight", may be both."""
+    there = {name for name in read_header(path).tensors if not name.endswith(COUNTER)}
+    table = names.table(model)
+    return len(there & set(table.values())) > len(there & set(table))
 
 
 def _load_torch(model: Model, path: Path, names: TorchNames, include_top: bool) -> None:
