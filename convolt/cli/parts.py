@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convolt.cli import say
 from convolt.cli.options import ColorMode
 from convolt.data.sources import Source, open_source
 from convolt.data.split import fixed_permutation, stratified_split
@@ -77,7 +78,8 @@ def load(
             image_size = (height, width)
         if color_mode is ColorMode.AUTO:
             color_mode = {1: ColorMode.GRAYSCALE, 4: ColorMode.RGBA}.get(channels or 3, ColorMode.RGB)
-    return open_source(data, image_size=image_size, color_mode="rgb" if color_mode is ColorMode.AUTO else color_mode.value)
+    with say.spoken_warnings():
+        return open_source(data, image_size=image_size, color_mode="rgb" if color_mode is ColorMode.AUTO else color_mode.value)
 
 
 def split(source: Source, share: float | None) -> Parts:

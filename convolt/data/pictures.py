@@ -19,7 +19,7 @@ from convolt.data.decode import CHANNELS, check_decoding, decode_image
 from convolt.data.files import atomic_file
 from convolt.data.reader import SMALL, ahead, default_workers
 from convolt.data.split import stratified_split
-from convolt.errors import DataError, explain
+from convolt.errors import ConvoltWarning, DataError, explain
 
 MAX_BAD_SHARE = 0.01
 """Share of bad files above which a set is refused."""
@@ -31,7 +31,7 @@ AHEAD = 3
 """Batches that are decoded while one is used."""
 
 
-class SkippedFilesWarning(UserWarning):
+class SkippedFilesWarning(ConvoltWarning):
     """Some pictures of a set could not be used and were left out."""
 
 

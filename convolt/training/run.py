@@ -3,6 +3,7 @@
     runs/train-2/
         config.json        what was trained, on what, how
         command.txt        the line that repeats the run
+        skipped.csv        files of the data that could not be used, if there are such
         history.csv .png   losses and metrics of each epoch
         first_batch.png    what the model saw first, with its labels
         confusion.png      which classes are taken for which
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -94,6 +96,12 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> Path:
         """Writes `config.json`; objects with a `get_config` are written as class name and configuration."""
         return _write(self.path / "config.json", json.dumps(to_json(config), indent=2, ensure_ascii=False) + "\n")
+
+    def write_skipped(self, files: Sequence[tuple[str, str]]) -> Path:
+        """Writes `skipped.csv`: each file of the data that was left out, and why."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *files])
+        return _write(self.path / "skipped.csv", text.getvalue())
 
     def write_command(self, arguments: Sequence[str]) -> Path:
         """Writes `command.txt`: the program and its arguments, quoted so that a shell takes them as they were."""

@@ -1,0 +1,145 @@
+"""`convolt data pack` and `convolt data check`, and trainings from what they deal with."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convolt.cli.main import main
+from convolt.data.pack import StalePackWarning
+from convolt.data.pictures import SkippedFilesWarning
+from convolt.data.sources import open_source
+from convolt.data.survey import alike, perceptual_hash
+from tests.unit.pictures import encode
+
+KINDS = ("cat", "dog")
+
+
+def noise(n, side=16):
+    pixels = np.random.default_rng(n).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for part, count in (("train", 30), ("test", 6)):
+        for label, name in enumerate(KINDS):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for n in range(count):
+                data = encode(noise(n + 100 * label + 1000 * (part == "test")))
+                (tmp_path / "pets" / part / name / f"{n:02d}.png").write_bytes(data)
+    return tmp_path / "pets"
+
+
+def run(line, capsys):
+    code = main(line.split())
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_a_pack_is_the_folder(pets, tmp_path, capsys):
+    code, said = run(f"data pack {pets} {tmp_path}/a.pack", capsys)
+    assert code == 0, said
+    assert "60 to train, 12 to test, 16×16×3 uint8, 2 classes" in said
+    folder, pack = open_source(str(pets)), open_source(str(tmp_path / "a.pack"))
+    for name in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(pack, name), getattr(folder, name))
+    assert pack.class_names == folder.class_names == KINDS
+    code, said = run(f"data pack {pets} {tmp_path}/b.pack --encoded --max-side 12", capsys)
+    assert code == 0, said
+    assert "encoded" in said
+    assert open_source(str(tmp_path / "b.pack"), image_size=(8, 8)).x_test.shape == (12, 8, 8, 3)
+
+
+def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, capsys):
+    assert run(f"data pack {pets} {pets}.pack", capsys)[0] == 0
+    assert open_source(str(pets)).note == f"from {pets}.pack"
+    assert open_source(str(pets), image_size=(8, 8)).note == "", "other pictures than those that were packed"
+    (pets / "train" / "cat" / "99.png").write_bytes(encode(noise(5000)))
+    with pytest.warns(StalePackWarning, match="decoded anew"):
+        source = open_source(str(pets))
+    assert (source.note, len(source.x_train)) == ("", 61)
+    with pytest.warns(StalePackWarning, match="the pack's pictures are used"):
+        assert len(open_source(f"{pets}.pack").x_train) == 60
+
+
+def test_a_set_beyond_the_memory_is_told_what_to_do(pets, monkeypatch, capsys):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "10kB")
+    code, said = run(f"train cnn --data {pets}", capsys)
+    assert code == 1
+    assert "convolt data pack" in said
+
+
+@pytest.mark.parametrize("line", ["data pack {pets} {tmp}/a.txt", "data pack {pets} {tmp}/a.pack --max-side 12"])
+def test_wrong_command_lines_of_pack(pets, tmp_path, capsys, line):
+    assert run(line.format(pets=pets, tmp=tmp_path), capsys)[0] == 2
+
+
+def test_a_sound_set(pets, capsys):
+    code, said = run(f"data check {pets}", capsys)
+    assert code == 0, said
+    for words in ("60", "2, of 30 pictures each", "16×16 (60)", "broken", "none", "Nothing wrong."):
+        assert words in said
+
+
+def test_everything_that_can_be_wrong(pets, capsys):
+    copy = (pets / "train" / "cat" / "00.png").read_bytes()
+    (pets / "train" / "cat" / "copy.png").write_bytes(copy)
+    (pets / "train" / "dog" / "copy.png").write_bytes(encode(noise(0, 64)))  # the same picture, larger
+    (pets / "test" / "cat" / "leak.png").write_bytes(encode(noise(3)))
+    (pets / "train" / "cat" / "broken.png").write_bytes(copy[:100])
+    code, said = run(f"data check {pets}", capsys)
+    assert code == 1
+    assert "broken cat/broken.png" in said
+    assert "one picture, several labels: cat/00.png, cat/copy.png, dog/copy.png" in said
+    assert "leak: train/cat/03.png is also test/cat/leak.png" in said
+    code, said = run(f"data check {pets} --json", capsys)
+    found = json.loads(said)
+    assert code == 1
+    assert found["faults"] == 3
+    assert found["leaks"] == [["train/cat/03.png", "test/cat/leak.png"]]
+    assert found["parts"]["train"]["sizes"] == {"16×16": 61, "64×64": 1}
+    assert [bad["path"] for bad in found["parts"]["train"]["broken"]] == ["cat/broken.png"]
+
+
+def test_hashes():
+    picture = np.asarray(noise(1, 64).convert("L"))
+    larger = np.asarray(Image.fromarray(picture).resize((160, 160), Image.Resampling.BICUBIC))
+    hashes = np.stack([perceptual_hash(p) for p in (picture, picture[:, ::-1].copy(), larger, np.asarray(noise(2, 64).convert("L")))])
+    assert alike(hashes) == [[0, 2]]
+    assert not perceptual_hash(np.full((9, 9), 77, np.uint8)).any()
+    assert alike(hashes[:0]) == []
+
+
+def test_groups_are_those_of_comparing_all_with_all():
+    chance = np.random.default_rng(0)
+    codes = chance.integers(0, 256, (300, 16), np.uint8)
+    for row in range(0, 300, 10):  # a copy with 0 to 8 other bits
+        bits = np.unpackbits(codes[row])
+        bits[chance.permutation(128)[: row // 10 % 9]] ^= 1
+        codes[row + 1] = np.packbits(bits)
+    expected = [[row, row + 1] for row in range(0, 300, 10) if row // 10 % 9 <= 6]
+    assert sorted(alike(codes)) == expected
+
+
+def test_training_from_a_table_lists_what_it_skipped(pets, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))
+    rows = [f"pets/train/{name}/{n:02d}.png,{name}" for name in KINDS for n in range(30)]
+    rows += [f"pets/test/{name}/{n:02d}.png,{name}" for name in KINDS for n in range(6)]
+    many = [row.replace("pets/", f"{k}/pets/") for k in ("a", "b") for row in rows]
+    for k in ("a", "b"):
+        (tmp_path / k).mkdir()
+        (tmp_path / k / "pets").symlink_to(pets)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join([*many, "a/pets/test/cat/none.png,cat"]) + "\n")
+    with pytest.warns(SkippedFilesWarning, match="1 of 145 files left out"):
+        code, said = run("train cnn --data labels.csv --epochs 1 --batch-size 32 --verbose 0", capsys)
+    assert code == 0, said
+    assert "1 file left out, see skipped.csv" in said
+    skipped = (tmp_path / "runs" / "cnn-labels" / "skipped.csv").read_text().splitlines()
+    assert skipped[0] == "path,reason"
+    assert skipped[1].startswith("a/pets/test/cat/none.png,")
+    from convolt import load_model
+
+    assert load_model(tmp_path / "runs" / "cnn-labels" / "model.safetensors").class_names == list(KINDS)
