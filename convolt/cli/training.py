@@ -20,8 +20,8 @@ from convolt.cli.interrupt import Interrupts
 from convolt.cli.options import Switch, parse_size
 from convolt.cli.train import TrainOptions
 from convolt.configurable import to_json
-from convolt.data.batches import epoch_order
 from convolt.data.augment.words import parse
+from convolt.data.batches import epoch_order
 from convolt.data.sources import Source
 from convolt.errors import ArgumentError, CheckpointError, ConvoltError, DataError, did_you_mean, explain
 from convolt.formats.safetensors import describe
@@ -152,7 +152,7 @@ class Training:
         held_out = "" if self.parts.test is train else f", {len(self.parts.test):,} to test"
         model = f"{summary.trainable + summary.frozen:,} parameters, {human(summary.flops)}FLOPs per sample"
         return [
-            ("data", f"{len(train):,} samples of {shape} {train.x.dtype} to train{held_out}{classes}"),
+            ("data", f"{len(train):,} samples of {shape} {train.x.dtype} to train{held_out}{classes}{self._reading_text()}"),
             ("validation", self._validation_text()),
             ("model", model),
             *self.start,
@@ -169,6 +169,12 @@ class Training:
             ("run folder", f"{self.folder.path}"),
             *([] if self.saves_whole else [("saved", "weights alone: the architecture is PyTorch code, not Convolt layers")]),
         ]
+
+    def _reading_text(self) -> str:
+        """Returns where the pictures were read from and how many were left out, where that is worth a word."""
+        skipped = self.source.skipped
+        note = f", {self.source.note}" if self.source.note else ""
+        return note + (f"; {say.plural(len(skipped), 'file')} left out, see skipped.csv" if skipped else "")
 
     def _validation_text(self) -> str:
         validation = self.parts.validation
@@ -229,6 +235,8 @@ class Training:
         if self.resumed is None:
             self.folder.write_command(self.options.as_command())
         self.write_config("running", None, None)
+        if self.source.skipped:
+            self.folder.write_skipped([(bad.path, bad.reason) for bad in self.source.skipped])
         train = self.parts.train
         if train.x.ndim == 4:
             first = epoch_order(len(train), self.options.seed, 0)[: min(self.options.batch_size, plots.MAX_IMAGES)].numpy()
