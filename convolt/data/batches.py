@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -189,7 +189,8 @@ class Resident:
     def _pending(self, rows: slice | Tensor, keys: Tensor, epoch: int) -> Batch:
         assert self._augment is not None
         index = torch.arange(rows.start, rows.stop, device=self._device) if isinstance(rows, slice) else rows
-        return Batch(*self._parts, len(keys), Pending(self._augment, keys, index, self._augment.stage(epoch)))
+        x, y, weights = self._parts
+        return Batch(x, y, weights, len(keys), Pending(self._augment, keys, index, self._augment.stage(epoch)))
 
 
 def _take(tensor: Tensor, rows: slice | Tensor) -> Tensor:
@@ -254,9 +255,9 @@ class Streamed:
             chosen = batch.ids if batch.ids is not None else torch.arange(start, end) if ids is None else ids[start:end]
             yield replace(batch, pending=Pending(augment, self._send(augment.keys(epoch, chosen)), None, augment.stage(epoch)))
 
-    def _to_device(self, item: HostBatch) -> Batch:
-        x, y, weights, *ids = item
-        return Batch(self._sent(x), self._sent(y), self._sent(weights), len(x[0]), ids=ids[0] if ids else None)
+    def _to_device(self, item: Any) -> Batch:
+        x, y, weights = (self._sent(part) for part in item[:3])
+        return Batch(x, y, weights, len(x[0]), ids=item[3] if len(item) == 4 else None)
 
     def _sent(self, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(self._send(t) for t in part)

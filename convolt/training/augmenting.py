@@ -257,5 +257,5 @@ def _check_size(model: Any, shape: tuple[int, int, int]) -> None:
     wanted = tuple(model.input_shapes[0][1:])
     if len(wanted) == 3 and any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
         raise ShapeError(explain("fit(augment)", f"pictures of {shape[0]}×{shape[1]} after augmentation",
-                                 f"{wanted[0]}×{wanted[1]}, as the model takes them", "A model that begins with Input((None, None, channels)) and ends in global pooling "
-                                 "takes any size."))
+                                 f"{wanted[0]}×{wanted[1]}, as the model takes them",
+                                 "A model that begins with Input((None, None, channels)) and ends in global pooling takes any size."))

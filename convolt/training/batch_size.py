@@ -53,7 +53,8 @@ def find_batch_size(arrays: Sequence[Sequence[Tensor]], drawing: Drawing, step: 
     keep_freed_memory()
 
     def measure(size: int) -> tuple[float, int]:
-        data = Resident(*([t[:size] for t in part] for part in arrays), size, device, augment=drawing.augment)
+        x, y, weights = ([t[:size] for t in part] for part in arrays)
+        data = Resident(x, y, weights, size, device, augment=drawing.augment)
         batch = next(data.epoch())
         probe = Probe(model, lambda module, precision: step.loss_alone(batch.ready(), module, precision), device)
         kept = probe.kept_bytes(model, step.precision)

@@ -33,7 +33,7 @@ def is_array(value: Any) -> bool:
 
 def channels_of(x: Any) -> int:
     """Returns the channels of pictures where they can be told from an array's shape, else 3."""
-    shape = getattr(x, "shape", ())
+    shape: Any = getattr(x, "shape", ())
     return int(shape[3]) if len(shape) == 4 else 3
 
 

@@ -114,5 +114,4 @@ def _part(batch: Batch, chosen: slice) -> Batch:
     def cut(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor[chosen] for tensor in tensors)
 
-    parts = {"x": cut(batch.x), "y": cut(batch.y), "weights": cut(batch.weights), "soft": cut(batch.soft)}
-    return replace(batch, **parts, size=chosen.stop - chosen.start)
+    return replace(batch, x=cut(batch.x), y=cut(batch.y), weights=cut(batch.weights), soft=cut(batch.soft), size=chosen.stop - chosen.start)

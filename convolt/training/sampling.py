@@ -134,8 +134,8 @@ class Weighted(Sampler):
         if not isinstance(self.weights, dict):
             return self._values
         classes = _classes(labels)
-        table = torch.zeros(int(max(classes.max(), *self.weights)) + 1, dtype=torch.float64)
-        missing = sorted(set(classes.unique().tolist()) - set(self.weights))
+        table = torch.zeros(max(int(classes.max()), *self.weights) + 1, dtype=torch.float64)
+        missing = sorted(set(classes.tolist()) - set(self.weights))
         if missing:
             raise DataError(explain("Weighted(weights)", f"no weight for the classes {missing[:10]}", "one for each class of the labels"))
         table[list(self.weights)] = torch.tensor(list(self.weights.values()), dtype=torch.float64)

@@ -106,8 +106,8 @@ class Trainer(Feeding):
 
     def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | str | None, epochs: int, verbose: int | str,
              callbacks: Any, validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None,
-             sample_weight: Any, initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None,
-             validation_freq: int, seed: int | None, augment: Any, sampler: Any) -> History:
+             sample_weight: Any, initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None,
+             validation_batch_size: int | None, validation_freq: int, seed: int | None, augment: Any, sampler: Any) -> History:
         size = batch_size if session is None or batch_size != AUTO else session.batch_size or AUTO
         for name, value in (("epochs", epochs), ("batch_size", None if size == AUTO else size), ("steps_per_epoch", steps_per_epoch),
                             ("validation_freq", validation_freq)):
