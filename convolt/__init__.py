@@ -11,7 +11,13 @@ Each name is imported when it is first used, so that the command line can answer
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# PyTorch's threads wait for the next operation in a loop that keeps its core busy for milliseconds, which takes it from the
+# threads of Convolt's kernels. OpenMP reads this once, when PyTorch is imported; what the user has set stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
     from convolt import (

@@ -227,8 +227,9 @@ class Training:
 
     @property
     def precision(self) -> str:
-        """What the model computes in; `auto` is float32."""
-        return "float32" if self.options.precision.value == "auto" else self.options.precision.value
+        """What the model is trained in; "auto" until a plan has chosen."""
+        plan = self.model.trainer.plan
+        return str(self.options.precision.value) if plan is None else plan.precision
 
     def write_start(self) -> None:
         """Writes what is known before the first step."""

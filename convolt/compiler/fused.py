@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,42 @@ class SparseConvReluPool(ConvReluPool):
             return super().forward(x)
         given, padding = _padding(conv, given)
         return kernels.pooled_conv(given, conv.weight, conv.bias, self.pool_size, padding=padding)
+
+
+class WinogradPool(nn.Module):
+    """3 × 3 convolution, bias, ReLU or none, and max-pooling of 2 × 2 in one pass on a CPU, with fewer products."""
+
+    def __init__(self, conv: nn.Module, relu: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `max_pool(relu(conv(x)))`."""
+        conv: Any = self.conv
+        given, padding = _padding(conv, _as_autocast(x))
+        if kernels.winograd_takes(given, conv.weight, padding, pooled=True):
+            return kernels.winograd_max_pool(given, conv.weight, conv.bias, padding=padding, relu=self.relu)
+        y = conv(x)
+        return kernels.relu_max_pool(y) if self.relu else nn.functional.max_pool2d(y, 2)
+
+
+class WinogradConv(nn.Module):
+    """3 × 3 convolution on a CPU with fewer products."""
+
+    def __init__(self, conv: nn.Module, relu: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what the convolution does."""
+        conv: Any = self.conv
+        given, padding = _padding(conv, _as_autocast(x))
+        if not kernels.winograd_takes(given, conv.weight, padding, pooled=False):
+            return cast(Tensor, conv(x))
+        y = kernels.winograd_conv(given, conv.weight, conv.bias, padding=padding)
+        return torch.relu(y) if self.relu else y
 
 
 def _as_autocast(x: Tensor) -> Tensor:

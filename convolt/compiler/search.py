@@ -89,9 +89,12 @@ class Search:
         plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3)
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
-            candidates += [rewrite.name for rewrite in reversed(REWRITES) if fuse(self._traced, (rewrite.name,)).count]
+            plain_first = sorted(REWRITES[::-1], key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
+            candidates += [rewrite.name for rewrite in plain_first if fuse(self._traced, (rewrite.name,)).count]
         reference: Gradients | None = None
         for name in candidates:
+            if name != BFLOAT16 and self._changes_nothing(name):
+                continue
             if self._too_short():
                 why = f"the run takes about {self._best_seconds * (self._steps or 0):.0f} s, too short to repay the search"
                 self._rows.append(plain_row(name, "refused", why))
@@ -105,6 +108,11 @@ class Search:
         layers = plain_row(LAYERS, "refused" if changed else "chosen", why if searched else "the form that needs no search",
                            plain, self._batch_size)
         return layers, *self._rows
+
+    def _changes_nothing(self, name: str) -> bool:
+        """Whether rewrites that were chosen before leave nothing for this one."""
+        assert self._traced is not None
+        return fuse(self._traced, (*self.kept, name)).count == fuse(self._traced, tuple(self.kept)).count
 
     def _too_short(self) -> bool:
         return self._steps is not None and self._best_seconds * self._steps * GOOD_WIN < SEARCH_SECONDS

@@ -7,8 +7,10 @@ from convolt.kernels.norm import bn, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
 from convolt.kernels.sparse import pooled_conv
+from convolt.kernels.tiles import tiled_conv, tiled_filters, tiles_pay
 from convolt.kernels.update import adam_update, newton_schulz, sgd_update
 from convolt.kernels.warp import picture_means, warp
+from convolt.kernels.winograd import winograd_conv, winograd_max_pool, winograd_takes
 
 __all__ = [
     "KERNELS",
@@ -29,6 +31,12 @@ __all__ = [
     "relu_max_pool",
     "sgd_update",
     "softmax_crossentropy",
+    "tiled_conv",
+    "tiled_filters",
+    "tiles_pay",
     "warp",
     "why_not",
+    "winograd_conv",
+    "winograd_max_pool",
+    "winograd_takes",
 ]

@@ -16,7 +16,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-_DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+_INLINED = (Path(__file__), Path(__file__).with_name("vectors_numba.py"))
+_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _INLINED)).hexdigest()[:8]
 
 
 class Compiled:
@@ -31,8 +32,8 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], fastmath: Collection[str] = ()) -> None:
-        # Numba notices a change of the kernel's own file only. The digest of this file, which every kernel inlines,
-        # goes into the cached file's name, so that no stale code is ever loaded.
+        # Numba notices a change of the kernel's own file only. The digest of the files that others inline goes
+        # into the cached file's name, so that no stale code is ever loaded.
         function.__qualname__ += f"_{_DIGEST}"
         self._function = function
         self._fastmath = set(fastmath)

@@ -19,8 +19,9 @@ from torch import Tensor
 from convolt.kernels.bits_numba import Compiled, from_float, to_float
 from convolt.kernels.memory import bits, empty_channels_last, flat
 from convolt.kernels.threads import over_rows
+from convolt.kernels.vectors_numba import pool_window, product
 
-LANES = 16
+LANES, PANEL, AT_ONCE = 16, 32, 6  # numbers in a vector, columns and rows of a product
 WORK = 4  # a byte of the pooled output costs as much time as so many bytes in the kernels that only move memory
 ROWS = 16  # of the pooled output, whose weight gradients are summed in float32
 
@@ -29,6 +30,7 @@ ROWS = 16  # of the pooled output, whose weight gradients are summed in float32
 U = np.uintp
 ZERO, ONE, FULL = U(0), U(1), U(LANES)
 ZERO_F = np.float32(0)
+_two, _six = product(2, PANEL // LANES), product(AT_ONCE, PANEL // LANES)
 T1, T2, T3, T4, T5, T6, T7, T8, T9 = (U(k * LANES) for k in range(1, 10))
 
 
@@ -158,6 +160,32 @@ def _add_parts(parts: Any, total: Any) -> None:
             total[i] += np.float64(parts[part * total.size + i])
 
 
+def _forward_by_products(x: Any, weight: Any, bias: Any, out: Any, code: Any, sizes: Any, relu: Any, first: Any, last: Any) -> None:
+    """The same where filters fill panels: two lines of results as products of pixels and weights, which are then pooled."""
+    height, width, out_height, out_width, filters, channels = sizes
+    line, results = width * channels, 2 * out_width
+    pixels, y = np.empty(4 * line, np.float32), np.empty(2 * results * filters, np.float32)
+    for row in range(first, last):
+        start = U(((row // out_height) * height + (row % out_height) * 2) * line)
+        for i in range(U(4 * line)):
+            pixels[i] = to_float(x[start + i])
+        for lower in range(2):
+            for panel in range(0, filters, PANEL):
+                for column in range(0, results, 2 if results < AT_ONCE else AT_ONCE):
+                    c = min(column, max(0, results - AT_ONCE))  # the last ones overlap
+                    at = (lower * results + (column if results < AT_ONCE else c)) * filters + panel
+                    if results < AT_ONCE:
+                        _two(pixels, lower * line + column * channels, channels, line, 1, weight, panel, filters, y, at, filters, 3,
+                             3 * channels, 0)
+                    else:
+                        _six(pixels, lower * line + c * channels, channels, line, 1, weight, panel, filters, y, at, filters, 3,
+                             3 * channels, 0)
+        for column in range(out_width):
+            pool_window(y, 2 * column * filters, filters, results * filters, bias, out, code, (row * out_width + column) * filters, filters,
+                        relu)
+
+
+_products = Compiled(_forward_by_products)
 _forward = Compiled(_forward_rows, fastmath={"contract"})
 _backward = Compiled(_backward_parts, fastmath={"contract"})
 _sum = Compiled(_add_parts)
@@ -179,6 +207,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool) -> tuple
     code = empty_channels_last(shape, torch.uint8, x.device)
     added = torch.zeros(filters) if bias is None else bias.detach().to(torch.float32).contiguous()
     sizes = (height, width, shape[2], shape[3], filters, channels)
+    if filters % PANEL == 0:
+        lines = weight.detach().float().permute(2, 3, 1, 0).contiguous()  # in the order of the pixels in memory
+        given = (bits(x), lines.view(-1).numpy(), added.numpy(), bits(out), flat(code).numpy(), sizes, True)
+        over_rows(lambda first, last: _products(*given, first, last), n * shape[2], WORK * out.nbytes)
+        return out, code if keep else None
     arrays = (bits(x), _blocked(weight).view(-1).numpy(), added.numpy(), bits(out), flat(code).numpy(), sizes)
     over_rows(lambda first, last: _forward(*arrays, first, last), n * shape[2], WORK * out.nbytes)
     return out, code if keep else None

@@ -70,6 +70,60 @@ def pooled_backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, pool:
     return dx, dweight, dbias if want_weight else None
 
 
+def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: tuple[int, int] = (1, 1)) -> Tensor:
+    """Convolution with windows of 3 × 3 and stride 1."""
+    return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=padding)
+
+
+def tiles_forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """Returns the convolution."""
+    return tiled_conv(x, weight, bias, padding=padding)
+
+
+def tiles_backward(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], want_x: bool,
+                   want_weight: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the gradients of the input and the weights, None where they are not wanted."""
+    wanted = (want_x, want_weight, False)
+    window = ((1, 1), padding, (1, 1), False, (0, 0), 1)
+    dx, dweight, _ = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), None, *window, wanted)
+    return dx, dweight
+
+
+def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """`conv(x)` with stride 1; weight and bias are cast to x's type first."""
+    return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=padding)
+
+
+def winograd_max_pool(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: tuple[int, int] = (0, 0),
+                      relu: bool = True) -> Tensor:
+    """`max_pool(relu(conv(x)))` with windows of 2 × 2."""
+    y = winograd_conv(x, weight, bias, padding=padding)
+    return F.max_pool2d(F.relu(y) if relu else y, 2)
+
+
+def winograd_forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], pool: bool, relu: bool,
+                     keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns the convolution or (`pool`) its pooled (`relu`) maxima and, if `keep`, their places, as `pool_forward` does."""
+    y = winograd_conv(x, weight, bias, padding=padding)
+    if not pool:
+        return y, None
+    if relu:
+        return pool_forward(y, None, (2, 2), keep)
+    out, place = F.max_pool2d(y, 2, return_indices=True)
+    width = y.shape[3]
+    return out, (place // width % 2 * 2 + place % width % 2).to(torch.uint8) if keep else None
+
+
+def winograd_backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, padding: tuple[int, int],
+                      want_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Returns the gradients of x (of its type; None if not wanted), of weight and of bias (float32, or grad's type if wider)."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    size = (x.shape[2] + 2 * padding[0] - 2, x.shape[3] + 2 * padding[1] - 2)
+    dense = grad.to(wide) if code is None else pool_backward(grad.to(wide), code, (2, 2), size, False)[0]
+    dx = conv2d_input(x.shape, weight.to(wide), dense, padding=padding).to(x.dtype) if want_x else None  # type: ignore[no-untyped-call]
+    return dx, conv2d_weight(x.to(wide), weight.shape, dense, padding=padding), dense.sum((0, 2, 3))  # type: ignore[no-untyped-call]
+
+
 def pool_forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -> tuple[Tensor, Tensor | None]:
     """Returns the pooled output and, if `keep`, the place of each maximum in its window as one byte (`DEAD` after ReLU)."""
     ph, pw = pool

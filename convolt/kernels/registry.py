@@ -51,6 +51,7 @@ def _rows(*kernels: Kernel) -> dict[str, Kernel]:
 
 
 _POOL = {"numba": "convolt.kernels.pool_numba", "triton": "convolt.kernels.pool_triton"}
+_WINOGRAD = {"numba": "convolt.kernels.winograd_numba"}
 _NORM = {"numba": "convolt.kernels.norm_numba", "triton": "convolt.kernels.norm_triton"}
 _GATHER = {"numba": "convolt.kernels.gather_numba", "triton": "convolt.kernels.gather_triton"}
 _UPDATE = {"triton": "convolt.kernels.update_triton"}
@@ -63,8 +64,9 @@ KERNELS = _rows(
     Kernel("bias_relu_max_pool", "+ bias → ReLU → max-pooling", _POOL),
     Kernel("conv_relu_max_pool", "3 × 3 convolution of few channels → ReLU → 2 × 2 max-pooling", {"numba": "convolt.kernels.conv_numba"}),
     Kernel("pooled_conv", "convolution → ReLU → max-pooling with a sparse gradient", {"numba": "convolt.kernels.sparse_numba"}),
-    Kernel("tiled_conv", "3 × 3 convolution of many channels by tiles", {"numba": "convolt.kernels.winograd4_numba"},
-           {"numba": (torch.float32,)}),
+    Kernel("tiled_conv", "3 × 3 convolution of many channels by tiles", {"numba": "convolt.kernels.winograd4_numba"}),
+    Kernel("winograd_conv", "3 × 3 convolution with fewer products", _WINOGRAD),
+    Kernel("winograd_max_pool", "3 × 3 convolution with fewer products → (ReLU →) 2 × 2 max-pooling", _WINOGRAD),
     Kernel("bn", "batch normalization", _NORM),
     Kernel("bn_relu", "batch normalization → ReLU", _NORM),
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),

@@ -212,7 +212,8 @@ class Model(Looking, Transfer, OwnSteps, Layer):
             metrics: list of names or objects; for several outputs a list of lists or a mapping.
             loss_weights: factor of each output's loss.
             weighted_metrics: metrics that take sample weights into account.
-            precision: "float32", "bfloat16" (computation in bf16, weights in float32) or "auto".
+            precision: "float32", "bfloat16" (computation in bf16, weights in float32) or "auto": training in bfloat16 where that is
+                measured to be faster and right, evaluation in float32.
             device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
             fusions: which rewrites of the graph are used: "auto" measures, "none", "all", or names (see `convolt.compiler.fuse`).
             execution: "auto" captures the whole step in a CUDA graph where that works, "eager" never.

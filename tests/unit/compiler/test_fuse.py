@@ -40,7 +40,7 @@ def after_a_branch() -> Model:
     return Model(image, layers.MaxPooling2D()(x))
 
 
-FIRST, SPARSE = "first conv+relu+pool", "sparse conv+relu+pool"
+FIRST, SPARSE, WINOGRAD = "first conv+relu+pool", "sparse conv+relu+pool", "winograd conv+pool"
 
 LEGAL = {
     FIRST: [
@@ -61,6 +61,17 @@ LEGAL = {
         lambda: Sequential([*image_input(), layers.Conv2D(4, (2, 4), padding="same"), layers.ReLU(), layers.MaxPooling2D((2, 3))]),
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, use_bias=False), layers.Activation("relu"), layers.MaxPooling2D(3)]),
         lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+    ],
+    WINOGRAD: [
+        lambda: Sequential([*image_input(), layers.Conv2D(32, 1), layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.Conv2D(32, 1), layers.Conv2D(32, 3, use_bias=False, padding="same"),
+                            layers.MaxPooling2D(), layers.BatchNormalization()]),
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1), nn.MaxPool2d(2)),
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+    ],
+    "winograd conv": [
+        lambda: Sequential([*image_input(), layers.Conv2D(32, 1), layers.Conv2D(64, 3, padding="same", activation="relu")]),
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)),
     ],
     "conv+relu+pool": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2, activation="relu"), layers.MaxPooling2D()]),

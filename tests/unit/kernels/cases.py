@@ -18,7 +18,8 @@ class Case:
 
     `make(dtype)` returns the inputs; `call(op, inputs, dtype)` returns the results, of which the first is differentiated
     if `gradients` is set. Inputs and dtype are float64 for the true result. The next `states` results are running
-    statistics, whose slack is relative to their size.
+    statistics, whose slack is relative to their size. An error may be `times` that of eager PyTorch.
+    Where `spreads` is set, NaN may come out in more places than there.
     """
 
     kernel: str
@@ -27,6 +28,8 @@ class Case:
     call: Callable[[Op, list[Tensor], torch.dtype], list[Tensor]]
     gradients: bool = True
     states: int = 0
+    times: float = 2.0
+    spreads: bool = False
 
     def __str__(self) -> str:
         return f"{self.kernel}-{self.name}"
@@ -102,6 +105,51 @@ def pooled_cases() -> list[Case]:
                 lambda dtype, s=shape, w=(filters, shape[1], rows, columns), b=bias: [
                     random(*s).to(dtype), random(*w, scale=(w[1] * w[2] * w[3]) ** -0.5), *([random(w[0])] if b else [])],
                 lambda op, x, dtype, p=pool, q=padding: [op(*(x if len(x) == 3 else [*x, None]), p, padding=q)]))
+    return found
+
+
+TILED_SHAPES = {  # shape of x, filters, padding
+    "whole_tiles": ((2, 16, 8, 8), 16, (1, 1)), "cut_tiles": ((3, 5, 9, 11), 33, (1, 1)), "inside": ((2, 7, 7, 6), 9, (0, 0)),
+    "wide_border": ((1, 3, 3, 4), 2, (2, 2)), "one_way": ((2, 130, 5, 4), 140, (1, 0)), "threads": ((8, 64, 20, 20), 48, (1, 1)),
+}
+
+
+def tiled_cases() -> list[Case]:
+    """Sums of 36 inputs are rounded: errors are up to thirty times those of the plain sum."""
+    return [Case("tiled_conv", name if bias else f"{name}_no_bias",
+                 lambda dtype, s=shape, f=filters, b=bias: [
+                     random(*s).to(dtype), random(f, s[1], 3, 3, scale=(9 * s[1]) ** -0.5), *([random(f)] if b else [])],
+                 lambda op, x, dtype, p=padding: [op(*x, padding=p)], times=40.0)
+            for name, (shape, filters, padding) in TILED_SHAPES.items() for bias in ((True, False) if name == "cut_tiles" else (True,))]
+
+
+WINOGRAD_SHAPES = {  # shape of x, filters, padding
+    "one_window": ((1, 32, 4, 4), 32, (0, 0)), "one_tile": ((3, 32, 2, 2), 64, (1, 1)), "rectangle": ((2, 64, 6, 10), 32, (1, 1)),
+    "padded_one_way": ((2, 32, 6, 4), 32, (0, 1)), "threads": ((7, 32, 16, 16), 64, (1, 1)), "left_over": ((5, 32, 13, 15), 64, (0, 0)),
+    "other_channels": ((2, 8, 6, 6), 5, (1, 1)),
+}
+
+
+def _winograd_inputs(dtype: torch.dtype, shape: tuple[int, ...], filters: int, bias: bool, pooled: bool) -> list[Tensor]:
+    """In bfloat16 before pooling, small whole numbers, so that no rounding moves a maximum and equal ones are many."""
+    if pooled and dtype == torch.bfloat16:
+        drawn = [torch.randint(-2, 3, shape), torch.randint(-1, 2, (filters, shape[1], 3, 3)), torch.randint(-9, 10, (filters,))]
+        return [t.to(kind) for t, kind in zip(drawn[: 2 + bias], (dtype, torch.float32, torch.float32), strict=False)]
+    return [random(*shape).to(dtype), random(filters, shape[1], 3, 3, scale=(9 * shape[1]) ** -0.5), *([random(filters)] if bias else [])]
+
+
+def winograd_cases() -> list[Case]:
+    """Weights are scaled as those of layers are; the transforms round once more than a plain product does."""
+    found = []
+    for name, (shape, filters, padding) in WINOGRAD_SHAPES.items():
+        for bias in (True, False) if name == "rectangle" else (True,):
+            for kernel, relu in (("winograd_conv", False), ("winograd_max_pool", True), ("winograd_max_pool", False)):
+                label = f"{name}{'' if bias else '_no_bias'}{'' if relu or kernel == 'winograd_conv' else '_no_relu'}"
+                settings = {"padding": padding} if kernel == "winograd_conv" else {"padding": padding, "relu": relu}
+                found.append(Case(
+                    kernel, label,
+                    lambda dtype, s=shape, f=filters, b=bias, p=kernel == "winograd_max_pool": _winograd_inputs(dtype, s, f, b, p),
+                    lambda op, x, dtype, settings=settings: [op(*x, **settings)], times=4.0, spreads=True))
     return found
 
 
@@ -277,5 +325,6 @@ def newton_schulz_cases() -> list[Case]:
                  gradients=False)]
 
 
-CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *norm_cases(), *crossentropy_cases(), *gather_cases(), *warp_cases(), *update_cases(),
+CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(), *crossentropy_cases(),
+         *gather_cases(), *warp_cases(), *update_cases(),
          *newton_schulz_cases()]

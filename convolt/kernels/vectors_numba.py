@@ -1,0 +1,283 @@
+"""Vectors, and small matrix products, inside Numba's kernels, written in LLVM's own words so that the sums stay in registers.
+
+Numba turns loops into vectors, but keeps no block of sums in registers over a loop, without which a product runs at a
+quarter of a processor's rate. What LLVM cannot fit into the registers of a processor with shorter vectors it splits.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import ConcreteTemplate, infer_global
+from numba.core.typing.templates import signature as typing_signature
+from numba.extending import intrinsic, models, register_jitable, register_model
+
+LANES = 16
+_F32, _I32 = ir.FloatType(), ir.IntType(32)
+_VECTOR, _PAIRS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_F32, _I32, ir.IntType(8)))
+
+
+class _BFloat(ir.types.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite has no class for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+def product(rows: int, vectors: int) -> Callable[..., None]:
+    """Returns an intrinsic `f(a, a_at, a_row, a_outer, a_step, b, b_at, b_step, c, c_at, c_row, outer, count, add)`.
+
+    It computes, for r < rows and j < 16 · vectors,
+
+        c[c_at + r · c_row + j] = (add ? c[…] : 0)
+                                  + Σ a[a_at + r · a_row + o · a_outer + k · a_step] · b[b_at + (o · count + k) · b_step + j]
+
+    over o < outer and k < count, each sum in order of (o, k). All arrays are flat and float32, and all other arguments intp.
+    Where a and b are int32, they hold two bfloat16 in each number, both products of which are added.
+    """
+    index = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pairs = signature.args[0].dtype == types.int32
+        element, wide = (_I32, _PAIRS) if pairs else (_F32, _VECTOR)
+        data = [context.make_array(t)(context, builder, v).data if isinstance(t, types.Array) else v
+                for t, v in zip(signature.args, values, strict=True)]
+        a, a_at, a_row, a_outer, a_step, b, b_at, b_step, c, c_at, c_row, outer, count, add = data
+        a, b, c = (builder.bitcast(p, t.as_pointer()) for p, t in ((a, element), (b, element), (c, _F32)))
+        places = [[builder.gep(c, [builder.add(builder.add(c_at, builder.mul(c_row, _index(r))), _index(v * LANES))])
+                   for v in range(vectors)] for r in range(rows)]
+        sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(rows)]
+        with builder.if_else(builder.icmp_signed("!=", add, _index(0))) as (then, otherwise):
+            with then:
+                for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
+                    builder.store(_read(builder, places[r][v], _VECTOR), sums[r][v])
+            with otherwise:
+                for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
+                    builder.store(ir.Constant(_VECTOR, [0.0] * LANES), sums[r][v])
+        with cgutils.for_range(builder, outer) as first, cgutils.for_range(builder, count) as second:
+            o, k = first.index, second.index
+            line = builder.add(b_at, builder.mul(b_step, builder.add(builder.mul(o, count), k)))
+            start = builder.add(a_at, builder.add(builder.mul(o, a_outer), builder.mul(k, a_step)))
+            right = [_read(builder, builder.gep(b, [builder.add(line, _index(v * LANES))]), wide) for v in range(vectors)]
+            for r in range(rows):
+                one = builder.load(builder.gep(a, [builder.add(start, builder.mul(a_row, _index(r)))]))
+                left = _spread(builder, one, wide)
+                for v in range(vectors):
+                    builder.store(_multiply_add(builder, left, right[v], builder.load(sums[r][v]), pairs), sums[r][v])
+        for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
+            store = builder.store(builder.load(sums[r][v]), builder.bitcast(places[r][v], _VECTOR.as_pointer()))
+            store.align = 4
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(typing: Any, a: Any, a_at: Any, a_row: Any, a_outer: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, c: Any, c_at: Any,
+                 c_row: Any, outer: Any, count: Any, add: Any) -> Any:
+        return types.void(a, index, index, index, index, b, index, index, c, index, index, index, index, index), codegen
+
+    result: Callable[..., None] = multiply
+    return result
+
+
+def _index(value: int) -> Any:
+    """A constant index."""
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _read(builder: Any, pointer: Any, vector: Any) -> Any:
+    """A vector from memory that is aligned to its elements only."""
+    found = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+    found.align = 4
+    return found
+
+
+def _spread(builder: Any, value: Any, vector: Any) -> Any:
+    """A vector with one value everywhere."""
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+
+
+def _multiply_add(builder: Any, left: Any, right: Any, total: Any, pairs: bool) -> Any:
+    """`total + left · right`, with one rounding; of pairs of bfloat16, as the processor does it."""
+    if not pairs:
+        plain = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, plain, f"llvm.fma.v{LANES}f32"), [left, right, total])
+    halves = ir.VectorType(_BFloat(), 2 * LANES)
+    kind = ir.FunctionType(_VECTOR, [_VECTOR, halves, halves])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    return builder.call(function, [total, builder.bitcast(left, halves), builder.bitcast(right, halves)])
+
+
+# -- vectors as values -----------------------------------------------------------------------------------------------
+
+
+class VectorType(types.Type):  # type: ignore[misc]
+    """Sixteen float32 in Numba's kernels: `+` and `-` work on them, `load`, `store` and their kin move them."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Vector16")
+
+
+vector = VectorType()
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _pointer(context: Any, builder: Any, kind: Any, value: Any, at: Any, wide: Any) -> Any:
+    start = builder.gep(context.make_array(kind)(context, builder, value).data, [at])
+    return builder.bitcast(start, wide.as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(typing: Any, array: Any, at: Any) -> Any:
+    """Sixteen numbers of a flat array: float32, or bfloat16 as int16 bits."""
+    half = array.dtype == types.int16
+    wide = ir.VectorType(ir.IntType(16), LANES) if half else _VECTOR
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found = builder.load(_pointer(context, builder, array, *values, wide))
+        found.align = 2 if half else 4
+        if not half:
+            return found
+        return builder.bitcast(builder.shl(builder.zext(found, _PAIRS), ir.Constant(_PAIRS, [16] * LANES)), _VECTOR)
+
+    return vector(array, types.intp), codegen
+
+
+def _rounded(builder: Any, value: Any) -> Any:
+    """Float32 → bits of bfloat16, to nearest, ties to even; not a number stays so."""
+    return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), LANES)), ir.VectorType(ir.IntType(16), LANES))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
+    """Writes sixteen numbers to a flat array: float32, or bfloat16 as int16 bits."""
+    half = array.dtype == types.int16
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        given = _rounded(builder, values[2]) if half else values[2]
+        builder.store(given, _pointer(context, builder, array, *values[:2], given.type)).align = 2 if half else 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_pairs(typing: Any, array: Any, at: Any, first: Any, second: Any) -> Any:
+    """Writes sixteen pairs of bfloat16 as int32, the first in the lower half."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        low, high = (builder.zext(_rounded(builder, value), _PAIRS) for value in values[2:])
+        pair = builder.or_(low, builder.shl(high, ir.Constant(_PAIRS, [16] * LANES)))
+        builder.store(pair, _pointer(context, builder, array, *values[:2], _PAIRS)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def zeros(typing: Any) -> Any:
+    """Sixteen zeros."""
+    return vector(), lambda context, builder, signature, values: ir.Constant(_VECTOR, [0.0] * LANES)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def number(typing: Any, value: Any) -> Any:
+    """A float32 everywhere."""
+    return vector(types.float32), lambda context, builder, signature, values: _spread(builder, values[0], _VECTOR)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def if_larger(typing: Any, v: Any, m: Any, a: Any, b: Any) -> Any:
+    """Takes a where v > m or v is not a number, else b."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        one, other = values[:2]
+        better = builder.or_(builder.fcmp_ordered(">", one, other), builder.fcmp_unordered("uno", one, one))
+        return builder.select(better, *values[2:])
+
+    return vector(vector, vector, vector, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def if_not_positive(typing: Any, v: Any, a: Any, b: Any) -> Any:
+    """Takes a where v <= 0, else b."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<=", values[0], ir.Constant(_VECTOR, [0.0] * LANES)), *values[1:])
+
+    return vector(vector, vector, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_bytes(typing: Any, array: Any, at: Any, value: Any) -> Any:
+    """Writes sixteen whole numbers as bytes."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        given = builder.trunc(builder.fptosi(values[2], _PAIRS), _BYTES)
+        builder.store(given, _pointer(context, builder, array, *values[:2], _BYTES)).align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def where_byte(typing: Any, array: Any, at: Any, byte: Any, value: Any) -> Any:
+    """`value` where an array of bytes has `byte` (a uint8), else 0."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found = builder.load(_pointer(context, builder, array, *values[:2], _BYTES))
+        found.align = 1
+        same = builder.icmp_unsigned("==", found, _spread(builder, values[2], _BYTES))
+        return builder.select(same, values[3], ir.Constant(_VECTOR, [0.0] * LANES))
+
+    return vector(array, types.intp, types.uint8, vector), codegen
+
+
+@lower_builtin(operator.add, vector, vector)  # type: ignore[untyped-decorator]
+def _add(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    return builder.fadd(*values)
+
+
+@lower_builtin(operator.sub, vector, vector)  # type: ignore[untyped-decorator]
+def _subtract(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    return builder.fsub(*values)
+
+
+@infer_global(operator.add)
+@infer_global(operator.sub)
+class _Sums(ConcreteTemplate):  # type: ignore[misc]
+    cases = (typing_signature(vector, vector, vector),)
+
+
+_ONE, _TWO, _THREE, _NOWHERE = (np.float32(k) for k in (1, 2, 3, 255))
+
+
+@register_jitable
+def pool_window(y: Any, s: Any, right: Any, down: Any, bias: Any, out: Any, code: Any, o: Any, filters: Any, relu: Any) -> None:
+    """Writes, for each filter, bias plus the largest of the 2 × 2 results that begin at s, and its place; not a number wins."""
+    for f in range(0, filters, LANES):
+        m, w = load(y, s + f), zeros()
+        v = load(y, s + right + f)
+        m, w = if_larger(v, m, v, m), if_larger(v, m, number(_ONE), w)
+        v = load(y, s + down + f)
+        m, w = if_larger(v, m, v, m), if_larger(v, m, number(_TWO), w)
+        v = load(y, s + down + right + f)
+        m, w = if_larger(v, m, v, m), if_larger(v, m, number(_THREE), w)
+        m = m + load(bias, f)
+        if relu:
+            w = if_not_positive(m, number(_NOWHERE), w)
+            m = if_not_positive(m, zeros(), m)
+        store(out, o + f, m)
+        store_bytes(code, o + f, w)

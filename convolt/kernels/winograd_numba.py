@@ -1,0 +1,499 @@
+"""3 × 3 convolutions on the CPU in 2.25 times fewer products, with or without ReLU and max-pooling of 2 × 2 behind them.
+
+Winograd's F(2 × 2, 3 × 3) (Lavin & Gray 2016): of each tile of 4 × 4 inputs 16 sums are made, whose products with 16 sums
+of the weights give, summed again, a tile of 2 × 2 results: one pooling window. A block of tiles is transformed, multiplied
+and pooled before the next one is begun, so that nothing but inputs and results leaves the second cache. Sums are float32;
+in bfloat16 the transformed numbers are rounded once more before they are multiplied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import types
+from numba.extending import overload, register_jitable
+from torch import Tensor
+
+from convolt.kernels.bits_numba import Compiled
+from convolt.kernels.memory import bits, empty_channels_last, flat
+from convolt.kernels.threads import over_rows
+from convolt.kernels.vectors_numba import load, pool_window, product, store, store_pairs, where_byte, zeros
+
+LANES, PANEL, ROWS = 16, 32, 8  # numbers in a vector, columns and rows of a product
+BLOCK = 48  # tiles that are worked on at once, a multiple of ROWS
+PARTS_BYTES = 1 << 25  # of memory for weight gradients that are summed apart
+
+_multiply = product(ROWS, PANEL // LANES)
+
+
+# -- transforms of one vector of channels ----------------------------------------------------------------------------
+
+
+@register_jitable
+def _input_line(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Bᵀ times four numbers."""
+    return a - c, b + c, c - b, b - d
+
+
+@register_jitable
+def _input_line_back(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """B times four numbers."""
+    return a, b - c + d, b + c - a, zeros() - d
+
+
+@register_jitable
+def _output_line_back(a: Any, b: Any) -> Any:
+    """A times two numbers."""
+    return a, a + b, a - b, zeros() - b
+
+
+@register_jitable
+def _transformed(x: Any, s: Any, line: Any, channels: Any) -> Any:
+    """Bᵀ d B of the tile of 4 × 4 pixels that begins at s."""
+    one, two = channels, 2 * channels
+    a = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
+    s += line
+    b = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
+    s += line
+    c = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
+    s += line
+    d = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
+    return (_input_line(a[0], b[0], c[0], d[0]), _input_line(a[1], b[1], c[1], d[1]),
+            _input_line(a[2], b[2], c[2], d[2]), _input_line(a[3], b[3], c[3], d[3]))
+
+
+@register_jitable
+def _gradient_transformed(y: Any, s: Any, right: Any, down: Any) -> Any:
+    """A y Aᵀ of the 2 × 2 gradients that begin at s."""
+    a = _output_line_back(load(y, s), load(y, s + right))
+    b = _output_line_back(load(y, s + down), load(y, s + down + right))
+    return (_output_line_back(a[0], b[0]), _output_line_back(a[1], b[1]),
+            _output_line_back(a[2], b[2]), _output_line_back(a[3], b[3]))
+
+
+@register_jitable
+def _write_tile(out: Any, at: Any, step: Any, tile: Any) -> None:
+    """Writes what one of the two functions above returned: columns first, each number `step` behind the one before."""
+    _write_column(out, at, step, tile[0])
+    _write_column(out, at + 4 * step, step, tile[1])
+    _write_column(out, at + 8 * step, step, tile[2])
+    _write_column(out, at + 12 * step, step, tile[3])
+
+
+@register_jitable
+def _write_column(out: Any, at: Any, step: Any, column: Any) -> None:
+    store(out, at, column[0])
+    store(out, at + step, column[1])
+    store(out, at + 2 * step, column[2])
+    store(out, at + 3 * step, column[3])
+
+
+@register_jitable
+def _write_pairs(out: Any, at: Any, step: Any, a: Any, b: Any) -> None:
+    """The same for two tiles, side by side as pairs of bfloat16."""
+    _write_column_pairs(out, at, step, a[0], b[0])
+    _write_column_pairs(out, at + 4 * step, step, a[1], b[1])
+    _write_column_pairs(out, at + 8 * step, step, a[2], b[2])
+    _write_column_pairs(out, at + 12 * step, step, a[3], b[3])
+
+
+@register_jitable
+def _write_column_pairs(out: Any, at: Any, step: Any, a: Any, b: Any) -> None:
+    store_pairs(out, at, a[0], b[0])
+    store_pairs(out, at + step, a[1], b[1])
+    store_pairs(out, at + 2 * step, a[2], b[2])
+    store_pairs(out, at + 3 * step, a[3], b[3])
+
+
+@register_jitable
+def _results(m: Any, at: Any, step: Any, bias: Any, y: Any, o: Any, right: Any, down: Any) -> None:
+    """Writes Aᵀ m A + bias, the 2 × 2 results of a tile, to y from o on."""
+    a0, a1, a2, a3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
+    at += 4 * step
+    b0, b1, b2, b3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
+    at += 4 * step
+    c0, c1, c2, c3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
+    at += 4 * step
+    d0, d1, d2, d3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
+    p0, p1, p2, p3 = a0 + b0 + c0 + bias, a1 + b1 + c1, a2 + b2 + c2, a3 + b3 + c3
+    q0, q1, q2, q3 = b0 - c0 - d0 + bias, b1 - c1 - d1, b2 - c2 - d2, b3 - c3 - d3
+    store(y, o, p0 + p1 + p2)
+    store(y, o + down, p1 - p2 - p3 + bias)
+    store(y, o + right, q0 + q1 + q2)
+    store(y, o + down + right, q1 - q2 - q3 + bias)
+
+
+@register_jitable
+def _add_input_gradient(m: Any, at: Any, step: Any, dx: Any, s: Any, line: Any, channels: Any) -> None:
+    """Adds B m Bᵀ to the 4 × 4 pixels that begin at s."""
+    a = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
+    at += step
+    b = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
+    at += step
+    c = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
+    at += step
+    d = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
+    _add_column(dx, s, line, _input_line_back(a[0], b[0], c[0], d[0]))
+    _add_column(dx, s + channels, line, _input_line_back(a[1], b[1], c[1], d[1]))
+    _add_column(dx, s + 2 * channels, line, _input_line_back(a[2], b[2], c[2], d[2]))
+    _add_column(dx, s + 3 * channels, line, _input_line_back(a[3], b[3], c[3], d[3]))
+
+
+@register_jitable
+def _add_column(dx: Any, s: Any, line: Any, column: Any) -> None:
+    store(dx, s, load(dx, s) + column[0])
+    store(dx, s + line, load(dx, s + line) + column[1])
+    store(dx, s + 2 * line, load(dx, s + 2 * line) + column[2])
+    store(dx, s + 3 * line, load(dx, s + 3 * line) + column[3])
+
+
+# -- blocks of tiles -------------------------------------------------------------------------------------------------
+
+
+@register_jitable
+def _corner(tile: Any, sizes: Any) -> Any:
+    """(image, row, column) of the first pixel of a tile, and whether all of its pixels are in the image."""
+    _, height, width, _, _, down, across, up, left, _, _ = sizes
+    image, place = tile // (down * across), tile % (down * across)
+    row, column = place // across * 2 - up, place % across * 2 - left
+    return image, row, column, row >= 0 and column >= 0 and row + 4 <= height and column + 4 <= width
+
+
+@register_jitable
+def _pixels(x: Any, patch: Any, tile: Any, sizes: Any) -> Any:
+    """Returns whether a tile lies in the image and where it begins; else it is copied to `patch`, with zeros outside."""
+    _, height, width, channels, _, _, _, _, _, _, _ = sizes
+    image, row, column, inside = _corner(tile, sizes)
+    if not inside:
+        for i in range(4):
+            for j in range(4):
+                r, c, to = row + i, column + j, (4 * i + j) * channels
+                if r < 0 or c < 0 or r >= height or c >= width:
+                    for k in range(0, channels, LANES):
+                        store(patch, to + k, zeros())
+                else:
+                    _copy(x, ((image * height + r) * width + c) * channels, patch, to, channels)
+    return inside, ((image * height + row) * width + column) * channels
+
+
+def _numbers(v: Any) -> Any:
+    """An array of float32 itself, and one of pairs of bfloat16 as single ones."""
+
+
+@overload(_numbers, strict=False)
+def _numbers_of(v: Any) -> Any:
+    return (lambda v: v.view(np.int16)) if v.dtype == types.int32 else (lambda v: v)
+
+
+@register_jitable
+def _inputs(x: Any, patch: Any, v: Any, first: Any, count: Any, sizes: Any) -> None:
+    """v[point, tile, channel] of `count` tiles."""
+    channels, width = sizes[3], sizes[2]
+    for t in range(count):
+        inside, s = _pixels(x, patch, first + t, sizes)
+        if inside:
+            for i in range(0, channels, LANES):
+                _write_tile(v, t * channels + i, BLOCK * channels, _transformed(x, s + i, width * channels, channels))
+        else:
+            for i in range(0, channels, LANES):
+                _write_tile(v, t * channels + i, BLOCK * channels, _transformed(patch, i, 4 * channels, channels))
+
+
+@register_jitable
+def _input_tile(x: Any, patch: Any, inside: Any, s: Any, i: Any, line: Any, channels: Any) -> Any:
+    if inside:
+        return _transformed(x, s + i, line, channels)
+    return _transformed(patch, i, 4 * channels, channels)
+
+
+@register_jitable
+def _paired_inputs(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> None:
+    """v[point, tile // 2, channel, tile % 2], with zeros where the number of tiles is odd."""
+    channels, width = sizes[3], sizes[2]
+    line = width * channels
+    for t in range(0, count, 2):
+        inside, s = _pixels(x, patch, first + t, sizes)
+        if t + 1 < count:
+            also, r = _pixels(x, other, first + t + 1, sizes)
+        else:
+            also, r = False, 0
+            other[:] = 0
+        for i in range(0, channels, LANES):
+            _write_pairs(v, t // 2 * channels + i, BLOCK // 2 * channels, _input_tile(x, patch, inside, s, i, line, channels),
+                         _input_tile(x, other, also, r, i, line, channels))
+
+
+@register_jitable
+def _products(a: Any, b: Any, c: Any, count: Any, inner: Any, columns: Any) -> None:
+    """c[point, tile, column] = Σ a[point, tile, k] · b[point, column // PANEL, k, column % PANEL]."""
+    for point in range(16):
+        for panel in range(0, columns, PANEL):
+            for t in range(0, count, ROWS):
+                _multiply(a, (point * BLOCK + t) * inner, inner, 0, 1, b, point * inner * columns + panel * inner, PANEL,
+                         c, (point * BLOCK + t) * columns + panel, columns, 1, inner, 0)
+
+
+@register_jitable
+def _weight_products(a: Any, b: Any, c: Any, at: Any, count: Any, rows: Any, columns: Any, tiles: Any) -> None:
+    """c[point, row, column] += Σ a[point, tile, row] · b[point, tile, column], of arrays with room for `tiles`."""
+    for point in range(16):
+        for row in range(0, rows, ROWS):
+            for column in range(0, columns, PANEL):
+                _multiply(a, point * tiles * rows + row, 1, 0, rows, b, point * tiles * columns + column, columns,
+                         c, at + (point * rows + row) * columns + column, columns, 1, count, 1)
+
+
+@register_jitable
+def _unpooled(grad: Any, code: Any, o: Any, y: Any, total: Any, at: Any, filters: Any) -> None:
+    """The gradients of the four results of a window; those that pass are added to the bias's."""
+    for f in range(0, filters, LANES):
+        g = load(grad, o + f)
+        a, b = where_byte(code, o + f, np.uint8(0), g), where_byte(code, o + f, np.uint8(1), g)
+        c, d = where_byte(code, o + f, np.uint8(2), g), where_byte(code, o + f, np.uint8(3), g)
+        store(y, f, a)
+        store(y, filters + f, b)
+        store(y, 2 * filters + f, c)
+        store(y, 3 * filters + f, d)
+        store(total, at + f, load(total, at + f) + ((a + b) + (c + d)))
+
+
+@register_jitable
+def _copy(source: Any, s: Any, target: Any, t: Any, count: Any) -> None:
+    for i in range(0, count, LANES):
+        store(target, t + i, load(source, s + i))
+
+
+@register_jitable
+def _result_place(tile: Any, sizes: Any) -> Any:
+    """Where the results of a tile begin in an output without pooling."""
+    filters, down, across = sizes[4], sizes[5], sizes[6]
+    image, place = tile // (down * across), tile % (down * across)
+    return ((image * 2 * down + place // across * 2) * 2 * across + place % across * 2) * filters
+
+
+@register_jitable
+def _gradient_place(tile: Any, pool: Any, sizes: Any) -> Any:
+    """(where the 2 × 2 gradients of a tile begin, steps to the right and down): in four rows of a buffer, or in the map."""
+    filters, across = sizes[4], sizes[6]
+    if pool:
+        return 0, filters, 2 * filters
+    return _result_place(tile, sizes), filters, 2 * across * filters
+
+
+def _gradients(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
+               sizes: Any) -> None:
+    """m[point, tile, filter] of `count` tiles, and `sides`, the same for the product with the inputs."""
+
+
+@overload(_gradients, strict=False)
+def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
+                  sizes: Any) -> Any:
+    def single(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
+               sizes: Any) -> None:
+        filters = sizes[4]
+        for t in range(count):
+            s, right, down = _gradient_place(first + t, pool, sizes)
+            if pool:
+                _unpooled(grad, code, (first + t) * filters, y, total, at, filters)
+            for f in range(0, filters, LANES):
+                tile = _gradient_transformed(y, f, right, down) if pool else _gradient_transformed(grad, s + f, right, down)
+                _write_tile(m, t * filters + f, BLOCK * filters, tile)
+
+    def paired(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
+               sizes: Any) -> None:
+        filters = sizes[4]
+        numbers = m.view(np.int16)
+        for t in range(0, count, 2):
+            s, right, down = _gradient_place(first + t, pool, sizes)
+            more = t + 1 < count
+            o = _gradient_place(first + t + 1, pool, sizes)[0] if more else s
+            if pool:
+                _unpooled(grad, code, (first + t) * filters, y, total, at, filters)
+                if more:
+                    _unpooled(grad, code, (first + t + 1) * filters, again, total, at, filters)
+            if not more:
+                again[:] = 0
+            for f in range(0, filters, LANES):
+                a = _gradient_transformed(y, f, right, down) if pool else _gradient_transformed(grad, s + f, right, down)
+                if pool or not more:
+                    b = _gradient_transformed(again, f, filters, 2 * filters)
+                else:
+                    b = _gradient_transformed(grad, o + f, right, down)
+                _write_tile(numbers, t * filters + f, BLOCK * filters, a)
+                _write_tile(numbers, (t + 1) * filters + f, BLOCK * filters, b)
+                _write_pairs(sides, t // 2 * filters + f, BLOCK // 2 * filters, a, b)
+
+    return paired if m.dtype == types.int32 else single
+
+
+def _inputs_for_weights(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> Any:
+    """The inputs as the product with the gradients takes them; returns the length of its sums."""
+
+
+@overload(_inputs_for_weights, strict=False)
+def _inputs_for_weights_of(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> Any:
+    def single(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> Any:
+        _inputs(x, patch, v, first, count, sizes)
+        return count
+
+    def paired(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> Any:
+        _paired_inputs(x, patch, other, v, first, count, sizes)
+        return (count + 1) // 2
+
+    return paired if v.dtype == types.int32 else single
+
+
+# -- the passes ------------------------------------------------------------------------------------------------------
+
+
+def _forward_units(x: Any, u: Any, bias: Any, out: Any, code: Any, sizes: Any, pool: Any, relu: Any, inner: Any, first: Any,
+                   last: Any) -> None:
+    """The images of units first … last - 1."""
+    n, _, _, channels, filters, down, across, _, _, images, _ = sizes
+    v = np.zeros(16 * BLOCK * inner, u.dtype)
+    m, y = np.empty(16 * BLOCK * filters, np.float32), np.empty(4 * filters, np.float32)
+    nothing = np.zeros(filters, np.float32)
+    patch = np.empty(16 * channels, x.dtype)
+    end = min(n, last * images) * down * across
+    for start in range(first * images * down * across, end, BLOCK):
+        count = min(BLOCK, end - start)
+        _inputs(x, patch, _numbers(v), start, count, sizes)
+        _products(v, u, m, count, inner, filters)
+        for t in range(count):
+            for f in range(0, filters, LANES):
+                if pool:
+                    _results(m, t * filters + f, BLOCK * filters, load(bias, f), y, f, filters, 2 * filters)
+                else:
+                    o = _result_place(start + t, sizes) + f
+                    _results(m, t * filters + f, BLOCK * filters, load(bias, f), out, o, filters, 2 * across * filters)
+            if pool:
+                pool_window(y, 0, filters, 2 * filters, nothing, out, code, (start + t) * filters, filters, relu)
+
+
+def _backward_parts(grad: Any, code: Any, x: Any, u: Any, dx: Any, weights: Any, biases: Any, sizes: Any, pool: Any, inner: Any,
+                    first: Any, last: Any) -> None:
+    """The images of parts first … last - 1: gradients of the inputs, if `dx` has room for them, and sums of weights' and biases'."""
+    n, height, width, channels, filters, down, across, _, _, images, parts = sizes
+    units = (n + images - 1) // images
+    v, m = np.zeros(16 * BLOCK * (channels * inner // filters), u.dtype), np.zeros(16 * BLOCK * inner, u.dtype)
+    sides = np.zeros(16 * BLOCK // 2 * filters if inner < filters else 1, u.dtype)
+    dv = np.empty(16 * BLOCK * channels, np.float32)
+    patch, other = np.empty(16 * channels, x.dtype), np.empty(16 * channels, x.dtype)
+    y, again = np.empty(4 * filters, np.float32), np.empty(4 * filters, np.float32)
+    here = np.empty(height * width * channels * images if dx.size else 0, np.float32)
+    for part in range(first, last):
+        at = part * 16 * channels * filters
+        weights[at : at + 16 * channels * filters] = np.float32(0)
+        biases[part * filters : (part + 1) * filters] = np.float32(0)
+        for unit in range(units * part // parts, units * (part + 1) // parts):
+            here[:] = np.float32(0)
+            image, end = unit * images, min(n, (unit + 1) * images)
+            for start in range(image * down * across, end * down * across, BLOCK):
+                count = min(BLOCK, end * down * across - start)
+                _gradients(grad, code, y, again, m, sides, biases, part * filters, start, count, pool, sizes)
+                length = _inputs_for_weights(x, patch, other, v, start, count, sizes)
+                if inner < filters:
+                    _weight_products(v, sides, weights, at, length, channels, filters, BLOCK // 2)
+                else:
+                    _weight_products(v, m, weights, at, length, channels, filters, BLOCK)
+                if dx.size:
+                    _products(m, u, dv, count, inner, channels)
+                    _add_tiles(dv, here, patch, start, count, image, sizes)
+            if dx.size:
+                o = image * height * width * channels
+                _copy(here, 0, dx, o, (end - image) * height * width * channels)
+
+
+@register_jitable
+def _add_tiles(dv: Any, here: Any, patch: Any, first: Any, count: Any, image: Any, sizes: Any) -> None:
+    """Adds the gradients of tiles to those of the images from `image` on."""
+    _, height, width, channels, _, _, _, _, _, _, _ = sizes
+    edge = np.empty(16 * channels, np.float32)
+    for t in range(count):
+        number, row, column, inside = _corner(first + t, sizes)
+        s = (((number - image) * height + row) * width + column) * channels
+        if inside:
+            for i in range(0, channels, LANES):
+                _add_input_gradient(dv, t * channels + i, BLOCK * channels, here, s + i, width * channels, channels)
+        else:
+            edge[:] = np.float32(0)
+            for i in range(0, channels, LANES):
+                _add_input_gradient(dv, t * channels + i, BLOCK * channels, edge, i, 4 * channels, channels)
+            for i in range(max(0, -row), min(4, height - row)):
+                for j in range(max(0, -column), min(4, width - column)):
+                    to, at = s + (i * width + j) * channels, (4 * i + j) * channels
+                    for k in range(0, channels, LANES):
+                        store(here, to + k, load(here, to + k) + load(edge, at + k))
+
+
+def _add_parts(parts: Any, total: Any) -> None:
+    for part in range(parts.size // total.size):
+        for i in range(total.size):
+            total[i] += parts[part * total.size + i]
+
+
+_forward = Compiled(_forward_units)
+_backward = Compiled(_backward_parts)
+_sum = Compiled(_add_parts)
+
+_G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_GG = torch.kron(_G, _G)  # columns of a window first
+
+
+def _weights(weight: Tensor, dtype: torch.dtype, back: bool) -> Any:
+    """G w Gᵀ, columns first, as (16, panels, k, PANEL) for products with inputs, or (`back`) with gradients; flat."""
+    order = (3, 2, 0, 1) if back else (3, 2, 1, 0)
+    w = weight.detach().float().permute(order)
+    u = (_GG @ w.reshape(9, -1)).view(16, *w.shape[2:])
+    inner, columns = u.shape[1:]
+    if dtype == torch.bfloat16:
+        pairs = u.to(dtype).view(16, inner // 2, 2, columns // PANEL, PANEL).permute(0, 3, 1, 4, 2)
+        return pairs.contiguous().view(torch.int32).view(-1).numpy()
+    return u.view(16, inner, columns // PANEL, PANEL).permute(0, 2, 1, 3).contiguous().view(-1).numpy()
+
+
+def _sizes(x: Tensor, filters: int, padding: tuple[int, int], parts: int = 0) -> tuple[int, ...]:
+    n, channels, height, width = x.shape
+    down, across = (height + 2 * padding[0] - 2) // 2, (width + 2 * padding[1] - 2) // 2
+    images = max(1, -(-BLOCK // (down * across)))
+    return n, height, width, channels, filters, down, across, *padding, images, parts
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], pool: bool, relu: bool,
+            keep: bool) -> tuple[Tensor, Tensor | None]:
+    """See `reference.winograd_forward`; `x` has channels-last memory."""
+    filters = weight.shape[0]
+    sizes = _sizes(x, filters, padding)
+    n, channels, down, across, images = x.shape[0], x.shape[1], sizes[5], sizes[6], sizes[9]
+    places = (down, across) if pool else (2 * down, 2 * across)
+    out = empty_channels_last((n, filters, *places), x.dtype, x.device)
+    code = empty_channels_last((n, filters, *places) if pool else (0, filters, 0, 0), torch.uint8, x.device)
+    added = torch.zeros(filters) if bias is None else bias.detach().float().contiguous()
+    inner = channels // 2 if x.dtype == torch.bfloat16 else channels
+    arrays = (bits(x), _weights(weight, x.dtype, False), added.numpy(), bits(out), flat(code).numpy(), sizes, pool, relu, inner)
+    over_rows(lambda first, last: _forward(*arrays, first, last), -(-n // images), x.nbytes * filters)
+    return out, code if pool and keep else None
+
+
+def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, padding: tuple[int, int],
+             want_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """See `reference.winograd_backward`; all large tensors have channels-last memory."""
+    filters, channels = weight.shape[:2]
+    size = 16 * channels * filters
+    units = -(-x.shape[0] // _sizes(x, filters, padding)[9])
+    parts = max(1, min(units, 16, max(2, PARTS_BYTES // (4 * size))))
+    sizes = _sizes(x, filters, padding, parts)
+    dx = empty_channels_last(tuple(x.shape) if want_x else (0, channels, 0, 0), x.dtype, x.device)
+    sums, biases = torch.empty(parts * size), torch.empty(parts, filters)
+    places = torch.empty(0, dtype=torch.uint8) if code is None else flat(code)
+    inner = filters // 2 if x.dtype == torch.bfloat16 else filters
+    arrays = (bits(grad), places.numpy(), bits(x), _weights(weight, x.dtype, True), bits(dx), sums.numpy(), biases.view(-1).numpy(), sizes,
+              code is not None, inner)
+    over_rows(lambda first, last: _backward(*arrays, first, last), parts, x.nbytes * filters)
+    total = torch.zeros(size)
+    _sum(sums.numpy(), total.numpy())
+    dweight = (_GG.t() @ total.view(16, -1)).view(3, 3, channels, filters).permute(3, 2, 1, 0).contiguous()
+    dbias = grad.sum((0, 2, 3), dtype=torch.float32) if code is None else biases.sum(0)
+    return dx if want_x else None, dweight, dbias
