@@ -62,6 +62,16 @@ class ArrayFlow:
         parts = (x, *(a[rows.numpy()] for a in (self._y, self._weights) if a is not None))
         return parts if len(parts) > 1 else x
 
+    def of_epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
+        """Yields the batches of an epoch from batch number `first` on."""
+        before, self.epoch = self.epoch, epoch
+        try:
+            for number in range(first, len(self)):
+                self.epoch = epoch
+                yield self[number]
+        finally:
+            self.epoch = before
+
     def on_epoch_end(self) -> None:
         """Goes on to the next epoch."""
         self.epoch += 1

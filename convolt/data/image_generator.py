@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from convolt.data.augment.draft import Draft
 from convolt.data.augment.engine import Augmentation
 from convolt.data.augment.keys import keys as make_keys
 from convolt.data.augment.scaling import Normalize, Rescale
+from convolt.data.directory_flow import DirectoryFlow
+from convolt.data.folder import ImageFolder
 from convolt.data.generator_transforms import FixedGeometry, GeneratorGeometry, affine_rows, drawn_shift
 from convolt.errors import ArgumentError, ConvoltWarning, ShapeError, StateError, explain
 
@@ -267,6 +270,49 @@ class ImageDataGenerator:
             arrays = [None if a is None else a[:split] if subset == "validation" else a[split:] for a in arrays]
         pictures = self._outside(arrays[0])  # type: ignore[arg-type]
         return ArrayFlow(self._changed, pictures, arrays[1], arrays[2], batch_size, shuffle, seed or 0)
+
+    def flow_from_directory(self, directory: str | Path, target_size: tuple[int, int] = (256, 256), color_mode: str = "rgb",
+                            classes: Sequence[str] | None = None, class_mode: str | None = "categorical", batch_size: int = 32,
+                            shuffle: bool = True, seed: int | None = None, follow_links: bool = False, subset: str | None = None,
+                            interpolation: str = "nearest", keep_aspect_ratio: bool = False) -> DirectoryFlow:
+        """Returns batches of changed pictures of a folder with one folder per class, epoch after epoch without end.
+
+        Args:
+            directory: the folder.
+            target_size: (height, width) that all pictures get.
+            color_mode: "rgb", "rgba" or "grayscale".
+            classes: the class folders in the order of their numbers; None: sorted by name.
+            class_mode: see `DirectoryFlow`.
+            batch_size, shuffle, seed: as in `flow`.
+            follow_links: follow links to folders.
+            subset: "training" or "validation", where the generator has a validation_split: of each class its first pictures are
+                for validation.
+            interpolation: of the resizing.
+            keep_aspect_ratio: cut pictures to the target's shape before they are resized.
+
+        Raises:
+            ArgumentError: an argument is out of range.
+            DataError: no such folder, or no pictures.
+        """
+        if self.featurewise_center and self.mean is None:
+            raise StateError(explain("ImageDataGenerator.flow_from_directory", "featurewise statistics that nobody learnt",
+                                     "a call of fit(pictures) first"))
+        folder = ImageFolder(directory, target_size, color_mode, "inferred", classes, interpolation,
+                             "crop" if keep_aspect_ratio else "stretch", follow_links)
+        if subset is not None:
+            if subset not in ("training", "validation") or not self.validation_split:
+                raise ArgumentError(explain("ImageDataGenerator.flow_from_directory(subset)", repr(subset),
+                                            "'training' or 'validation', with ImageDataGenerator(validation_split=...)"))
+            held_out = np.zeros(len(folder), bool)
+            for number in range(len(folder.class_names)):
+                own = np.flatnonzero(folder.labels == number)
+                held_out[own[: int(len(own) * self.validation_split)]] = True
+            folder = folder.subset(np.flatnonzero(held_out if subset == "validation" else ~held_out))
+        return DirectoryFlow(self._changed_outside, folder, class_mode, batch_size, shuffle, seed or 0)
+
+    def _changed_outside(self, pictures: Tensor, index: Tensor | None, keys: Tensor) -> Array:
+        """Changes decoded pictures, whose channels come last."""
+        return self._changed(pictures if pictures.is_floating_point() else pictures.to(torch.float32), index, keys)
 
     def _changed(self, pictures: Tensor, index: Tensor | None, keys: Tensor) -> Array:
         """Returns the rows `index` of pictures, changed and standardized."""

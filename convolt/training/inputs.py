@@ -148,6 +148,8 @@ def _opener(x: Any, batch_size: int, seed: int, order: Order | None) -> tuple[Ca
             return iter(DataLoader(x, batch_size, sampler=rows[first * batch_size :], generator=epoch_generator(seed, epoch)))
 
         return load, -(-count // batch_size)
+    if hasattr(x, "of_epoch"):  # an iterator without end that can be asked for any epoch
+        return x.of_epoch, len(x)
     length = len(x) if hasattr(x, "__len__") else None
     if hasattr(x, "__iter__"):
         return (lambda epoch, first: _behind(x, first)), length
@@ -195,7 +197,7 @@ def _generators_of(x: Any) -> list[torch.Generator]:
 
 def peek(x: Any, batch_size: int) -> tuple[Any, Any]:
     """Returns the first batch of `x` and an `x` that still has it."""
-    if hasattr(x, "__next__"):
+    if hasattr(x, "__next__") and not hasattr(x, "of_epoch"):
         first = next(iter(x), None)
         if first is None:
             raise DataError(explain("the generator", "no batches", "at least one"))

@@ -1,0 +1,1 @@
+"""Keras's import paths of preprocessing; holds nothing of its own."""
