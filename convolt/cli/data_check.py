@@ -38,12 +38,14 @@ def _print(data: str, found: Any) -> None:
         sizes = list(part.sizes.items())
         few = min(part.classes.values(), default=0)
         many = max(part.classes.values(), default=0)
+        each = f"{few:,} to {many:,} pictures" if few != many else f"{few:,} pictures each"
+        conflicts = f", {len(part.conflicts)} with labels that differ" if part.conflicts else ""
         rows = [
             ("pictures", f"{part.pictures:,}"),
-            ("classes", f"{len(part.classes):,}, of {few:,} to {many:,} pictures" if few != many else f"{len(part.classes):,}, of {few:,} pictures each"),
+            ("classes", f"{len(part.classes):,}, of {each}"),
             ("sizes", ", ".join(f"{size} ({count:,})" for size, count in sizes[:SHOWN]) + _more(len(sizes))),
             ("broken", _count(len(part.broken), "file")),
-            ("duplicates", _count(len(part.duplicates), "group") + (f", {len(part.conflicts)} with labels that differ" if part.conflicts else "")),
+            ("duplicates", _count(len(part.duplicates), "group") + conflicts),
         ]
         say.rows(rows)
         if 1 < len(part.classes) <= 30 and few != many:
@@ -57,7 +59,7 @@ def _print(data: str, found: Any) -> None:
     for one, other in found.leaks[:SHOWN]:
         say.line(f"  leak: {one} is also {other}", "yellow")
     if len(found.parts) > 1:
-        say.rows([("leaks", f"{len(found.leaks)} from training into other parts" if found.leaks else "none from training into other parts")])
+        say.rows([("leaks", f"{len(found.leaks) or 'none'} from training into other parts")])
     for part, label in found.empty_classes:
         say.line(f"  no pictures of {label} in {part}", "yellow")
     say.heading(f"{say.plural(found.faults, 'fault')}: --json lists all of them" if found.faults else "Nothing wrong.")

@@ -285,12 +285,12 @@ def stream_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Te
 
 def copied_ahead(items: Iterator[HostBatch], send: Callable[[HostBatch], Batch], device: torch.device) -> Iterator[Batch]:
     """Yields the batches on a CUDA device; while one is used, the next is copied on a stream of its own. The host waits for neither."""
-    side = torch.cuda.Stream(device)
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def sent(item: HostBatch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(side):
             batch = send(item)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(side)
         return batch, done
 

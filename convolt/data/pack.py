@@ -129,7 +129,7 @@ class PackedPictures(Pictures):
     def __init__(self, title: str, info: PartInfo, labels: np.ndarray | None, class_names: list[str], data: np.ndarray, offsets: np.ndarray,
                  checksums: np.ndarray, size: tuple[int, int] | None, decoding: dict[str, object], workers: int | None) -> None:
         options = {name: str(value) for name, value in decoding.items() if value is not None}
-        super().__init__(title, info.files, labels, class_names, size, workers=workers, **options)  # type: ignore[arg-type]
+        super().__init__(title, info.files, labels, class_names, size, workers=workers, **options)
         self._data, self._offsets, self._checksums = data, offsets, checksums
 
     def content(self, index: int) -> bytes:

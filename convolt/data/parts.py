@@ -71,7 +71,7 @@ def load_parts(spec: str, parts: Mapping[str, Pictures]) -> dict[str, Arrays]:
         raise DataError(explain(spec, f"pictures that take {needed / 2**30:.1f} GB decoded", f"at most {room / 2**30:.1f} GB",
                                 f"Pack them: convolt data pack {spec} FILE.pack, then --data FILE.pack. In Python, fit streams what does "
                                 "not fit. CONVOLT_DATA_MEMORY=64GB sets another bound."))
-    loaded = {}
+    loaded: dict[str, Arrays] = {}
     for name, part in parts.items():
         x, y = part.load()
         if y is None:

@@ -103,7 +103,7 @@ def _index(path: Path) -> list[Entry]:
         with open(path, "rb") as file:  # tarfile takes a file that ends within a header for a whole one
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise DataError(explain(str(path), f"an end after {end:,} bytes without the mark of one", "a whole shard", "Fetch it again."))
+                raise DataError(explain(str(path), f"an end after {end:,} bytes without its mark", "a whole shard", "Fetch it again."))
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise
@@ -147,7 +147,8 @@ def label_of(thing: str, content: bytes, ending: str) -> tuple[int, ...] | None:
     try:
         if ending == ".json":
             values = json.loads(content)
-            value = next((values[name] for name in ("label", "labels", "cls") if name in values), None) if isinstance(values, dict) else None
+            named = values if isinstance(values, dict) else {}
+            value = next((named[name] for name in ("label", "labels", "cls") if name in named), None)
             if value is None:
                 return None
             numbers = value if isinstance(value, list) else [value]
@@ -160,7 +161,8 @@ def label_of(thing: str, content: bytes, ending: str) -> tuple[int, ...] | None:
     return tuple(numbers)
 
 
-def _labels(files: list[str], found: list[tuple[int, ...] | None], class_names: Sequence[str] | None) -> tuple[np.ndarray | None, list[str]]:
+def _labels(files: list[str], found: list[tuple[int, ...] | None],
+            class_names: Sequence[str] | None) -> tuple[np.ndarray | None, list[str]]:
     given = [label for label in found if label is not None]
     if not given:
         return None, list(class_names or [])
@@ -194,5 +196,5 @@ class TarPictures(Pictures):
             file.seek(offset)
             content = file.read(size)
         if len(content) != size:
-            raise DataError(explain(self.files[index], f"{len(content):,} bytes", f"{size:,}", "The shard has changed since it was indexed."))
+            raise DataError(explain(self.files[index], f"{len(content):,} bytes", f"{size:,}", "The shard was changed meanwhile."))
         return content

@@ -115,10 +115,13 @@ class ShardStream:
         pieces = iter(lambda: list(islice(samples, PIECE)), [])
         decoded = ahead(lambda piece: [self._decode(sample) for sample in piece], pieces, self.workers,
                         self.workers + 3 * -(-batch_size // PIECE))
-        good = (result for results in decoded for result in results if self._note(result))
+        good = (result for results in decoded for result in results if self._note(result) and not isinstance(result, BadFile))
         while batch := list(islice(good, batch_size)):
             x = np.stack([picture for picture, _ in batch])
-            yield (x,) if batch[0][1] is None else (x, np.stack([label for _, label in batch]))
+            labels = [label for _, label in batch if label is not None]
+            if labels and len(labels) < len(batch):
+                raise DataError(explain(f"{self!r}", "pictures with and without labels", "KEY.cls beside each KEY.jpg, or beside none"))
+            yield (x, np.stack(labels)) if labels else (x,)
 
     def _samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
         """Yields the samples of an epoch, mixed within a buffer."""

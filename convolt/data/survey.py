@@ -81,8 +81,9 @@ class Look:
 def survey(parts: Mapping[str, Pictures]) -> Survey:
     """Decodes every picture of every part once.
 
-    Two pictures count as the same if their perceptual hashes differ in at most `NEAR` of 128 bits: 64 bits that say where brightness rises from one of 8 × 9 fields
-    to the next (difference hash, N. Krawetz 2013) and 64 that say the same downwards. Pictures of one colour have none.
+    Two pictures count as the same if their perceptual hashes differ in at most `NEAR` of 128 bits: 64 bits that say where brightness
+    rises from one of 8 × 9 fields to the next (difference hash, N. Krawetz 2013) and 64 that say the same downwards. Pictures of one
+    colour have none.
     """
     found: dict[str, PartSurvey] = {}
     where: list[tuple[str, int]] = []

@@ -80,7 +80,7 @@ def test_what_is_left_to_pillow(by_pillow_alone):
     for data in (cmyk, good[: len(good) // 2], b"", encode(noisy(), "PNG")):
         assert jpeg.decode(data, None, "stretch", 10**9, True) is None
     assert jpeg.decode(good, None, "stretch", 120 * 90 - 1, True) is None
-    with pytest.raises(DataError, match="120×90|90×120"):
+    with pytest.raises(DataError, match="90×120 pixels"):
         decode_image(good, max_pixels=120 * 90 - 1)
     with pytest.raises(DataError, match="truncated"):
         decode_image(good[: len(good) // 2])
