@@ -19,9 +19,10 @@ TOLERANCE = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
 
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-RULES = 4  # of the choice; a new number makes earlier measurements void
+RULES = 5  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
+LONG_STEP = 0.2  # seconds; longer ones are measured once
 WORTH = 1.03  # a form must be this much faster to be taken
 
 
@@ -109,6 +110,15 @@ class Search:
                            plain, self._batch_size)
         return layers, *self._rows
 
+    def _in_turn(self, module: nn.Module, precision: torch.dtype) -> tuple[float, float]:
+        """Returns seconds of a candidate and of the best form so far, short ones in turn: a busy second must not decide."""
+        rounds = 3 if self._best_seconds < LONG_STEP else 1
+        times: list[tuple[float, float]] = []
+        for _ in range(rounds):
+            candidate = self._probe.seconds(module, precision, budget=1.0 / rounds)
+            times.append((candidate, self._probe.seconds(self._best, self.precision, budget=1.0 / rounds)))
+        return min(a for a, _ in times), min(b for _, b in times)
+
     def _changes_nothing(self, name: str) -> bool:
         """Whether rewrites that were chosen before leave nothing for this one."""
         assert self._traced is not None
@@ -137,8 +147,7 @@ class Search:
             why = f"loss off by {loss_error:.1e} (allowed {allowed[0]:.0e}), gradients by {gradient_error:.1e} (allowed {allowed[1]:.0e})"
             self._rows.append(Row(name, None, None, loss_error, gradient_error, "refused", why))
             return
-        seconds = self._probe.seconds(module, precision, budget=1.0)
-        before = min(self._best_seconds, self._probe.seconds(self._best, self.precision, budget=1.0))
+        seconds, before = self._in_turn(module, precision)
         faster, memory = before / seconds, self._probe.kept_bytes(module, precision)
         rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
         verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
