@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convolt.compiler.host import keep_freed_memory
+from convolt.compiler.inference import Runner
 from convolt.data.batches import Batch
 from convolt.errors import DataError, explain
 from convolt.training import checks, inputs
@@ -32,6 +34,7 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     if trainer is not None:
         device = trainer.device
         model.to(device)
+    keep_freed_memory()
     data = _batches(model, x, batch_size or 32, steps, device)
     progress = Progress(1, data.steps, verbose, label="predict")
     hooks = CallbackList(callbacks, model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
@@ -39,9 +42,12 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     model.eval()
     hooks.on_predict_begin()
     progress.epoch_begin(0)
+    samples = data.samples if steps is None else steps * (batch_size or 32)
+    half = trainer is not None and trainer.precision == "bfloat16"
+    runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
     try:
         with torch.no_grad():
-            structure, collected = _run(model, data, steps, hooks, progress)
+            structure, collected = _run(model, runner, data, steps, hooks, progress)
         progress.epoch_end({}, sum(len(part) for part in collected[0]))
     finally:
         progress.close()
@@ -61,7 +67,7 @@ def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: tor
     return inputs.from_arrays((xs, [], []), batch_size, device)
 
 
-def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackList,
+def _run(model: Any, runner: Runner, data: inputs.Batches, steps: int | None, hooks: CallbackList,
          progress: Progress) -> tuple[Any, list[list[np.ndarray]]]:
     """Runs the batches; returns (an example of the model's output, NumPy parts of each output)."""
     waiting: list[list[Tensor]] = []
@@ -73,7 +79,7 @@ def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackLis
     for index, batch in enumerate(itertools.islice(data.epoch(), steps)):
         if batch_hooks:
             hooks.on_predict_batch_begin(index)
-        structure, outputs = room.attempt(partial(_outputs, model, batch, room), batch.size)
+        structure, outputs = room.attempt(partial(_outputs, model, runner, batch, room), batch.size)
         waiting.append(outputs)
         done = done or [[] for _ in outputs]
         seen += batch.size
@@ -89,13 +95,13 @@ def _run(model: Any, data: inputs.Batches, steps: int | None, hooks: CallbackLis
     return structure, done
 
 
-def _outputs(model: Any, batch: Batch, room: Room) -> tuple[Any, list[Tensor]]:
+def _outputs(model: Any, runner: Runner, batch: Batch, room: Room) -> tuple[Any, list[Tensor]]:
     """Returns (what the model gives for a batch, or for a part of it; its outputs for all of it, channels last)."""
     dtypes = model.input_dtypes or [None] * len(batch.x)
     structure: Any = None
     found = []
     for piece in room.pieces(batch):
-        structure = model(*(enter(x, dtype, model.data_format) for x, dtype in zip(piece.x, dtypes, strict=True)))
+        structure = runner(*(enter(x, dtype, model.data_format) for x, dtype in zip(piece.x, dtypes, strict=True)))
         found.append([leave(output) for output in flat_outputs(structure)])
     return structure, found[0] if len(found) == 1 else [torch.cat(parts) for parts in zip(*found, strict=True)]
 

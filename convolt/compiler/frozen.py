@@ -1,0 +1,151 @@
+"""Convolutions whose weights change no more: batch normalization folded in, laid out for the hardware, with all that follows in one call.
+
+Three ways to compute one: Winograd's tiles for 3 × 3 windows over many channels (CPU, float32), oneDNN with weights laid out
+beforehand (CPU), and PyTorch's own convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from convolt import activations, kernels
+from convolt.kernels.memory import channels_last
+
+Activation = Callable[[Tensor], Tensor]
+
+ONEDNN: dict[Activation, tuple[str, list[float], str]] = {
+    activations.relu: ("relu", [], ""), activations.relu6: ("hardtanh", [0.0, 6.0], ""), activations.sigmoid: ("sigmoid", [], ""),
+    activations.tanh: ("tanh", [], ""), activations.silu: ("swish", [], ""), activations.hard_silu: ("hardswish", [], ""),
+}
+"""Activations that oneDNN computes within a convolution: its name for them, their numbers, the variant."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What one frozen convolution stands for.
+
+    Attributes:
+        weight: (F, C / groups, height, width), batch normalization folded in, float32.
+        bias: (F,) or None.
+        stride, padding, dilation: vertical and horizontal; `padding` is what the convolution adds itself.
+        groups: of channels.
+        border: zeros to be added before, as `F.pad` takes them; empty if none.
+        activation: at the end; `activations.linear` for none.
+        added: whether another tensor is added before the activation.
+        pool: 2 where windows of 2 × 2 are pooled at the end, else 1.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    border: Sequence[int] = ()
+    activation: Activation = activations.linear
+    added: bool = False
+    pool: int = 1
+
+
+def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
+    """Returns the module that computes a chain for inputs of a shape (N, C, H, W) fastest.
+
+    The choice follows from shapes, types and the device alone, so that the same model gives the same bits.
+    """
+    if chain.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return Plain(chain, dtype)
+    height, width = (size + sum(chain.border[i : i + 2]) for size, i in zip(shape[2:], (2, 0), strict=True)) if chain.border else shape[2:]
+    padded = (shape[0], shape[1], height, width)
+    plain_window = chain.stride == chain.dilation == (1, 1) and chain.groups == 1 and tuple(chain.weight.shape[2:]) == (3, 3)
+    if plain_window and dtype == torch.float32 and kernels.tiles_pay(padded, len(chain.weight), chain.padding):
+        return Tiled(chain, padded)
+    return Packed(chain, padded, dtype)
+
+
+class Frozen(nn.Module):
+    """What the three have in common: the border before, the residual and the pooling behind."""
+
+    def __init__(self, chain: Chain, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.chain, self.dtype = chain, dtype
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Returns the chain's result, in the type of the computation."""
+        x = x.to(self.dtype)
+        if self.chain.border:
+            x = F.pad(x, list(self.chain.border))
+        return self.compute(channels_last(x), None if residual is None else residual.to(self.dtype))
+
+    def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Returns the result for an input with its border."""
+        raise NotImplementedError
+
+
+def _behind(chain: Chain, y: Tensor, residual: Tensor | None, activated: bool) -> Tensor:
+    """Residual, activation (unless it is done) and pooling of a convolution's result, which is overwritten."""
+    if residual is not None:
+        y = y.add_(residual)
+    if not activated and chain.activation is not activations.linear:
+        y = y.relu_() if chain.activation is activations.relu else chain.activation(y)
+    return F.max_pool2d(y, chain.pool) if chain.pool > 1 else y
+
+
+class Plain(Frozen):
+    """PyTorch's convolution."""
+
+    def __init__(self, chain: Chain, dtype: torch.dtype) -> None:
+        super().__init__(chain, dtype)
+        self._weight = chain.weight.to(dtype, memory_format=torch.channels_last)
+        self._bias = None if chain.bias is None else chain.bias.to(dtype)
+
+    def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """See `Frozen`."""
+        chain = self.chain
+        y = F.conv2d(x, self._weight, self._bias, chain.stride, chain.padding, chain.dilation, chain.groups)
+        return _behind(chain, y, residual, activated=False)
+
+
+class Packed(Frozen):
+    """oneDNN's convolution with the activation, or sum and activation, inside, and with weights in the layout that it wants."""
+
+    def __init__(self, chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__(chain, dtype)
+        self._window = (list(chain.padding), list(chain.stride), list(chain.dilation), chain.groups)
+        given = chain.weight.to(dtype).to_mkldnn()
+        self._weight = torch._C._nn.mkldnn_reorder_conv2d_weight(given, *self._window, list(shape))  # type: ignore[attr-defined]
+        self._bias = None if chain.bias is None else chain.bias.to(dtype)
+        self._inside = ONEDNN.get(chain.activation) if not chain.added else None
+
+    def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """See `Frozen`."""
+        chain = self.chain
+        if residual is not None and chain.activation in (activations.relu, activations.linear):
+            name = "relu" if chain.activation is activations.relu else None
+            y: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, channels_last(residual), self._weight, self._bias, *self._window,
+                                                                       "add", 1.0, name, [], "")
+            return _behind(chain, y, None, activated=True)
+        name, numbers, variant = self._inside or ("none", [], "")
+        y = torch.ops.mkldnn._convolution_pointwise(x, self._weight, self._bias, *self._window, name, numbers, variant)
+        return _behind(chain, y, residual, activated=self._inside is not None)
+
+
+class Tiled(Frozen):
+    """Winograd's convolution by tiles of 4 × 4 results, with bias, sum, ReLU and pooling on the way back."""
+
+    def __init__(self, chain: Chain, shape: Sequence[int]) -> None:
+        super().__init__(chain, torch.float32)
+        self._filters: Any = kernels.tiled_filters(chain.weight, tuple(shape), chain.padding)
+        self._all = chain.activation in (activations.relu, activations.linear)
+
+    def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """See `Frozen`."""
+        chain = self.chain
+        if not self._all:
+            return _behind(chain, self._filters(x, chain.bias), residual, activated=False)
+        return self._filters(x, chain.bias, residual, chain.activation is activations.relu, chain.pool)  # type: ignore[no-any-return]

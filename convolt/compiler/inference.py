@@ -1,0 +1,317 @@
+"""A model as `predict` runs it: batch normalization folded into convolutions, weights laid out once, chains in one call.
+
+`freeze_model` gives a graph that computes what the model computes in inference mode, as long as its weights stay as they are.
+`Runner` uses it once a model has enough to do to repay the freezing, and notices when a weight has changed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, fx, nn
+
+from convolt import activations, kernels
+from convolt.compiler.frozen import Chain, freeze
+from convolt.compiler.fuse import feeds_only, first_input, fuse, is_relu, module_of, norm_of, pool_of, summands
+from convolt.compiler.trace import Untraceable, trace
+from convolt.kernels.memory import is_dense
+from convolt.layers import Activation, BatchNormalization, Conv2D, DepthwiseConv2D, Dropout, ReLU, SiLU, ZeroPadding2D
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
+"""Largest difference from the model itself, relative to its largest output."""
+
+ENOUGH_WORK = {"cpu": 5e10}
+"""Products (see `_work`) that repay the freezing: about a second's on two cores of a CPU. A GPU is asked for a hundred times more."""
+
+_OF_TORCH = {nn.ReLU6: activations.relu6, nn.SiLU: activations.silu, nn.Sigmoid: activations.sigmoid, nn.Tanh: activations.tanh,
+             nn.Hardswish: activations.hard_silu}
+_INSIDE = (activations.relu, activations.relu6, activations.silu, activations.sigmoid, activations.tanh, activations.hard_silu)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A model with fixed weights.
+
+    Attributes:
+        module: takes what the model takes, gives what it gives.
+        count: how many convolutions are computed in which way, and how many batch normalizations were folded.
+        error: largest difference from the model on the first samples, relative to its largest output.
+    """
+
+    module: fx.GraphModule
+    count: dict[str, int]
+    error: float
+
+    def __str__(self) -> str:
+        names = {"tiled": "convolutions by tiles", "packed": "laid out for oneDNN", "plain": "by PyTorch",
+                 "folded": "normalizations folded"}
+        parts = ", ".join(f"{self.count[name]} {text}" for name, text in names.items() if name in self.count)
+        return f"weights frozen: {parts}; outputs off by {self.error:.0e} of the largest"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a model stays as it is."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"layer by layer: {self.reason}"
+
+
+def weights_key(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Returns what changes whenever a weight, the size of the pictures or the precision does.
+
+    PyTorch counts a tensor's changes, but not those by its fused optimizers and by kernels that write to memory directly.
+    They move every number of a tensor, so that a few from each tell. SYNC: the device is read once.
+    """
+    tensors = [t.detach() for t in [*model.parameters(), *model.buffers()] if t.numel()]
+    sums = torch.stack([_few_numbers(t).double().sum() for t in tensors]) if tensors else torch.zeros(0)
+    versions = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+    return (dtype, *(tuple(x.shape[1:]) for x in inputs), *versions, sums.cpu().numpy().tobytes())
+
+
+def _few_numbers(tensor: Tensor) -> Tensor:
+    """Returns about 64 numbers from all over a tensor's memory."""
+    memory = tensor.as_strided((tensor.numel(),), (1,)) if is_dense(tensor) else tensor.reshape(-1)
+    return memory[:: max(1, tensor.numel() // 64)]
+
+
+@dataclass
+class _Kept:
+    """What is known of a model: the work that its weights have done so far, and the frozen form."""
+
+    key: tuple[Any, ...]
+    work: float = 0.0
+    result: Frozen | Refused | None = None
+
+
+_kept: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
+
+
+class Runner:
+    """Runs batches of a model in inference mode: as it is, or frozen where that pays.
+
+    The choice follows from the amount of work that was asked for since the weights last changed, not from the clock.
+
+    Args:
+        model: built, in inference mode, on its device.
+        samples: how many are to come; None if unknown.
+        dtype: of the computation.
+        say: told in one line when the model is frozen, or why it is not.
+    """
+
+    def __init__(self, model: nn.Module, samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
+        self._model, self._samples, self._dtype, self._say = model, samples, dtype, say
+        self._module: nn.Module | None = None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Returns the model's outputs for a batch as its forward takes it."""
+        if self._module is None:
+            self._module = self._choose(inputs)
+        with torch.autocast(inputs[0].device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return self._module(*inputs)
+
+    def _choose(self, inputs: Sequence[Tensor]) -> nn.Module:
+        key = weights_key(self._model, inputs, self._dtype)
+        known = _kept.get(self._model)
+        if known is None or known.key != key:
+            known = _kept[self._model] = _Kept(key)
+        known.work += _work(self._model, inputs[0], self._samples)
+        device = inputs[0].device.type
+        if known.result is None and known.work >= ENOUGH_WORK.get(device, 100 * ENOUGH_WORK["cpu"]):
+            known.result = freeze_model(self._model, inputs, self._dtype)
+            self._say(f"predict: {known.result}")
+        return known.result.module if isinstance(known.result, Frozen) else self._model
+
+
+def _work(model: nn.Module, x: Tensor, samples: int | None) -> float:
+    """Returns about how many products the convolutions take, from their weights alone: as if maps were an eighth of the picture's side."""
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, (Conv2D, nn.Conv2d)))
+    places = max(1.0, x[0, 0].numel() / 64) if x.ndim == 4 else 0.0
+    return weights * places * (samples if samples is not None else len(x))
+
+
+def freeze_model(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
+    """Returns the model for inference on inputs like these, or why it stays as it is.
+
+    Args:
+        model: built, in inference mode, on its device.
+        inputs: a batch as its forward takes it.
+        dtype: of the computation.
+    """
+    few = [x[:2] for x in inputs]
+    traced = trace(model, few)
+    if isinstance(traced, Untraceable):
+        return Refused(str(traced))
+    with torch.no_grad():
+        module, count = _frozen_graph(traced, len(inputs[0]), dtype)
+        if not count:
+            return Refused("no convolution that can be frozen")
+        module.eval()
+        with torch.autocast(inputs[0].device.type, dtype, enabled=dtype != torch.float32):
+            mine = module(*few)
+        error = _difference(mine, model(*few))
+    if not error <= TOLERANCE[dtype]:
+        return Refused(f"outputs would be off by {error:.1e} of the largest (allowed {TOLERANCE[dtype]:.0e})")
+    return Frozen(module, count, error)
+
+
+def _difference(mine: Any, theirs: Any) -> float:
+    """Returns the largest difference of two results of a model, relative to the largest number."""
+    pairs = list(zip(_flat(mine), _flat(theirs), strict=True))
+    if not all(torch.isfinite(b).all() for _, b in pairs):
+        return float("inf")  # tiles would spread what is not finite
+    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-12)) for a, b in pairs)
+
+
+def _flat(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [t for part in (outputs.values() if isinstance(outputs, dict) else outputs) for t in _flat(part)]
+
+
+def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tuple[fx.GraphModule, dict[str, int]]:
+    graph = fuse(traced, ()).module  # a copy
+    count: Counter[str] = Counter()
+    for node in list(graph.graph.nodes):
+        if isinstance(module_of(graph, node), (Dropout, nn.Dropout)):
+            node.replace_all_uses_with(first_input(node))
+            graph.graph.erase_node(node)
+    for node in list(graph.graph.nodes):
+        found = _chain(graph, node) if node.op == "call_module" else None
+        if found is not None:
+            _replace(graph, found, batch, dtype, count)
+    if not count:
+        return graph, {}
+    graph.graph.lint()
+    graph.recompile()
+    return fuse(graph, ("bn+add+relu", "bn+relu", "relu+pool")).module, dict(count)
+
+
+@dataclass
+class _Found:
+    """A chain in a graph: what it computes, its input, the residual if there is one, its nodes in order."""
+
+    chain: Chain
+    x: fx.Node
+    residual: fx.Node | None
+    nodes: list[fx.Node]
+    norms: int
+
+
+def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
+    """Returns the longest chain that begins with a convolution at this node."""
+    conv: Any = module_of(graph, node)
+    x = first_input(node)
+    if not isinstance(x, fx.Node) or len(x.meta.get("shape", ())) != 4 or not _can_freeze(conv):
+        return None
+    border, padding, x, nodes = _padding(graph, conv, node, x)
+    weight, bias = conv.weight.detach().float(), None if conv.bias is None else conv.bias.detach().float()
+    activation, norms = getattr(conv, "activation", activations.linear), 0
+    residual: fx.Node | None = None
+    last = node
+    after = _only_user(last)
+    norm = norm_of(graph, after) if after is not None and activation is activations.linear else None
+    if norm is not None and after is not None:
+        weight, bias = _folded(weight, bias, norm)
+        last, norms = after, 1
+        nodes.append(after)
+    after = _only_user(last)
+    sides = summands(graph, after) if after is not None and activation is activations.linear else None
+    if sides is not None and after is not None and sides[0] is not sides[1]:
+        other = sides[1] if sides[0] is last else sides[0]
+        if other.meta.get("shape") == last.meta.get("shape"):
+            residual, last = other, after
+            nodes.append(after)
+    after = _only_user(last)
+    then = activation_of(graph, after) if after is not None and activation is activations.linear else None
+    if then is not None and after is not None:
+        activation, last = then, after
+        nodes.append(after)
+    after = _only_user(last)
+    pool = 1
+    if after is not None and residual is None and activation in (activations.linear, activations.relu) and pool_of(graph, after) == (2, 2):
+        pool = 2
+        nodes.append(after)
+    window = (_pair(getattr(conv, "strides", None) or conv.stride), padding, _pair(getattr(conv, "dilation_rate", None) or conv.dilation))
+    groups = x.meta["shape"][1] if isinstance(conv, DepthwiseConv2D) else conv.groups
+    chain = Chain(weight, bias, *window, groups, border, activation, residual is not None, pool)
+    return _Found(chain, x, residual, nodes, norms)
+
+
+def _can_freeze(conv: Any) -> bool:
+    if isinstance(conv, (Conv2D, DepthwiseConv2D)):
+        return conv.activation in (activations.linear, *_INSIDE)
+    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _padding(graph: fx.GraphModule, conv: Any, node: fx.Node,
+             x: fx.Node) -> tuple[tuple[int, ...], tuple[int, int], fx.Node, list[fx.Node]]:
+    """Returns (border for `F.pad`, what the convolution adds itself, the input, the chain so far); a layer of zeros before is taken in."""
+    if type(conv) is nn.Conv2d:
+        return (), _pair(conv.padding), x, [node]
+    shape = x.meta["shape"]
+    padded, padding = conv._padded(torch.empty(shape, device="meta"))
+    rows, columns = (padded.shape[i] - shape[i] for i in (2, 3))
+    border: tuple[int, ...] = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2) if rows or columns else ()
+    zeros = module_of(graph, x)
+    if not isinstance(zeros, ZeroPadding2D) or not feeds_only(x, node) or border or any(padding):
+        return border, (padding[0], padding[1]), x, [node]
+    (top, bottom), (left, right) = zeros.padding
+    nodes, x = [x, node], first_input(x)
+    if top == bottom and left == right:
+        return (), (top, left), x, nodes
+    return (left, right, top, bottom), (0, 0), x, nodes
+
+
+def _folded(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+    """Returns the weights and bias of convolution and batch normalization in one."""
+    epsilon = norm.epsilon if isinstance(norm, BatchNormalization) else norm.eps
+    scale, shift = kernels.inference_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, epsilon)
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + bias * scale
+
+
+def activation_of(graph: fx.GraphModule, node: fx.Node) -> Any:
+    """Returns the function of `convolt.activations` that a node computes, of those that fit into a convolution."""
+    if is_relu(graph, node):
+        return activations.relu
+    module = module_of(graph, node)
+    if isinstance(module, ReLU):
+        return activations.relu6 if (module.max_value, module.negative_slope, module.threshold) == (6, 0, 0) else None
+    if isinstance(module, SiLU):
+        return activations.silu
+    if isinstance(module, Activation):
+        return module.activation if module.activation in _INSIDE else None
+    if node.op == "call_function":
+        return {F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}.get(node.target)  # type: ignore[call-overload]
+    return _OF_TORCH.get(type(module))  # type: ignore[arg-type]
+
+
+def _replace(graph: fx.GraphModule, found: _Found, batch: int, dtype: torch.dtype, count: Counter[str]) -> None:
+    module = freeze(found.chain, (batch, *found.x.meta["shape"][1:]), dtype)
+    name, last = f"frozen_{sum(count.values())}", found.nodes[-1]
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_after(last):
+        new = graph.graph.call_module(name, (found.x,) if found.residual is None else (found.x, found.residual))
+    new.meta = dict(last.meta)
+    last.replace_all_uses_with(new)
+    for node in reversed(found.nodes):
+        graph.graph.erase_node(node)
+    count[type(module).__name__.lower()] += 1
+    if found.norms:
+        count["folded"] += found.norms

@@ -1,0 +1,202 @@
+"""Models with frozen weights give what the models give, and notice when a weight changes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convolt
+from convolt import layers
+from convolt.compiler import inference
+from convolt.compiler.inference import Frozen, Refused, freeze_model
+
+
+def shaken(model: Any) -> Any:
+    """Returns the model with random statistics and offsets, in inference mode."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (layers.BatchNormalization, nn.BatchNorm2d)):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.normal_(module.weight, 1.0, 0.2)
+            nn.init.normal_(module.bias, 0.0, 0.2)
+    return model.eval()
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+
+def residual_block() -> Any:
+    x = inputs = convolt.Input((12, 12, 64))
+    x = layers.Conv2D(64, 3, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(x)
+    x = layers.Conv2D(64, 3, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(layers.Add()([x, inputs]))
+    side = layers.BatchNormalization()(layers.Conv2D(96, 1, strides=2)(x))
+    x = layers.BatchNormalization()(layers.Conv2D(96, 3, strides=2, padding="same")(x))
+    return convolt.Model(inputs, layers.Activation("relu")(layers.Add()([side, x])))
+
+
+def pooled_vgg() -> Any:
+    return convolt.Sequential([
+        layers.Input((16, 18, 3)), layers.ZeroPadding2D(3), layers.Conv2D(64, 7, activation="relu"),
+        layers.Conv2D(64, 3, padding="same", activation="relu"), layers.Conv2D(80, 3, padding="same"), layers.MaxPooling2D(),
+        layers.ReLU(), layers.Dropout(0.5), layers.Conv2D(100, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+        layers.Flatten(), layers.Dense(7, activation="softmax")])
+
+
+def mobile() -> Any:
+    x = inputs = convolt.Input((11, 9, 8))
+    x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
+    x = layers.Activation("silu")(layers.BatchNormalization()(layers.DepthwiseConv2D(3, strides=2, use_bias=False)(x)))
+    y = layers.BatchNormalization()(layers.Conv2D(24, 1, use_bias=False)(x))
+    x = layers.ReLU(max_value=6)(y)
+    x = layers.Conv2D(24, 3, padding="same", groups=2, dilation_rate=2, activation="sigmoid")(x)
+    return convolt.Model(inputs, [layers.Add()([x, y]), layers.Activation("hard_silu")(layers.Conv2D(4, 2, activation="tanh")(y))])
+
+
+def of_torch() -> Any:
+    return nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6(), nn.Conv2d(64, 64, 3, padding=1),
+                         nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(64, 5, 1))
+
+
+MODELS = {  # model, shape of a batch as its forward takes it, what must be found
+    "residual": (residual_block, (16, 64, 12, 12), {"tiled": 2, "packed": 2, "folded": 4}),
+    "pooled": (pooled_vgg, (64, 3, 16, 18), {"packed": 1, "tiled": 3}),
+    "mobile": (mobile, (5, 8, 11, 9), {"packed": 4, "folded": 2}),
+    "torch": (of_torch, (64, 3, 20, 20), {"packed": 2, "tiled": 2, "folded": 2}),
+}
+
+
+@pytest.fixture(autouse=True)
+def tiles_pay_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convolt.kernels.tiles.MANY_TILES", 64)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype) -> None:
+    make, shape, count = MODELS[name]
+    model, x = shaken(make()), pictures(*shape)
+    frozen = freeze_model(model, [x], dtype)
+    assert isinstance(frozen, Frozen), frozen
+    found = dict(frozen.count)
+    if dtype == torch.bfloat16:  # tiles are for float32
+        count = {**{k: v for k, v in count.items() if k != "tiled"}, "packed": count.get("packed", 0) + count.get("tiled", 0)}
+    assert found == count
+    for batch in (x, x[:3]):
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            mine, theirs = frozen.module(batch), model.double()(batch.double()) if dtype == torch.float32 else model(batch)
+        model.float()
+        for a, b in zip(mine if isinstance(mine, list) else [mine], theirs if isinstance(theirs, list) else [theirs], strict=True):
+            assert a.shape == b.shape
+            assert float((a.double() - b.double()).abs().max() / b.double().abs().max()) < (3e-5 if dtype == torch.float32 else 5e-2)
+    assert str(frozen).startswith("weights frozen: ")
+
+
+def test_predict_freezes_when_there_is_enough_to_do_and_sees_new_weights(monkeypatch: pytest.MonkeyPatch,
+                                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    model = shaken(residual_block())
+    x = np.random.default_rng(0).normal(size=(37, 12, 12, 64)).astype(np.float32)
+    frozen = model.predict(x, batch_size=16, verbose=1)
+    assert "predict: weights frozen: 2 convolutions by tiles, 2 laid out for oneDNN, 4 normalizations folded" in capsys.readouterr().out
+    with torch.no_grad():
+        plain = model(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(frozen, plain, atol=3e-5)
+    assert model.predict(x, batch_size=16, verbose=0).tobytes() == frozen.tobytes()
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    assert np.abs(model.predict(x, verbose=0) - frozen).max() > 1e-2
+    changed = model.predict(x, verbose=0)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.add_(0.5)
+    assert np.abs(model.predict(x, verbose=0) - changed).max() > 1e-2
+
+
+def test_training_between_predictions_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    model = pooled_vgg()
+    model.compile("adam", "sparse_categorical_crossentropy", device="cpu")
+    x, y = np.random.default_rng(0).normal(size=(64, 16, 18, 3)).astype(np.float32), np.arange(64) % 7
+    before = model.predict(x, verbose=0)
+    model.fit(x, y, epochs=1, verbose=0)
+    after = model.predict(x, verbose=0)
+    assert np.abs(after - before).max() > 1e-3
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(-np.log(after[np.arange(64), y]).mean(), rel=1e-4)
+
+
+def test_fused_optimizers_of_pytorch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They change weights without counting."""
+    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    net = of_torch()
+    model, x = convolt.Model.wrap(net), np.ones((8, 20, 20, 3), np.float32)
+    before = model.predict(x, verbose=0)
+    optimizer = torch.optim.SGD(net[3].parameters(), lr=0.1, fused=True)
+    net.eval()(torch.ones(8, 3, 20, 20)).square().sum().backward()
+    optimizer.step()
+    changed = model.predict(x, verbose=0)
+    with torch.no_grad():
+        plain = net.eval()(torch.ones(8, 3, 20, 20)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(changed - before).max() > 1e-3
+    np.testing.assert_allclose(changed, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
+
+
+def test_little_work_is_left_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    model = shaken(residual_block())
+    x = np.zeros((2, 12, 12, 64), np.float32)
+    for _ in range(2):
+        model.predict(x, verbose=1)
+    assert "frozen" not in capsys.readouterr().out
+
+
+def test_work_adds_up_over_calls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shaken(residual_block())
+    x = np.ones((4, 12, 12, 64), np.float32)
+    model.predict(x, verbose=0)
+    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 1.5 * inference._kept[model].work})
+    model.predict(x, verbose=1)
+    assert "weights frozen" in capsys.readouterr().out
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.sum() > 0 else self.conv(-x)
+
+
+def test_what_cannot_be_frozen_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    model = convolt.Model.wrap(Branching())
+    model.predict(np.ones((2, 5, 5, 3), np.float32), verbose=1)
+    assert "predict: layer by layer: torch.fx cannot follow the model" in capsys.readouterr().out
+    dense = convolt.Sequential([layers.Input((4,)), layers.Dense(3)])
+    assert freeze_model(dense.eval(), [torch.ones(2, 4)], torch.float32) == Refused("no convolution that can be frozen")
+
+
+def test_weights_that_are_not_finite_are_left_to_the_model() -> None:
+    model = shaken(of_torch())
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    result = freeze_model(model, [pictures(64, 3, 20, 20)], torch.float32)
+    assert isinstance(result, Refused) and "off by inf" in result.reason
+
+
+def test_hooks_and_outputs_within_a_chain_are_kept() -> None:
+    model = of_torch()
+    seen = []
+    model[3].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    frozen = freeze_model(shaken(model), [pictures(64, 3, 20, 20)], torch.float32)
+    assert isinstance(frozen, Frozen) and frozen.count == {"packed": 2, "tiled": 1, "folded": 1}
+    seen.clear()
+    frozen.module(pictures(2, 3, 20, 20))
+    assert seen == [torch.Size([2, 64, 10, 10])]
