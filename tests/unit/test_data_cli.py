@@ -122,6 +122,7 @@ def test_groups_are_those_of_comparing_all_with_all():
     assert sorted(alike(codes)) == expected
 
 
+@pytest.mark.filterwarnings("default::convolt.data.pictures.SkippedFilesWarning")  # the command line speaks it
 def test_training_from_a_table_lists_what_it_skipped(pets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))
