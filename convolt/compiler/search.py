@@ -90,7 +90,8 @@ class Search:
         plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3)
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
-            plain_first = sorted(REWRITES[::-1], key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
+            plain_first = list(reversed(REWRITES))
+            plain_first.sort(key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
             candidates += [rewrite.name for rewrite in plain_first if fuse(self._traced, (rewrite.name,)).count]
         reference: Gradients | None = None
         for name in candidates:
