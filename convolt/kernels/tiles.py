@@ -14,21 +14,19 @@ from convolt.kernels import reference
 from convolt.kernels.memory import channels_last
 from convolt.kernels.registry import choose, load, run
 
-FEWEST_CHANNELS = 64  # below, the transforms cost more than the products that they save
-FEWEST_TILES = 64
-MANY_CHANNELS, MANY_TILES = 96, 4096  # with fewer channels than these, it takes so many tiles
+FEWEST_CHANNELS = 48  # below, the transforms cost more than the products that they save
+FEWEST_TILES = 32
 LEAST_SAVING = 2.0  # of products; where pictures do not fill their last tiles, less is saved than 4
 
 
 def tiles_pay(shape: Sequence[int], filters: int, padding: tuple[int, int]) -> bool:
-    """Whether a convolution of pictures (N, C, H, W) in float32 on this CPU is faster by tiles; measured in `docs/benchmarks.md`."""
+    """Whether a convolution of pictures (N, C, H, W) in float32 on this CPU is faster by tiles: a rule from measurements."""
     n, channels, *sizes = shape
     out = [size + 2 * side - 2 for size, side in zip(sizes, padding, strict=True)]
     if min(channels, filters) < FEWEST_CHANNELS or min(out) < 1 or max(padding) > 2:
         return False
     rows, columns = (-(-size // 4) for size in out)
-    fewest = FEWEST_TILES if min(channels, filters) >= MANY_CHANNELS else MANY_TILES
-    return n * rows * columns >= fewest and 9 * out[0] * out[1] >= LEAST_SAVING * 36 * rows * columns
+    return n * rows * columns >= FEWEST_TILES and 9 * out[0] * out[1] >= LEAST_SAVING * 36 * rows * columns
 
 
 def tiled_filters(weight: Tensor, shape: tuple[int, ...], padding: tuple[int, int]) -> Callable[..., Tensor]:

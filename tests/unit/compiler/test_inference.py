@@ -73,11 +73,6 @@ MODELS = {  # model, shape of a batch as its forward takes it, what must be foun
 }
 
 
-@pytest.fixture(autouse=True)
-def tiles_pay_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convolt.kernels.tiles.MANY_TILES", 64)
-
-
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype) -> None:
