@@ -18,6 +18,7 @@ from convolt.applications import (
     resnet,
     resnet50,
     resnet_v2,
+    speednet,
     vgg16,
     vgg19,
     vit,
@@ -65,6 +66,7 @@ from convolt.applications.resnet import (
     WideResNet101_2,
 )
 from convolt.applications.resnet_v2 import ResNet50V2, ResNet101V2, ResNet152V2
+from convolt.applications.speednet import SpeedNet, SpeedNetSmall
 from convolt.applications.unet import UNet
 from convolt.applications.vgg import VGG16, VGG19
 from convolt.applications.vit import ViTB16, ViTB32, ViTS16, ViTTi16
@@ -117,6 +119,8 @@ __all__ = [
     "ResNet101V2",
     "ResNet152",
     "ResNet152V2",
+    "SpeedNet",
+    "SpeedNetSmall",
     "SqueezeNet1_0",
     "SqueezeNet1_1",
     "UNet",
@@ -145,6 +149,7 @@ __all__ = [
     "resnet",
     "resnet50",
     "resnet_v2",
+    "speednet",
     "vgg16",
     "vgg19",
     "vit",

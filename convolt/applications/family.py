@@ -26,6 +26,7 @@ from torch import Tensor
 from convolt import activations, layers
 from convolt.applications import weights as weight_files
 from convolt.applications.imagenet_utils import PIXELS
+from convolt.applications.recipes import TrainingRecipe
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, did_you_mean, explain
 from convolt.layers.arguments import check_positive
 from convolt.layers.symbolic import SymbolicTensor
@@ -119,6 +120,7 @@ class Architecture:
         torch: names of PyTorch's state dicts, see `convolt.applications.weights.TorchNames`; None where there is no such map.
         options: the function's own arguments with their defaults.
         plain: whether the function takes (input_shape, classes) alone and pixels 0 … 255.
+        recipe: how `convolt train` trains it where nothing else is said; None: as all others.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Architecture:
     torch: weight_files.TorchNames | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     plain: bool = False
+    recipe: TrainingRecipe | None = None
 
     def make(self, input_shape: Sequence[int], classes: int, **arguments: Any) -> Model:
         """Returns the model for pictures with values 0 … 255 as they are: the command line's way.

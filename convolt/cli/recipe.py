@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     return np.concatenate([1 - values, values], axis=-1) if values.shape[-1] == 1 else values
 
 
-def choose(model: Model, source: Source, loss: str, metrics: list[str]) -> Recipe:
+def choose(model: Model, source: Source, loss: str, metrics: list[str], label_smoothing: float = 0.0) -> Recipe:
     """Returns the loss and the metrics for a model and DATA.
 
     Args:
@@ -77,16 +78,22 @@ def choose(model: Model, source: Source, loss: str, metrics: list[str]) -> Recip
         source: DATA.
         loss: "auto" or a loss's name.
         metrics: names; empty: accuracy for classes, the mean absolute error for numbers.
+        label_smoothing: share of each label that is spread over all classes.
 
     Raises:
         ShapeError: the model's outputs do not fit the number of classes.
-        ArgumentError: an unknown loss.
+        ArgumentError: an unknown loss, or one that cannot smooth labels.
     """
     outputs = outputs_of(model, source.x_train)
     classes = len(source.class_names) if is_classification(source) else 0
     if classes:
         _check_classes(model, outputs.shape, classes, source)
     chosen = metrics or (["accuracy"] if classes else ["mae"])
+    if label_smoothing:
+        logits = not are_probabilities(outputs)
+        smooth = _smoothing(loss, label_smoothing, classes, {"from_logits": logits})
+        return Recipe(smooth, f"{snake_case(type(smooth).__name__).replace('_', ' ')}{' of logits' if logits else ''}, labels smoothed by "
+                              f"{label_smoothing:g}", chosen, classes)
     if loss != "auto":
         losses.get(loss)
         return Recipe(loss, loss, chosen, classes)
@@ -101,6 +108,17 @@ def choose(model: Model, source: Source, loss: str, metrics: list[str]) -> Recip
         made = losses.SparseCategoricalCrossentropy(from_logits=logits)
     text = snake_case(type(made).__name__).replace("_", " ")
     return Recipe(made, f"{text}{' of logits' if logits else ''}", chosen, classes)
+
+
+def _smoothing(loss: str, share: float, classes: int, arguments: dict[str, bool]) -> losses.Loss:
+    """Returns the loss with smoothed labels."""
+    kind = losses.registry.find("crossentropy" if loss == "auto" and classes else "mean_squared_error" if loss == "auto" else loss)
+    known = inspect.signature(kind).parameters
+    if "label_smoothing" not in known:
+        raise ArgumentError(explain("--label-smoothing", f"{share:g} with the loss {snake_case(kind.__name__)}",
+                                    "classes, and a crossentropy", "With --loss auto it is chosen."))
+    made: losses.Loss = kind(label_smoothing=share, **{name: value for name, value in arguments.items() if name in known})
+    return made
 
 
 def _check_classes(model: Model, shape: tuple[int, ...], classes: int, source: Source) -> None:

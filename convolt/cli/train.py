@@ -43,15 +43,22 @@ class TrainOptions:
     gpustat: Switch = Switch.OFF
     augment: str | None = None
     sampler: str | None = None
+    label_smoothing: float = 0.0
 
     def as_command(self) -> list[str]:
-        """Returns the line that repeats the run from its start: what differs from the defaults, and the seed."""
+        """Returns the line that repeats the run from its start: what differs from the defaults, the seed, and what a recipe sets."""
+        from convolt.cli.defaults import NONE, recipe_of
+
+        recipe = recipe_of(self.model)
+        of_recipe = recipe.options() if recipe else {}
         command = ["convolt", "train", self.model, "--data", self.data]
         for field in fields(self)[2:]:
             value = getattr(self, field.name)
             if field.name in _OF_THIS_CALL:
                 continue
-            if value == field.default and field.name not in ("epochs", "seed"):
+            if value is None and field.name == "augment" and of_recipe.get("augment"):
+                value = NONE
+            if value is None or (value == field.default and field.name not in ("epochs", "seed", *of_recipe)):
                 continue
             command += ["--" + field.name.replace("_", "-"), ",".join(value) if isinstance(value, tuple) else str(value)]
         return command
@@ -105,6 +112,12 @@ Share = Annotated[
         callback=options.check_share,
         show_default=False,
         help="Part of the training set to validate on. Without it that is the test set, or a tenth if there is none.",
+    ),
+]
+Smoothing = Annotated[
+    float,
+    typer.Option(
+        "--label-smoothing", metavar="SHARE", min=0.0, max=1.0, help="Share of each label that is spread evenly over all classes."
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides everything that is random.")]
@@ -180,26 +193,30 @@ def train(
     gpustat: GpuStat = Switch.OFF,
     augment: options.Augment = None,
     sampler: Sampler = None,
+    label_smoothing: Smoothing = 0.0,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.
 
     The state of the training is kept there too: a run that was stopped or killed goes on with --resume. A saved model without --data
-    is trained on the data set among mnist, cifar10 and digits that it takes.
+    is trained on the data set among mnist, cifar10 and digits that it takes. Where an architecture has a recipe (speednet), options
+    that are not given are as the recipe says.
     """
     given = {name: value for name, value in locals().items() if name != "context"}
     given |= {"metrics": tuple(options.split_names(metrics)), "allow_change": tuple(options.split_names(allow_change)),
               "freeze": tuple(options.split_names(freeze))}
-    if resume not in (None, resuming.AUTO, resuming.NEVER):
-        said = {name for name in given if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+    said = {name for name in given if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+    anew = resume in (None, resuming.AUTO, resuming.NEVER)
+    if not anew:
         given |= {name: value for name, value in resuming.saved_options(Path(str(resume)), TrainOptions).items() if name not in said}
     if given["data"] is None and given["model"] is not None:
         given["data"] = _fitting_data(given["model"], code)
     for name, shown in (("model", "argument 'MODEL'"), ("data", "option '--data'")):
         if given[name] is None:
             raise typer.BadParameter(_MISSING[name], param_hint=shown)
+    from convolt.cli.defaults import with_recipe
     from convolt.cli.training import run
 
-    exit_code = run(TrainOptions(**given))
+    exit_code = run(TrainOptions(**(with_recipe(given, said) if anew else given)))
     if exit_code:
         raise typer.Exit(exit_code)
 

@@ -15,7 +15,7 @@ import torch
 
 from convolt import __version__, applications, devices, layers, optimizers, schedules
 from convolt.callbacks import TerminateOnNaN
-from convolt.cli import model_spec, parts, recipe, results, resuming, say, starting
+from convolt.cli import defaults, model_spec, parts, recipe, results, resuming, say, starting
 from convolt.cli.interrupt import Interrupts
 from convolt.cli.options import Switch, parse_size
 from convolt.cli.train import TrainOptions
@@ -59,7 +59,7 @@ class Training:
         self.parts = parts.split(self.source, options.validation_split)
         self.model = self._make_model()
         self.start = [("freeze", starting.freeze(self.model, list(options.freeze)))] if options.freeze else []
-        self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics))
+        self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics), options.label_smoothing)
         self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device)
         self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
         self.saves_whole = _can_be_described(self.model)
@@ -156,6 +156,7 @@ class Training:
             ("validation", self._validation_text()),
             ("model", model),
             *self.start,
+            *([("recipe", text)] if (text := defaults.recipe_text(self.options)) else []),
             (
                 "training",
                 f"{say.plural(options.epochs, 'epoch')} of {say.plural(steps, 'step')}, batch {options.batch_size}, "
@@ -330,7 +331,9 @@ def make_optimizer(options: TrainOptions) -> optimizers.Optimizer:
             explain("--schedule", repr(options.schedule), "a schedule", did_you_mean(options.schedule, schedules.by_word))
         )
     rate = peak_rate(options)
-    return kind(learning_rate=rate if options.schedule == "constant" else schedules.by_word[options.schedule](rate))
+    own = defaults.recipe_of(options.model)
+    arguments = own.optimizer_arguments if own and own.optimizer == options.optimizer else {}
+    return kind(learning_rate=rate if options.schedule == "constant" else schedules.by_word[options.schedule](rate), **arguments)
 
 
 def peak_rate(options: TrainOptions) -> float:

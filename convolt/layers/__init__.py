@@ -38,6 +38,7 @@ from convolt.layers.merging import (
     multiply,
     subtract,
 )
+from convolt.layers.mirror import MirrorBatch, MirrorMean
 from convolt.layers.normalization import BatchNormalization, GroupNormalization, LayerNormalization
 from convolt.layers.pooling import (
     AveragePooling1D,
@@ -88,6 +89,7 @@ from convolt.layers.scale import LayerScale
 from convolt.layers.spatial import Cropping1D, Cropping2D, UpSampling2D, ZeroPadding2D
 from convolt.layers.spectral import SpectralNormalization
 from convolt.layers.symbolic import Input
+from convolt.layers.whitening import PatchWhitening
 from convolt.missing import explain_missing_names
 
 __all__ = [
@@ -164,10 +166,13 @@ __all__ = [
     "MaxPooling3D",
     "Maximum",
     "Minimum",
+    "MirrorBatch",
+    "MirrorMean",
     "MultiHeadAttention",
     "Multiply",
     "Normalization",
     "PReLU",
+    "PatchWhitening",
     "Permute",
     "PositionEmbedding",
     "ReLU",

@@ -304,17 +304,28 @@ class BinaryFocalCrossentropy(Loss):
 class Crossentropy(Loss):
     """The crossentropy that fits the shapes: binary for one output, sparse for whole-number labels, else categorical.
 
+    Args:
+        from_logits: whether predictions are before the softmax or sigmoid.
+        label_smoothing: share of each label that is spread evenly over all classes; whole-number labels have it, too.
+        reduction, name, dtype: see `Loss`.
+
     Keras counterpart: the string "crossentropy" in `compile`.
     """
 
     def __init__(self, from_logits: bool = False, reduction: str | None = "sum_over_batch_size",
                  name: str | None = "crossentropy",
-                 dtype: Any = None) -> None:
+                 dtype: Any = None, label_smoothing: float = 0.0) -> None:
         super().__init__(name, reduction, dtype)
-        self.from_logits = from_logits
+        self.from_logits, self.label_smoothing = from_logits, _smoothing(self, label_smoothing)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if y_pred.ndim < 2 or y_pred.shape[1] == 1:
-            return binary_crossentropy(y_true, y_pred, self.from_logits)
-        sparse = y_true.ndim < y_pred.ndim or y_true.shape[1] == 1
-        return (sparse_categorical_crossentropy if sparse else categorical_crossentropy)(y_true, y_pred, self.from_logits)
+            return binary_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing)
+        if y_true.ndim == y_pred.ndim and y_true.shape[1] != 1:
+            return categorical_crossentropy(y_true, y_pred, self.from_logits, self.label_smoothing)
+        hard = sparse_categorical_crossentropy(y_true, y_pred, self.from_logits)
+        if not self.label_smoothing:
+            return hard
+        scores, are_logits = _scores("crossentropy", y_pred, "softmax", self.from_logits)
+        even = -(scores.log_softmax(1) if are_logits else _log_probabilities(scores)).mean(1)
+        return (1 - self.label_smoothing) * hard + self.label_smoothing * even

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from convolt import losses
 from convolt.configurable import to_json
-from convolt.data.augment import Augmentation, Resize, Transform, keys
+from convolt.data.augment import AlternatingFlip, Augmentation, Resize, Transform, keys
+from convolt.data.augment.keys import alternating
 from convolt.data.augment.mixing import Mixing
 from convolt.data.augment.progressive import ProgressiveResizing
 from convolt.data.augment.scaling import Scaling
@@ -47,6 +48,7 @@ class Augmenter:
         self.augmentation = as_augmentation(transforms, channels)
         self._seed = seed
         self._schedule = next((t for t in self.augmentation.transforms if isinstance(t, ProgressiveResizing)), None)
+        self._alternates = any(isinstance(t, AlternatingFlip) for t in self.augmentation.transforms)
         self._at: dict[Size | None, Augmentation] = {}
         self._heads: Sequence[Head] = ()
         self._shapes: Mapping[str, tuple[int, ...]] = {}
@@ -55,7 +57,8 @@ class Augmenter:
 
     def keys(self, epoch: int, ids: Tensor) -> Tensor:
         """Returns an int64 key for each sample of an epoch."""
-        return keys(self._seed, epoch, ids)
+        made = keys(self._seed, epoch, ids)
+        return alternating(made, self._seed, epoch, ids) if self._alternates else made
 
     def stage(self, epoch: int) -> Size | None:
         """Returns the size of an epoch's pictures where it changes from epoch to epoch."""

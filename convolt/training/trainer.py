@@ -18,6 +18,7 @@ from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, did_you_mean, explain
 from convolt.training import inputs, loop, nonfinite
+from convolt.training.adapting import adapt_layers
 from convolt.training.batch_size import AUTO
 from convolt.training.callbacks import History
 from convolt.training.checkpoint.capture import Live
@@ -263,6 +264,9 @@ class Trainer(Feeding):
         step = self._ready_step(bind=True)
         if data.steps is not None:
             self.optimizer.resolve(data.steps * epochs)
+        learned = adapt_layers(self.model, step, data)
+        if learned:
+            self._notes.append(f"Learned from the first pictures: {', '.join(learned)}.")
         return step
 
     def _ready_step(self, bind: bool = False) -> Step:

@@ -20,6 +20,7 @@ from convolt.data.augment.effects import RandomBlur, RandomNoise
 from convolt.data.augment.engine import Augmentation, Augmented
 from convolt.data.augment.erasing import Cutout, RandomErasing
 from convolt.data.augment.geometry import (
+    AlternatingFlip,
     CenterCrop,
     RandomCrop,
     RandomFlip,
@@ -36,6 +37,7 @@ from convolt.data.augment.mixing import CutMix, MixUp
 from convolt.data.augment.scaling import Normalize, Rescale
 
 __all__ = [
+    "AlternatingFlip",
     "Augmentation",
     "Augmented",
     "CenterCrop",

@@ -65,6 +65,19 @@ class RandomFlip(Transform):
         draft.scaled_move(across, 0.0, 0.0, down)
 
 
+@registry.register()
+class AlternatingFlip(Transform):
+    """Mirrors half of the pictures left to right, and in the next epoch the other half: two epochs show each picture both ways.
+
+    In `fit(augment=…)`, which makes keys whose lowest bit alternates (`convolt.data.augment.keys.alternating`). With other keys each
+    picture is mirrored at random. Source: Jordan 2024, arXiv 2404.00498, which found it to learn faster than random flips.
+    """
+
+    def add(self, draft: Draft, u: Tensor) -> None:
+        signs = (1 - 2 * (draft.keys & 1)).to(u.dtype)
+        draft.scaled_move(signs, 0.0, 0.0, 1.0)
+
+
 check_probability = probability
 
 

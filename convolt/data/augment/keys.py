@@ -57,6 +57,17 @@ def keys(seed: int, epoch: int | Tensor, sample_ids: Tensor) -> Tensor:
     return mix(sample_ids.to(torch.int64) * signed(GOLDEN) + signed(_mix_number(signed(epoch * GOLDEN + start))))
 
 
+def alternating(made: Tensor, seed: int, epoch: int | Tensor, sample_ids: Tensor) -> Tensor:
+    """Returns keys with another lowest bit: random for a sample in the first epoch, and the other one in each next epoch.
+
+    Args:
+        made: (N,) what `keys` returned for the same seed, epoch and samples.
+        seed, epoch, sample_ids: as for `keys`.
+    """
+    first = derived(keys(seed, 0, sample_ids), 0)
+    return (made & -2) | ((first + epoch) & 1)
+
+
 def derived(keys: Tensor, number: int) -> Tensor:
     """Returns other keys, one for each; `number` tells several such families apart."""
     return mix(keys + signed(_mix_number(number + 1)))

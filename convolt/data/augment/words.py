@@ -35,6 +35,7 @@ def _named(name: str) -> Make:
 
 WORDS: dict[str, tuple[Make, tuple[Any, ...]]] = {
     "flip": (_flip, ()),
+    "alternate_flip": (_named("AlternatingFlip"), ()),
     "rotate": (_named("RandomRotation"), (10.0,)),
     "shear": (_named("RandomShear"), (0.2,)),
     "zoom": (_named("RandomZoom"), (0.2,)),
