@@ -1,4 +1,4 @@
-"""Sequential and functional models as Keras's configurations, and the order in which Keras keeps a model's layers.
+"""Sequential and functional models as Keras's configurations.
 
 Keras writes who is called on what as `inbound_nodes` beside each layer: lists `[name, node, tensor, kwargs]` until Keras 2, mappings
 with `args` and `kwargs` since Keras 3. Each is written where its readers are.
@@ -6,7 +6,7 @@ with `args` and `kwargs` since Keras 3. Each is written where its readers are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from convolt.errors import ModelFileError, StateError, explain
@@ -14,72 +14,7 @@ from convolt.formats.keras_objects import keras_name, layer_to_keras, value_to_k
 from convolt.layers.base import Layer
 from convolt.layers.symbolic import Node, SymbolicTensor, find_symbolic, map_structure
 from convolt.models import Functional, Model, Sequential
-
-# -- the order of layers -----------------------------------------------------------------------------------------------
-
-
-def layers_in_order(model: Functional) -> list[SymbolicTensor | Layer]:
-    """Returns inputs and layers in the order of Keras's `model.layers`: by depth below the outputs, then as first met from them.
-
-    Weights in Keras's files go by this order. Keras counterpart: `keras.src.ops.function.map_graph`.
-    """
-    order, first_met = _walk_up(model)
-    depths: dict[int, int] = {}
-    operation_depth: dict[int, int] = {}
-    for node in reversed(order):
-        operation = _operation(node)
-        depth = max(depths.get(id(node), 0), operation_depth.get(id(operation), 0))
-        operation_depth[id(operation)] = depths[id(node)] = depth
-        for tensor in _inputs_of(node):
-            before = _maker(tensor)
-            depths[id(before)] = max(depth + 1, depths.get(id(before), 0))
-    operations = {id(_operation(node)): _operation(node) for node in order}
-    for tensor in model.inputs:  # an input that no output needs
-        if id(tensor) not in operations:
-            operations[id(tensor)], operation_depth[id(tensor)], first_met[id(tensor)] = tensor, 0, -1
-    return sorted(operations.values(), key=lambda o: (-operation_depth[id(o)], first_met[id(o)]))
-
-
-def _walk_up(model: Functional) -> tuple[list[Any], dict[int, int]]:
-    """Returns (calls and inputs, each after what it needs; when each layer was first met), going up from the outputs."""
-    order: list[Any] = []
-    first_met: dict[int, int] = {}
-    finished: set[int] = set()
-    stack: list[tuple[Any, bool]] = [(_maker(tensor), False) for tensor in reversed(_flat(model._output_structure))]
-    while stack:
-        node, ready = stack.pop()
-        if id(node) in finished:
-            continue
-        if ready:
-            finished.add(id(node))
-            order.append(node)
-            continue
-        first_met.setdefault(id(_operation(node)), len(first_met))
-        stack.append((node, True))
-        stack += [(_maker(tensor), False) for tensor in reversed(_inputs_of(node))]
-    return order, first_met
-
-
-def _flat(values: Any) -> list[SymbolicTensor]:
-    """Returns the tensors in nested structures, mappings by sorted keys as Keras goes through them."""
-    if isinstance(values, Mapping):
-        return [tensor for key in sorted(values) for tensor in _flat(values[key])]
-    if isinstance(values, (list, tuple)):
-        return [tensor for value in values for tensor in _flat(value)]
-    return [values] if isinstance(values, SymbolicTensor) else []
-
-
-def _maker(tensor: SymbolicTensor) -> Any:
-    return tensor.node or tensor
-
-
-def _operation(node: Any) -> Any:
-    return node.layer if isinstance(node, Node) else node
-
-
-def _inputs_of(node: Any) -> list[SymbolicTensor]:
-    return _flat([node.args, node.kwargs]) if isinstance(node, Node) else []
-
+from convolt.models.order import layers_in_order
 
 # -- to Keras ----------------------------------------------------------------------------------------------------------
 
@@ -146,7 +81,7 @@ def _functional_to_keras(model: Functional, legacy: bool) -> dict[str, Any]:
         return [name, number + nested, index]
 
     entries = []
-    for part in layers_in_order(model):
+    for part in layers_in_order(model.inputs, model._output_structure):
         if isinstance(part, SymbolicTensor):
             entry, nodes = _input_entry(part.shape, part.dtype, names[id(part)], legacy), []
         else:

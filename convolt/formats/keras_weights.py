@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from convolt.configurable import snake_case
 from convolt.errors import ConvoltError, ModelFileError, StateError, explain
-from convolt.formats.keras_graph import layers_in_order
 from convolt.formats.keras_objects import AS_ACTIVATION, keras_name
 from convolt.layers import SpectralNormalization
 from convolt.layers.base import Layer
 from convolt.models import Functional, Model, Sequential
+from convolt.models.order import layers_in_order
 
 PARTS: Mapping[str, Mapping[str, str]] = {
     "MultiHeadAttention": {"gate_dense": "_gate_dense"},
@@ -89,11 +89,9 @@ def leaves_of(layer: Layer, twice: bool = False) -> list[Leaf]:
 
 def children_of(model: Model) -> list[tuple[str, Layer]]:
     """Returns (name in files of Keras 3, layer) of a model, in Keras's order: classes in snake_case, counted."""
-    layers = (model.layers if isinstance(model, Sequential) else
-              [p for p in layers_in_order(model) if isinstance(p, Layer)])  # type: ignore[arg-type]
     counts: Counter[str] = Counter()
     found = []
-    for layer in layers:
+    for layer in model.layers:
         stem = STEMS.get(type(layer).__name__, snake_case(type(layer).__name__))
         found.append((f"{stem}_{counts[stem]}" if counts[stem] else stem, layer))
         counts[stem] += 1
@@ -157,7 +155,7 @@ def as_array(leaf: Leaf) -> np.ndarray:
 def layer_names(model: Model) -> Iterator[tuple[str, Layer | None]]:
     """Yields (name, layer) of a model for legacy files, inputs with None."""
     if isinstance(model, Functional):
-        for i, part in enumerate(layers_in_order(model)):
+        for i, part in enumerate(layers_in_order(model.inputs, model._output_structure)):
             yield (keras_name(part.name or f"input_{i}"), part if isinstance(part, Layer) else None)
     else:
         yield from ((keras_name(layer.name), layer) for layer in model.layers)

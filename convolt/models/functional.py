@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from torch import fx
+from torch import Tensor, fx
 
 from convolt.errors import ArgumentError, ArgumentTypeError, explain
 from convolt.layers.base import Layer, registry
@@ -13,6 +13,7 @@ from convolt.layers.symbolic import Input, SymbolicTensor, find_symbolic, map_st
 from convolt.layout import Shape
 from convolt.models.graph import build_graph, calls_before, last_uses, output_shapes, run_graph
 from convolt.models.model import Model
+from convolt.models.order import layers_in_order
 
 
 @registry.register()
@@ -42,6 +43,7 @@ class Functional(Model):
                                                 "Start with convolt.Input(shape)."))
         self._calls = calls_before(outputs, self.inputs)
         names = {id(layer): self._adopt(layer) for layer in dict.fromkeys(call.layer for call in self._calls)}
+        self._keras_order = [names[id(part)] for part in layers_in_order(self.inputs, outputs) if isinstance(part, Layer)]
         self._graph = build_graph(self.inputs, outputs, self._calls, names)
         self._drop = last_uses(self._graph)
         self.built = True
@@ -53,6 +55,16 @@ class Functional(Model):
     def graph(self) -> fx.Graph:
         """The model as a `torch.fx` graph of layer calls."""
         return self._graph
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers in Keras's order, by depth, without those inside them; the state dict has them in the order of their calls."""
+        return [self._modules[key] for key in self._keras_order]
+
+    def keras_weights(self, prefix: str = "") -> list[tuple[str, Tensor]]:
+        """Returns (path, view in Keras's order of axes) for each weight, in the order of Keras's `get_weights`."""
+        found = ((f"{prefix}{key}.", layer) for key, layer in zip(self._keras_order, self.layers, strict=True))
+        return [weight for start, layer in found for weight in layer.keras_weights(start)]
 
     @property
     def input_names(self) -> list[str]:

@@ -118,7 +118,7 @@ class Model(Looking, Transfer, OwnSteps, Layer):
             if not -len(self.layers) <= index < len(self.layers):
                 raise ArgumentError(explain("get_layer(index)", index, f"less than {len(self.layers)}, the number of layers"))
             return self.layers[index]
-        by_name = {getattr(layer, "name", key): layer for key, layer in zip(self._modules, self.layers, strict=False)}
+        by_name = {getattr(layer, "name", key): layer for key, layer in self.named_children()}
         if name not in by_name:
             raise ArgumentError(explain("get_layer(name)", repr(name), "the name of a layer", did_you_mean(str(name), by_name)))
         return by_name[name]
