@@ -66,7 +66,7 @@ from convolt.applications.resnet import (
     WideResNet101_2,
 )
 from convolt.applications.resnet_v2 import ResNet50V2, ResNet101V2, ResNet152V2
-from convolt.applications.speednet import SpeedNet, SpeedNetSmall
+from convolt.applications.speednet import SpeedNet
 from convolt.applications.unet import UNet
 from convolt.applications.vgg import VGG16, VGG19
 from convolt.applications.vit import ViTB16, ViTB32, ViTS16, ViTTi16
@@ -120,7 +120,6 @@ __all__ = [
     "ResNet152",
     "ResNet152V2",
     "SpeedNet",
-    "SpeedNetSmall",
     "SqueezeNet1_0",
     "SqueezeNet1_1",
     "UNet",

@@ -16,7 +16,7 @@ from convolt.applications.recipes import TrainingRecipe
 from convolt.errors import ArgumentError, explain
 from convolt.layers.symbolic import SymbolicTensor
 
-__all__ = ["RECIPE", "SpeedNet", "SpeedNetSmall", "preprocess_input"]
+__all__ = ["RECIPE", "SpeedNet", "preprocess_input"]
 
 SOURCE = "after Jordan, https://arxiv.org/abs/2404.00498"
 MOMENTUM = 0.6
@@ -40,9 +40,22 @@ def _convolution(x: SymbolicTensor, filters: int, activation: str, name: str, po
     return layers.Activation(activation, name=f"{name}_{activation}")(x)  # type: ignore[no-any-return]
 
 
-def _speednet(frame: Frame, who: str, widths: Sequence[int], activation: str, head_scale: float, test_time_flip: bool) -> SymbolicTensor:
+@architecture("speednet", family="SpeedNet", size=32, smallest=16, classes=10, source=SOURCE, recipe=RECIPE)
+def SpeedNet(frame: Frame, *, widths: Sequence[int] = (64, 256, 256), activation: str = "relu", head_scale: float = 1 / 9,  # noqa: N802
+             test_time_flip: bool = True) -> SymbolicTensor:
+    """A network of eight layers that reaches 90% on CIFAR-10 in minutes on a CPU.
+
+    Args:
+        frame: input and end.
+        widths: filters of the three blocks; fewer are faster.
+        activation: after each normalization; "gelu", as in the speed records, costs more on a CPU.
+        head_scale: factor of the logits, which keeps the first ones small.
+        test_time_flip: whether `predict` and `evaluate` take the mean over each picture and its mirror image, at twice the cost.
+
+    The whitening learns its kernels when `fit` begins (see `convolt.layers.PatchWhitening`).
+    """
     if len(widths) != 3 or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ArgumentError(explain(f"{who}(widths)", repr(widths), "three whole numbers from 1, as in (64, 256, 256)"))
+        raise ArgumentError(explain("SpeedNet(widths)", repr(widths), "three whole numbers from 1, as in (64, 256, 256)"))
     flips = test_time_flip and frame.include_top
     x = layers.MirrorBatch(name="mirror_batch")(frame.x) if flips else frame.x
     x = layers.PatchWhitening(2, name="whitening")(x)
@@ -58,27 +71,3 @@ def _speednet(frame: Frame, who: str, widths: Sequence[int], activation: str, he
     if flips:
         x = layers.MirrorMean(name="mirror_mean")(x)
     return layers.Activation(frame.activation, name="probabilities")(x)  # type: ignore[no-any-return]
-
-
-@architecture("speednet", family="SpeedNet", size=32, smallest=16, classes=10, source=SOURCE, recipe=RECIPE)
-def SpeedNet(frame: Frame, *, widths: Sequence[int] = (64, 256, 256), activation: str = "gelu", head_scale: float = 1 / 9,  # noqa: N802
-             test_time_flip: bool = True) -> SymbolicTensor:
-    """The network of the speed records, for GPUs.
-
-    Args:
-        frame: input and end.
-        widths: filters of the three blocks.
-        activation: after each normalization.
-        head_scale: factor of the logits, which keeps the first ones small.
-        test_time_flip: whether `predict` and `evaluate` take the mean over each picture and its mirror image, at twice the cost.
-
-    The whitening learns its kernels when `fit` begins (see `convolt.layers.PatchWhitening`).
-    """
-    return _speednet(frame, "SpeedNet", widths, activation, head_scale, test_time_flip)
-
-
-@architecture("speednet_small", family="SpeedNet", size=32, smallest=16, classes=10, source=SOURCE, recipe=RECIPE)
-def SpeedNetSmall(frame: Frame, *, widths: Sequence[int] = (64, 128, 256), activation: str = "gelu",  # noqa: N802
-                  head_scale: float = 1 / 9, test_time_flip: bool = True) -> SymbolicTensor:
-    """`SpeedNet` with half of its computations, for CPUs; the arguments are the same."""
-    return _speednet(frame, "SpeedNetSmall", widths, activation, head_scale, test_time_flip)
