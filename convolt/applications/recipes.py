@@ -12,7 +12,8 @@ class TrainingRecipe:
     """Settings that belong to an architecture. Each can be overridden on the command line; what is not said there is as here.
 
     Attributes:
-        epochs, batch_size, optimizer, learning_rate, schedule, label_smoothing, augment: the options of `convolt train` of these names.
+        epochs, batch_size, optimizer, learning_rate, schedule, label_smoothing, augment, precision: the options of `convolt train` of
+            these names. A precision that the device has no units for is left out.
         optimizer_arguments: others of the optimizer, which hold while `optimizer` is that of the recipe.
     """
 
@@ -23,6 +24,7 @@ class TrainingRecipe:
     schedule: str
     label_smoothing: float = 0.0
     augment: str | None = None
+    precision: str = "auto"
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from convolt import applications
+from convolt import applications, devices
 from convolt.applications.recipes import TrainingRecipe
+from convolt.cli.options import Precision
 
 NONE = "none"
 """What `--augment` is where the recipe augments and the user does not want it."""
@@ -29,7 +30,7 @@ def with_recipe(given: Mapping[str, Any], said: Collection[str]) -> dict[str, An
     recipe = recipe_of(given["model"])
     found = dict(given)
     if recipe is not None:
-        found |= {name: value for name, value in recipe.options().items() if name not in said}
+        found |= {name: value for name, value in _options(recipe, str(given["device"])).items() if name not in said}
         if found["optimizer"] != recipe.optimizer and "learning_rate" not in said:
             found["learning_rate"] = None
     return found | ({"augment": None} if found["augment"] == NONE else {})
@@ -40,5 +41,13 @@ def recipe_text(options: Any) -> str | None:
     recipe = recipe_of(options.model)
     if recipe is None:
         return None
-    others = [name.replace("_", " ") for name, value in recipe.options().items() if getattr(options, name) != value]
+    others = [name.replace("_", " ") for name, value in _options(recipe, options.device).items() if getattr(options, name) != value]
     return f"that of {options.model}{', but for ' + ', '.join(others) if others else ''}"
+
+
+def _options(recipe: TrainingRecipe, device: str) -> dict[str, Any]:
+    """Returns the recipe's options, with a precision that the device is made for."""
+    found = recipe.options() | {"precision": Precision(recipe.precision)}
+    if found["precision"] is Precision.BFLOAT16 and devices.why_not_bfloat16(devices.resolve(device)):
+        found["precision"] = Precision.AUTO
+    return found
