@@ -24,8 +24,8 @@ from convolt.missing import KERAS_NAMES
 AS_ACTIVATION: Mapping[str, str] = {"SELU": "selu", "GELU": "gelu", "SiLU": "silu"}
 """Layers that Keras has as `Activation(name)` alone."""
 
-NOT_IN_KERAS = frozenset({"ClassToken", "DropBlock2D", "LayerScale", "PositionEmbedding", "SinePositionEncoding", "StochasticDepth",
-                          "TorchLayer", "Wrapped"})
+NOT_IN_KERAS = frozenset({"ClassToken", "DropBlock2D", "LayerScale", "MirrorBatch", "MirrorMean", "PatchWhitening", "PositionEmbedding",
+                          "SinePositionEncoding", "StochasticDepth", "TorchLayer", "Wrapped"})
 """Layers that no Keras file can hold; other registered layers have a Keras counterpart of the same name."""
 
 OWN_ARGUMENTS: Mapping[str, frozenset[str]] = {"BatchNormalization": frozenset({"bias_correction"})}

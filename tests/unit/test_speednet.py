@@ -121,6 +121,49 @@ def test_flips_are_for_inference_alone() -> None:
         layers.MirrorBatch().ensure_built((None, 3))
 
 
+class InPyTorch(torch.nn.Module):
+    """The same network on PyTorch's own modules."""
+
+    def __init__(self, widths: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        nn = torch.nn
+        self.whitening = nn.Conv2d(3, 24, 2)
+        inputs = 24
+        self.parts = nn.ModuleDict()
+        for i, width in enumerate(widths, start=1):
+            for j in (1, 2):
+                self.parts[f"block{i}_{j}_conv"] = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
+                self.parts[f"block{i}_{j}_bn"] = nn.BatchNorm2d(width)
+                inputs = width
+        self.parts["predictions"] = nn.Linear(inputs, classes, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.whitening(x).relu()
+        for name, part in self.parts.items():
+            if name == "predictions":
+                x = x.amax((2, 3))
+            x = part(x)
+            if name.endswith("1_conv"):
+                x = torch.nn.functional.max_pool2d(x, 2)
+            x = x.relu() if name.endswith("bn") else x
+        return x / 9
+
+
+def test_it_computes_what_the_same_network_in_pytorch_does() -> None:
+    ours, theirs = small(classifier_activation=None, test_time_flip=False), InPyTorch(WIDTHS, 5).eval()
+    with torch.no_grad():
+        theirs.whitening.weight.copy_(ours.get_layer("whitening").kernel)
+        theirs.whitening.bias.copy_(ours.get_layer("whitening").bias.uniform_(-0.2, 0.2))
+        for name, part in theirs.parts.items():
+            state = {key: value for key, value in ours.get_layer(name).state_dict().items() if key in part.state_dict()}
+            if name.endswith("bn"):
+                for value in state.values():
+                    value.copy_(torch.rand_like(value, dtype=torch.float32) + 0.5)
+            part.load_state_dict(state, strict=not name.endswith("bn"))
+        x = torch.rand(3, 3, 16, 16)
+        torch.testing.assert_close(ours.eval()(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
 def test_widths_are_checked() -> None:
     with pytest.raises(ArgumentError, match="three whole numbers"):
         applications.SpeedNet(widths=(64, 256))
