@@ -6,6 +6,7 @@ beforehand (CPU), and PyTorch's own convolution.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
 
     The choice follows from shapes, types and the device alone, so that the same model gives the same bits.
     """
-    if chain.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if chain.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return Plain(chain, dtype)
     height, width = (size + sum(chain.border[i : i + 2]) for size, i in zip(shape[2:], (2, 0), strict=True)) if chain.border else shape[2:]
     padded = (shape[0], shape[1], height, width)
@@ -68,7 +69,7 @@ def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
     return Packed(chain, padded, dtype)
 
 
-class Frozen(nn.Module):
+class Frozen(nn.Module, ABC):
     """What the three have in common: the border before, the residual and the pooling behind."""
 
     def __init__(self, chain: Chain, dtype: torch.dtype) -> None:
@@ -82,9 +83,9 @@ class Frozen(nn.Module):
             x = F.pad(x, list(self.chain.border))
         return self.compute(channels_last(x), None if residual is None else residual.to(self.dtype))
 
+    @abstractmethod
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Returns the result for an input with its border."""
-        raise NotImplementedError
 
 
 def _behind(chain: Chain, y: Tensor, residual: Tensor | None, activated: bool) -> Tensor:
@@ -118,7 +119,7 @@ class Packed(Frozen):
         super().__init__(chain, dtype)
         self._window = (list(chain.padding), list(chain.stride), list(chain.dilation), chain.groups)
         given = chain.weight.to(dtype).to_mkldnn()
-        self._weight = torch._C._nn.mkldnn_reorder_conv2d_weight(given, *self._window, list(shape))  # type: ignore[attr-defined]
+        self._weight = torch._C._nn.mkldnn_reorder_conv2d_weight(given, *self._window, list(shape))  # type: ignore[call-arg]
         self._bias = None if chain.bias is None else chain.bias.to(dtype)
         self._inside = ONEDNN.get(chain.activation) if not chain.added else None
 
