@@ -35,9 +35,8 @@ def models(pattern: Which = None, measure: Measure = False, batch_size: Batch = 
     where = devices.describe(place).name
     measured = _measured()
     rows = []
-    known = _known_figures(names)
     for name in names:
-        row = dict(known[name])
+        row = _row(name)
         if measure:
             row["images_per_second"] = measured.setdefault(where, {})[name] = _speed(name, place, batch_size)
             _write(_speeds_file(), measured)
@@ -71,45 +70,15 @@ def _show(rows: list[dict[str, Any]], where: str) -> None:
              f"images/s: predict on {where}.{note}")
 
 
-def figures(name: str) -> dict[str, Any]:
-    """Returns name, family, source, shape of a picture, classes, parameters and FLOPs of an architecture, without making its weights."""
-    import torch
-
-    from convolt import applications, initializers
-    from convolt.models.summary import summarize
+def _row(name: str) -> dict[str, Any]:
+    """Returns name, family, source, shape of a picture, classes, parameters and FLOPs of an architecture."""
+    from convolt import applications
+    from convolt.applications.figures import figures
 
     entry = applications.get(name)
-    shape = _shape(entry)
-    with initializers.later(), torch.device("meta"):
-        model = entry.make(shape, entry.classes)
-        flops = summarize(model).flops
-    return {"name": name, "family": entry.family, "source": entry.source, "input_shape": list(shape), "classes": entry.classes,
-            "parameters": model.count_params(), "flops": flops}
-
-
-def _known_figures(names: list[str]) -> dict[str, Any]:
-    """Returns the figures of architectures, which take half a second each, from the cache where they are in it."""
-    import hashlib
-    import sys
-    from pathlib import Path
-
-    from convolt import __version__, applications
-
-    code = hashlib.sha256(__version__.encode())
-    for path in sorted(Path(applications.__file__).parent.glob("*.py")):
-        code.update(path.read_bytes())
-    saved = _read(_figures_file())
-    known = dict(saved.get("figures") or {}) if saved.get("code") == code.hexdigest() else {}
-    missing = [name for name in names if name not in known]
-    for number, name in enumerate(missing, 1):
-        if sys.stderr.isatty():
-            print(f"\r{name} ({number} of {len(missing)})".ljust(60), end="", file=sys.stderr, flush=True)
-        known[name] = figures(name)
-    if missing:
-        if sys.stderr.isatty():
-            print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
-        _write(_figures_file(), {"code": code.hexdigest(), "figures": known})
-    return known
+    parameters, flops = figures(name)
+    return {"name": name, "family": entry.family, "source": entry.source, "input_shape": list(_shape(entry)), "classes": entry.classes,
+            "parameters": parameters, "flops": flops}
 
 
 def _shape(entry: Architecture) -> tuple[int, int, int]:
@@ -174,12 +143,6 @@ def _speeds_file() -> Path:
     return cache_folder() / "models.json"
 
 
-def _figures_file() -> Path:
-    from convolt.data.files import cache_folder
-
-    return cache_folder() / "architectures.json"
-
-
 def _read(path: Path) -> dict[str, Any]:
     """Returns the JSON in a file of the cache; a damaged file is as good as none."""
     import json
@@ -188,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) and all(isinstance(v, (dict, str)) for v in found.values()) else {}
+    return found if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()) else {}
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

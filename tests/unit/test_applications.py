@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 import convolt
 from convolt import applications
-from convolt.applications import LeNet5, ResNet18, SqueezeNet1_1, UNet, imagenet_utils
+from convolt.applications import LeNet5, ResNet18, SqueezeNet1_1, UNet, figures, imagenet_utils
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, ModelFileError, ShapeError
+from convolt.models.summary import human
 
 SMALL = {"input_shape": (32, 32, 1), "classes": 3}
 
@@ -52,6 +53,31 @@ def test_other_arguments_are_explained() -> None:
 def test_the_list_finds_names_in_any_case() -> None:
     assert applications.get("LeNet5").function is LeNet5
     assert {"cnn", "vgg16", "resnet18", "lenet5", "unet"} <= set(applications.names())
+
+
+def test_the_page_lists_all_with_their_figures() -> None:
+    text = (Path(__file__).parents[2] / "docs/applications.md").read_text(encoding="utf-8").partition("## List")[2]
+    found = [line for line in text.splitlines() if line.startswith("| `")]
+    expected = []
+    for name in applications.names():
+        entry, (parameters, flops) = applications.get(name), figures.figures(name)
+        picture = f"{entry.size}×{entry.size}×{entry.channels}"
+        expected.append(f"| `{name}` | {entry.family} | {picture} | {parameters:,} | {human(flops)} | {entry.source} |")
+    assert found == expected, "docs/applications.md has another list"
+
+
+@pytest.mark.parametrize("name", ["cnn", "lenet5", "vgg16", "resnet18"])
+def test_figures_are_those_of_the_networks(name: str) -> None:
+    assert figures.figures(name) == figures.computed(name)
+
+
+def test_every_network_has_its_figures() -> None:
+    assert sorted(figures.FIGURES) == sorted(applications.names())
+
+
+@pytest.mark.slow
+def test_all_figures_are_those_of_the_networks() -> None:
+    assert {name: figures.computed(name) for name in figures.FIGURES} == dict(figures.FIGURES)
 
 
 def test_a_network_can_follow_other_layers() -> None:
