@@ -31,6 +31,9 @@ suite cnn_bf16 80 cnn bfloat16 512 131072 convolt "pytorch tuned" "torch.compile
 suite cnn_fp32 40 cnn float32 512 131072 convolt "pytorch tuned"
 suite resnet18 80 resnet18 bfloat16 512 51200 convolt "pytorch tuned" "torch.compile max-autotune"
 if [ -n "${CONVOLT_DATA:-}" ]; then suite mnist 30 mnist bfloat16 512 60000 convolt "pytorch tuned"; fi
+if [ -n "${CONVOLT_DATA:-}" ]; then  # eight epochs with its recipe, to 94%
+  part speednet 90 python3 benchmarks/speednet.py --device cuda --target 0.94 --output "$OUT/speednet_cuda_$(date +%F).json"
+fi
 part kernels 50 python3 benchmarks/kernels.py --device cuda
 part syncs 25 python3 benchmarks/host_syncs.py --device cuda
 part recurrent 25 python3 benchmarks/recurrent.py --device cuda --batch 512 --rounds 1 --seconds 2 --sides convolt pytorch
