@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +113,14 @@ def choose(model: Model, source: Source, loss: str, metrics: list[str], label_sm
 
 def _smoothing(loss: str, share: float, classes: int, arguments: dict[str, bool]) -> losses.Loss:
     """Returns the loss with smoothed labels."""
-    kind = losses.registry.find("crossentropy" if loss == "auto" and classes else "mean_squared_error" if loss == "auto" else loss)
+    if loss == "auto":
+        loss = "crossentropy" if classes else "mean_squared_error"
+    kind: Callable[..., losses.Loss] = losses.registry.find(loss)
     known = inspect.signature(kind).parameters
     if "label_smoothing" not in known:
         raise ArgumentError(explain("--label-smoothing", f"{share:g} with the loss {snake_case(kind.__name__)}",
                                     "classes, and a crossentropy", "With --loss auto it is chosen."))
-    made: losses.Loss = kind(label_smoothing=share, **{name: value for name, value in arguments.items() if name in known})
-    return made
+    return kind(label_smoothing=share, **{name: value for name, value in arguments.items() if name in known})
 
 
 def _check_classes(model: Model, shape: tuple[int, ...], classes: int, source: Source) -> None:

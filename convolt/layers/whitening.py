@@ -117,7 +117,7 @@ class PatchWhitening(Layer):
         if isinstance(data, np.ndarray):
             data = to_inside(torch.as_tensor(data))
         if isinstance(data, Tensor):
-            return data.split(CHUNK)
+            return torch.split(data, CHUNK)
         if isinstance(data, Iterable) and not isinstance(data, (str, bytes, dict)):
             return (part for batch in data for part in self._batches(batch))
         raise ArgumentTypeError(explain(f"{label(self)}.adapt", type(data).__name__, "an array, a tensor or an iterable of batches"))
