@@ -89,7 +89,8 @@ def test_labels_are_smoothed_where_there_are_classes(tmp_path: Path) -> None:
         choose(applications.get("speednet").make((16, 16, 3), 1, widths=(4, 4, 4)), numbers, "auto", [], 0.2)
 
 
-def test_the_command_shows_the_recipe_and_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_the_recipe_and_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     generator = np.random.default_rng(0)

@@ -14,7 +14,6 @@ from convolt import applications, layers, losses
 from convolt.applications.speednet import RECIPE
 from convolt.data.augment import AlternatingFlip
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, ShapeError
-from convolt.layers.whitening import patches_of
 from convolt.training.augmenting import Augmenter
 
 WIDTHS = (8, 16, 16)

@@ -27,7 +27,8 @@ def patch_whitening(keras: Any, size: int, use_bias: bool) -> Any:
 
 CASES = [
     *[LayerCase("PatchWhitening", {"kernel_size": size, "use_bias": bias}, [(2, 4, 5, 2)],
-                make_keras=lambda k, size=size, bias=bias: patch_whitening(k, size, bias)) for size, bias in ((2, True), (3, True), (2, False))],
+                make_keras=lambda k, size=size, bias=bias: patch_whitening(k, size, bias))
+      for size, bias in ((2, True), (3, True), (2, False))],
     LayerCase("MirrorBatch", {}, [(2, 4, 5, 3)], training=True, make_keras=lambda k: k.layers.Identity()),
     LayerCase("MirrorMean", {}, [(2, 3)], training=True, make_keras=lambda k: k.layers.Identity()),
 ]
