@@ -36,7 +36,7 @@ def _before_flatten(name: str, channels: int) -> Any:
 
 
 LENET_NAMES = TorchNames([(r"(conv1|conv2|fc1|fc2)\.(.*)", r"\1.\2"), (r"predictions\.(.*)", r"fc3.\1")],
-                         prepare=_before_flatten("fc1.weight", 16), title="PyTorch's tutorial", head=r"fc3\..*")
+                         prepare=_before_flatten("fc1.weight", 16), title="PyTorch's tutorial", pixels="tf", head=r"fc3\..*")
 
 
 @architecture("lenet5", family="LeNet", size=32, smallest=28, channels=1, classes=10, pixels="tf", flattens=True, torch=LENET_NAMES,

@@ -19,6 +19,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +41,9 @@ STANDARD: dict[str, Any] = {"include_top": True, "weights": None, "input_tensor"
 """Keras's arguments in their usual order, with defaults; `weights` is None, since nothing is downloaded."""
 
 POOLINGS = (None, "avg", "max")
+PIXEL_LAYER = "pixels"
+"""Name of the layer at the front of models that take pixels 0 … 255."""
+
 SMALL_SIDE = 64
 """Pictures with a shorter side below this get the small stem where `stem="auto"`."""
 
@@ -154,21 +158,52 @@ class Architecture:
         if "stem" in self.options:
             arguments.setdefault("stem", "auto")
         x = layers.Input(tuple(input_shape))
-        mean, deviation, reverse = PIXELS[self.pixels]
         if self.pixels == "none" or "include_preprocessing" in self.options:
             return self.function(classes=classes, input_tensor=x, **arguments)
-        if len(mean) not in (1, x.shape[-1]):
-            mean, deviation, reverse = *PIXELS["tf"][:2], False
-        mean = mean[::-1] if reverse else mean
-        deviation = deviation * len(mean) if len(deviation) == 1 else deviation
-        scale: Any = [1 / d for d in deviation]
-        offset: Any = [-m / d for m, d in zip(mean, deviation, strict=True)]
-        if len(scale) == 1:
-            scale, offset = scale[0], offset[0]
-        model = self.function(classes=classes, input_tensor=layers.Rescaling(scale, offset, name="pixels")(x), **arguments)
-        if reverse and arguments.get("weights") is not None:
-            _reverse_first_kernel(model)
+        scale, offset = _line(self.pixels, int(input_shape[-1]))
+        model = self.function(classes=classes, input_tensor=layers.Rescaling(scale, offset, name=PIXEL_LAYER)(x), **arguments)
+        if arguments.get("weights") is not None:
+            top = bool(arguments.get("include_top", True))
+            self.match_pixels(model, weight_files.find(self.function.__name__, self.name, arguments["weights"], top))
         return model
+
+    def match_pixels(self, model: Model, path: Path) -> None:
+        """Makes a model of `make` see pixels as the network did whose weights it was given.
+
+        Published files of one architecture differ: Keras's of VGG and ResNet are for BGR less a mean, which becomes RGB by a reversed
+        first kernel; PyTorch's are for mean 0 and deviation 1 of ImageNet, or what `torch.pixels` says. Convolt's own are as `make` is.
+
+        Args:
+            model: made by `make`, with the weights.
+            path: the file that the weights came from.
+        """
+        front = next((layer for layer in model.layers if layer.name == PIXEL_LAYER and isinstance(layer, layers.Rescaling)), None)
+        if front is None:
+            return
+        origin = weight_files.origin(model, path, self.torch)
+        channels = int(model.input_shapes[0][-1])  # type: ignore[arg-type]
+        if origin == "pytorch" and self.torch is not None:
+            front.scale, front.offset = _line(self.torch.pixels_of(path), channels, each=True)
+            front.build(model.input_shapes[0])
+        elif origin == "keras" and PIXELS[self.pixels][2] and channels == 3:
+            first = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D))
+            kernel: Tensor = first.weight.detach()
+            kernel.copy_(kernel.flip(1))
+
+
+def _line(mode: str, channels: int, each: bool = False) -> tuple[Any, Any]:
+    """Returns (scale, offset) by which RGB pixels 0 … 255 become those of a mode; of the channels' mean where there are not three.
+
+    Args:
+        mode: of `PIXELS`.
+        channels: of the pictures.
+        each: whether they are lists for each channel also where all are equal.
+    """
+    mean, deviation, reverse = PIXELS[mode] if len(PIXELS[mode][0]) in (1, channels) else PIXELS["tf"]
+    count = channels if each else len(mean)
+    mean, deviation = (mean[::-1] if reverse else mean) * (count // len(mean)), deviation * (count // len(deviation))
+    scale, offset = [1 / d for d in deviation], [-m / d for m, d in zip(mean, deviation, strict=True)]
+    return (scale[0], offset[0]) if count == 1 and not each else (scale, offset)
 
 
 _entries: dict[str, Architecture] = {}
@@ -302,10 +337,3 @@ def _sources(tensor: SymbolicTensor) -> list[SymbolicTensor]:
         else:
             open_ends += end.node.inputs
     return list(found.values())
-
-
-def _reverse_first_kernel(model: Functional | Model) -> None:
-    """Reverses the input channels of the first convolution, so that RGB in gives what BGR gave."""
-    first = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D))
-    kernel: Tensor = first.weight.detach()
-    kernel.copy_(kernel.flip(1))

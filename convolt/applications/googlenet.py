@@ -38,7 +38,7 @@ TORCH = TorchNames([
     (r"inception(\d[a-e])_branch1_(conv|bn)\.(.*)", r"inception\1.branch1.\2.\3"),
     (r"inception(\d[a-e])_branch([234])_([01])_(conv|bn)\.(.*)", r"inception\1.branch\2.\3.\4.\5"),
     (r"predictions\.(.*)", r"fc.\1"),
-], prepare=_without_helpers)
+], prepare=_without_helpers, pixels="tf")  # torchvision's network itself brings ImageNet's scale to -1 … 1
 
 
 def _convolution(x: SymbolicTensor, filters: int, size: int, name: str) -> SymbolicTensor:

@@ -24,6 +24,7 @@ PIXELS: dict[str, tuple[Numbers, Numbers, bool]] = {
     "caffe": ((103.939, 116.779, 123.68), (1.0,), True),
     "tf": ((127.5,), (127.5,), False),
     "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False),
+    "unit": ((0.0,), (255.0,), False),
     "none": ((0.0,), (1.0,), False),
 }
 """Mode → (mean, deviation, whether the channels are reversed to BGR first): pixels 0 … 255 become (pixels - mean) / deviation."""
@@ -38,7 +39,8 @@ def preprocess_input(x: Any, data_format: str | None = None, mode: str = "caffe"
     Args:
         x: array or tensor (…, height, width, 3) of any number type; three channels, RGB.
         data_format: "channels_last" (or None), or "channels_first" for (…, 3, height, width).
-        mode: "caffe" (BGR, minus the mean of ImageNet), "tf" (-1 … 1), "torch" (mean 0 and deviation 1 over ImageNet) or "none".
+        mode: "caffe" (BGR, minus the mean of ImageNet), "tf" (-1 … 1), "torch" (mean 0 and deviation 1 over ImageNet),
+            "unit" (0 … 1, which Keras does not have) or "none".
 
     Returns:
         A new float array or tensor of the same shape. Keras changes float arrays in place; Convolt never does.

@@ -22,7 +22,7 @@ TORCH_NAMES = TorchNames(rules=[
     (r"down(\d)_(conv\d|bn\d)\.(.*)", lambda m: f"down{m[1]}.maxpool_conv.1.double_conv.{PARTS[m[2]]}.{m[3]}"),
     (r"up(\d)_(conv\d|bn\d)\.(.*)", lambda m: f"up{4 - int(m[1])}.conv.double_conv.{PARTS[m[2]]}.{m[3]}"),
     (r"up(\d)_up\.(.*)", lambda m: f"up{4 - int(m[1])}.up.{m[2]}"), (r"predictions\.(.*)", r"outc.conv.\1"),
-], title="Pytorch-UNet", head=r"outc\..*")
+], title="Pytorch-UNet", pixels="unit", head=r"outc\..*")
 
 
 def _double(x: SymbolicTensor, filters: int, name: str) -> SymbolicTensor:

@@ -66,7 +66,7 @@ TORCH = TorchNames([
     (r"block(\d+)_attention\.([qkv])[a-z]+_dense\.(.*)", r"blocks.\1.attn.\2.\3"),
     (r"block(\d+)_attention\.output_dense\.(.*)", r"blocks.\1.attn.proj.\2"),
     (r"norm\.(.*)", r"norm.\1"), (r"predictions\.(.*)", r"head.\1"),
-], prepare=_as_here, title="timm or torchvision", head=r"(head|heads)\..*")
+], prepare=_as_here, title="timm or torchvision", pixels_by_name={"pos_embed": "tf"}, head=r"(head|heads)\..*")
 
 
 def _block(x: SymbolicTensor, name: str, heads: int, dropout: float) -> SymbolicTensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class TorchNames:
         title: whose names they are.
         head: pattern of PyTorch's names of the classifier, which may be left over without a top.
         fix: what to do where the names do not fit, for messages.
+        pixels: mode of `imagenet_utils.PIXELS` of the networks in these files.
+        pixels_by_name: name of a weight → mode of the files that have it, where there are several publishers.
     """
 
     rules: Rules
@@ -51,6 +53,13 @@ class TorchNames:
     title: str = "torchvision"
     head: str = r"(fc|classifier|head)\..*"
     fix: str = ""
+    pixels: str = "torch"
+    pixels_by_name: Mapping[str, str] = field(default_factory=dict)
+
+    def pixels_of(self, path: Path) -> str:
+        """Returns the mode of pixels of the network whose weights are in a file."""
+        there = read_header(path).tensors
+        return next((mode for name, mode in self.pixels_by_name.items() if name in there), self.pixels)
 
     def name(self, own: str) -> str | None:
         """Returns PyTorch's name of a weight of Convolt's, or None if no rule fits."""
@@ -120,6 +129,13 @@ def load(model: Model, path: Path, torch_names: TorchNames | None, *, include_to
         if not (include_top and re.search(CLASSIFIER, str(error))):
             raise
         raise ModelFileError(f"{error} If they were trained on other classes: include_top=False, and a classifier of your own.") from error
+
+
+def origin(model: Model, path: Path, torch_names: TorchNames | None) -> str:
+    """Returns whose file of weights it is: "keras", "pytorch" or "convolt"."""
+    if expect_kind(path, "safetensors", "hdf5", "keras").name != "safetensors":
+        return "keras"
+    return "pytorch" if torch_names is not None and _has_torch_names(model, path, torch_names) else "convolt"
 
 
 def _has_torch_names(model: Model, path: Path, names: TorchNames) -> bool:

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from convolt import applications
-from convolt.applications import family
-from convolt.applications.imagenet_utils import PIXELS
 from convolt.applications.weights import COUNTER, TorchNames, load
 from convolt.errors import ArgumentError, ModelFileError, explain
 from convolt.formats import safetensors
@@ -47,8 +45,8 @@ def load_start(model: Model, spec: str, weights: str) -> str:
     names = None if entry is None else entry.torch
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     new = _load_what_fits(model, path, names, before)
-    if entry is not None and PIXELS[entry.pixels][2] and _kind(path) != "safetensors":
-        family._reverse_first_kernel(model)  # Keras's published files are for BGR, the command line has RGB
+    if entry is not None:
+        entry.match_pixels(model, path)
     if not new:
         return f"all weights of {weights}"
     return f"weights of {weights}, but for {few(new, 2)}, which begin{'s' if len(new) == 1 else ''} anew"

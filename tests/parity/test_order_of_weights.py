@@ -53,7 +53,8 @@ def test_models_inside_models_too() -> None:
     assert [layer.name for layer in model.get_layer("inner").layers] == ["long_1", "short", "long_2", "add"]
     first = {name for name, _ in model.keras_weights()}
     assert first == set(model.state_dict())
-    assert [name for name, _ in model.get_layer("inner").keras_weights()][:4] == ["long_1.weight", "long_1.bias", "short.weight", "short.bias"]
+    inner = [name for name, _ in model.get_layer("inner").keras_weights()]
+    assert inner[:4] == ["long_1.weight", "long_1.bias", "short.weight", "short.bias"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".keras", ".h5", ".weights.h5"])
@@ -73,6 +74,6 @@ def test_automatic_names_stay_those_of_the_calls() -> None:
     short = layers.Conv2D(4, 1)(start)
     long = layers.Conv2D(5, 1)(layers.Conv2D(6, 1)(start))
     model = Model(start, layers.Concatenate()([short, long]))
-    assert {key: tuple(tensor.shape)[0] for key, tensor in model.state_dict().items() if key.endswith("bias")} == \
+    assert {key: tensor.shape[0] for key, tensor in model.state_dict().items() if key.endswith("bias")} == \
         {"conv2d.bias": 4, "conv2d_1.bias": 6, "conv2d_2.bias": 5}
     assert [layer.name for layer in model.layers] == ["conv2d_1", "conv2d", "conv2d_2", "concatenate"]
