@@ -17,13 +17,20 @@ import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
 from convolt import activations
-from convolt.compiler.fused import ConvReluPool, FirstConvReluPool, Norm, ReluPool, SparseConvReluPool, WinogradConv, WinogradPool
+from convolt.compiler.fused import (
+    MOST_FILTERS,
+    ConvReluPool,
+    FirstConvReluPool,
+    Norm,
+    ReluPool,
+    SparseConvReluPool,
+    WinogradConv,
+    WinogradPool,
+)
 from convolt.kernels.conv import MOST_CHANNELS
+from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
 from convolt.layers import Activation, Add, BatchNormalization, Conv2D, Layer, MaxPooling2D, ReLU
-
-MOST_FILTERS = 256
-"""Of a convolution without pooling for which fewer products are worth their transforms."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def pool_of(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
     return size if size == stride and module.dilation in (1, (1, 1)) else None
 
 
-def conv_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
+def conv_of(graph: fx.GraphModule, node: Any) -> Conv2D | nn.Conv2d | None:
     """Returns the 2-D convolution that a node calls, if it is linear or ends in ReLU."""
     module = module_of(graph, node)
     if isinstance(module, Conv2D) and module.activation in (activations.linear, activations.relu):
@@ -194,11 +201,20 @@ def _winograd_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
 
 
 def _winograd_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """Tiles of 2 × 2 or 4 × 4; which of them, or none, a batch's shape and type say."""
     conv, shape = conv_of(graph, node), node.meta.get("shape", ())
-    fits = conv is not None and _is_winograd(conv) and max(conv.weight.shape[:2]) <= MOST_FILTERS  # type: ignore[arg-type, operator]
-    if conv is None or not fits or len(shape) != 4 or shape[2] % 2 or shape[3] % 2:
+    if conv is None or len(shape) != 4:
+        return None
+    few = max(conv.weight.shape[:2]) <= MOST_FILTERS  # type: ignore[arg-type, operator]
+    if not (_is_winograd(conv) and shape[2] % 2 == shape[3] % 2 == 0 if few else _is_tiled(conv)):
         return None
     return Match(WinogradConv(conv, ends_in_relu(conv)), (first_input(node),), (node,))
+
+
+def _is_tiled(conv: Any) -> bool:
+    """Whether a convolution is plain and 3 × 3 with as many channels as tiles of 4 × 4 want, on a CPU."""
+    fits = conv.kernel_size == (3, 3) and min(conv.weight.shape[:2]) >= FEWEST_CHANNELS
+    return fits and _is_plain(conv) and conv.weight.device.type == "cpu"
 
 
 def _is_winograd(conv: Any) -> bool:
@@ -278,7 +294,7 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("bn+add+relu", "batch normalization, residual sum and ReLU in one pass", _bn_add_relu),
     Rewrite("bn+relu", "batch normalization and ReLU in one pass", _bn_relu),
     Rewrite("relu+pool", "ReLU and max-pooling in one pass", _relu_pool),
-    Rewrite("winograd conv", "3 × 3 convolution with 2.25 times fewer products (CPU)", _winograd_conv),
+    Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
 )
 
 

@@ -98,6 +98,6 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, code = ctx.saved_tensors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
-        given = (channels_last(grad), code, x, weight, ctx.settings[0], want_x)
+        given = (channels_last(grad), code, x, weight, ctx.settings[0], want_x, want_bias)
         dx, dweight, dbias = run(ctx.name, ctx.backend, "winograd", "backward", *given)
         return (dx, dweight.to(weight.dtype) if want_weight else None, dbias.to(ctx.bias_dtype) if want_bias else None, None, None, None)

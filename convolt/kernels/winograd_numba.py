@@ -478,7 +478,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, 
 
 
 def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, padding: tuple[int, int],
-             want_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+             want_x: bool, want_bias: bool = True) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """See `reference.winograd_backward`; all large tensors have channels-last memory."""
     filters, channels = weight.shape[:2]
     size = 16 * channels * filters
@@ -495,5 +495,7 @@ def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, paddi
     total = torch.zeros(size)
     _sum(sums.numpy(), total.numpy())
     dweight = (_GG.t() @ total.view(16, -1)).view(3, 3, channels, filters).permute(3, 2, 1, 0).contiguous()
-    dbias = grad.sum((0, 2, 3), dtype=torch.float32) if code is None else biases.sum(0)
+    dbias = None
+    if want_bias:  # a pass over all of the gradient where there is no pooling: most convolutions before normalization have none
+        dbias = grad.sum((0, 2, 3), dtype=torch.float32) if code is None else biases.sum(0)
     return dx if want_x else None, dweight, dbias

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 import convolt
 from convolt import devices, layers
 from convolt.compiler import Plan, make_plan
+from convolt.compiler.fused import Norm
 from convolt.models import Sequential
 from tests.unit.compiler.test_plan import NORM, TimedProbe, X, cnn, plan_with, verdicts
 
@@ -136,3 +138,73 @@ def test_a_resumed_training_keeps_the_precision(bfloat16_plans: None, monkeypatc
     assert resumed.plan.precision == "bfloat16"
     for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norms[0](self.convs[0](x)))
+        return torch.relu(self.norms[1](self.convs[1](y)) + x)
+
+
+def deep() -> nn.Module:
+    """A residual network at its start: rounding to bfloat16 switches its ReLUs."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), *(Block(32) for _ in range(8)), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(32, 3), nn.Softmax(1))
+
+
+class HalvedScale(torch.autograd.Function):
+    """A kernel with a mistake: the gradient that reaches one parameter of 32 numbers is `factor` of what it should be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad * ctx.factor, None
+
+
+@pytest.mark.parametrize(("factor", "chosen"), [(1.0, True), (0.5, False), (1.5, False), (0.0, False), (float("nan"), False)])
+def test_rounding_in_a_deep_network_is_no_mistake_and_a_wrong_kernel_is_one(factor: float, chosen: bool,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    model = deep()
+    probe = TwoPrecisions(model, 0.02, {"Norm": 0.9}, 0.5)
+    plain = probe.gradients(model, torch.bfloat16).errors(probe.reference())
+    assert plain[1] > 0.1 and plain[2] < 0.25  # PyTorch's own autocast: off in all directions, shorter or longer in none
+    whole = Norm.forward
+
+    def wrong(self: Norm, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        if self.norm is not model[4].norms[0]:
+            return whole(self, x, residual)
+        weight = HalvedScale.apply(self.norm.weight, factor)
+        return torch.relu(nn.functional.batch_norm(x, None, None, weight, self.norm.bias, True))
+
+    monkeypatch.setattr(Norm, "forward", wrong)
+    plan, _ = plan_with(probe, model, lower=None)
+    assert verdicts(plan)["bfloat16"] == "chosen"
+    assert verdicts(plan)["bn+relu"] == ("chosen" if chosen else "refused")
+    if not chosen:
+        row = next(row for row in plan.rows if row.name == "bn+relu")
+        assert "one parameter's length by" in row.why
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_autocast_with_a_wrong_gradient_is_refused(factor: float) -> None:
+    model = deep()
+    probe = TwoPrecisions(model, 0.02, {}, 0.5)
+    right = probe.loss_of
+
+    def wrong(module: nn.Module, precision: torch.dtype) -> torch.Tensor:
+        loss = right(module, precision)
+        return loss if precision != torch.bfloat16 else HalvedScale.apply(loss, factor)
+
+    probe._loss_of = probe._loss_of_few = wrong
+    plan, _ = plan_with(probe, model, lower=None)
+    assert verdicts(plan)["bfloat16"] == "refused" and plan.precision == "float32"
