@@ -8,6 +8,8 @@ How colours become what `color_mode` asks for:
   does; grey is repeated to RGB; RGB becomes grey with the weights 0.299, 0.587, 0.114 (ITU-R 601);
 - a JPEG that is to be made smaller is decoded at 1/2, 1/4 or 1/8 of its size where that still has the pixels that are wanted, and
   resized from there (not with `interpolation="nearest"`, which picks pixels of the picture as it is);
+- bilinear resizing that distorts is `kernels.resize`: what Pillow computes, lines before columns (Pillow 13 takes columns first where only
+  they shrink, which rounds otherwise by 1 in places);
 - transparency is dropped in `"rgb"` and `"grayscale"` (the colours under it stay, as in Keras) and is the fourth
   channel in `"rgba"` (255 where the picture has none).
 """
@@ -68,6 +70,8 @@ def decode_image(data: bytes, color_mode: str = "rgb", image_size: tuple[int, in
         if pixels is None:
             pixels = _by_pillow(data, color_mode, image_size, interpolation, fit, max_pixels, scaled)
         elif turn or color_mode != "rgb" or pixels.shape[2] != 3 or not (image_size is None or pixels.shape[:2] == tuple(image_size)):
+            if turn is None and pixels.shape[2] == CHANNELS[color_mode] and _by_kernel(image_size, color_mode, interpolation, fit):
+                return _resized(pixels, image_size)
             pixels = _finished(_as_image(pixels), turn, color_mode, image_size, interpolation, fit)
     except (ConvoltError, MemoryError):
         raise
@@ -96,7 +100,27 @@ def _finished(image: Image.Image, turn: str | None, color_mode: str, size: tuple
     from PIL import Image
 
     upright = image if turn is None else image.transpose(Image.Transpose[turn])
-    return np.asarray(_resize(_convert(upright, MODES[color_mode]), size, interpolation, fit))
+    converted = _convert(upright, MODES[color_mode])
+    if _by_kernel(size, color_mode, interpolation, fit):
+        pixels = np.array(converted)  # a copy: PyTorch takes no memory that may not be written
+        return _resized(pixels[:, :, None] if pixels.ndim == 2 else pixels, size)
+    return np.asarray(_resize(converted, size, interpolation, fit))
+
+
+def _by_kernel(size: tuple[int, int] | None, color_mode: str, interpolation: str, fit: str) -> bool:
+    """Whether `kernels.resize` makes the picture's size. Pillow weighs colours by their transparency first, so those are left to it."""
+    return size is not None and interpolation == "bilinear" and fit == "stretch" and color_mode != "rgba"
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    if size is None or pixels.shape[:2] == tuple(size):
+        return pixels
+    import torch
+
+    from convolt import kernels
+
+    resized: np.ndarray = kernels.resize(torch.from_numpy(pixels), size).numpy()
+    return resized
 
 
 def _before(turn: str | None, size: tuple[int, int] | None) -> tuple[int, int] | None:

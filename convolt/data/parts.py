@@ -15,7 +15,10 @@ from convolt.data.pack import Pack, StalePackWarning, open_pack
 from convolt.data.pictures import Pictures
 from convolt.data.shards import from_tar
 from convolt.data.split import fixed_permutation
-from convolt.errors import DataError, explain
+from convolt.errors import ArgumentError, DataError, explain
+
+IN_MEMORY = ("mnist", "cifar10", "digits")
+"""Built-in sets, which are no files of pictures."""
 
 TEST_FOLDERS = ("test", "testing")
 VALIDATION_FOLDERS = ("val", "valid", "validation")
@@ -43,13 +46,33 @@ def folder_parts(path: Path, image_size: Size, color_mode: str) -> dict[str, Ima
 
 
 def picture_parts(spec: str, image_size: Size, color_mode: str) -> Mapping[str, Pictures]:
-    """Returns the parts of a folder, a table (.csv), or shards (.tar, with braces for several)."""
+    """Returns the parts of a folder, a table (.csv), or shards (.tar, with braces for several).
+
+    Raises:
+        ArgumentError: it is the name of a built-in set, or a file of another kind.
+        DataError: it does not exist, or cannot be used.
+    """
     path = Path(spec).expanduser()
+    _check_pictures(spec, path)
     if path.is_dir():
         return folder_parts(path, image_size, color_mode)
     if spec.lower().endswith(".csv"):
         return {"train": from_csv(path, image_size=image_size, color_mode=color_mode)}
     return {"train": from_tar(spec, image_size=image_size, color_mode=color_mode)}
+
+
+def _check_pictures(spec: str, path: Path) -> None:
+    """Raises an error that says what DATA is if it is no pictures in files."""
+    expected = "a folder of class folders, a .csv table, or .tar shards"
+    if spec in IN_MEMORY:
+        raise ArgumentError(explain("data", f"the built-in set {spec}, which is arrays", expected,
+                                    f"It needs neither check nor pack: convolt train cnn --data {spec}."))
+    if path.is_dir() or path.suffix.lower() == ".tar":
+        return
+    if not path.exists():
+        raise DataError(explain("data", f"{spec}, which does not exist", expected))
+    if path.suffix.lower() != ".csv":
+        raise ArgumentError(explain("data", f"the file {spec}", expected))
 
 
 def mixed(parts: Mapping[str, Pictures]) -> dict[str, Pictures]:

@@ -6,6 +6,7 @@ from convolt.kernels.gather import gather_normalize
 from convolt.kernels.norm import bn, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
+from convolt.kernels.resize import resize
 from convolt.kernels.sparse import pooled_conv
 from convolt.kernels.tiles import tiled_conv, tiled_filters, tiles_pay
 from convolt.kernels.update import adam_update, newton_schulz, sgd_update
@@ -29,6 +30,7 @@ __all__ = [
     "picture_means",
     "pooled_conv",
     "relu_max_pool",
+    "resize",
     "sgd_update",
     "softmax_crossentropy",
     "tiled_conv",

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from convolt.kernels.resize_reference import resize, resize_picture  # noqa: F401 (found here by name)
 from convolt.kernels.warp_reference import picture_means, warp, warp_fill, warp_means  # noqa: F401 (found here by name)
 
 DEAD = 255

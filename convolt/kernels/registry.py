@@ -57,7 +57,7 @@ _GATHER = {"numba": "convolt.kernels.gather_numba", "triton": "convolt.kernels.g
 _UPDATE = {"triton": "convolt.kernels.update_triton"}
 _UINT8 = (torch.uint8,)
 _WARP = {"numba": "convolt.kernels.warp_numba", "triton": "convolt.kernels.warp_triton"}
-_PICTURES = {backend: (torch.uint8, torch.float32) for backend in ("numba", "triton")}
+_PICTURES: dict[str, tuple[torch.dtype, ...]] = dict.fromkeys(("numba", "triton"), (torch.uint8, torch.float32))
 
 KERNELS = _rows(
     Kernel("relu_max_pool", "ReLU → max-pooling", _POOL),
@@ -74,6 +74,7 @@ KERNELS = _rows(
     Kernel("gather_normalize", "index → crop, flip → normalise → cast", _GATHER, {"numba": _UINT8, "triton": _UINT8}),
     Kernel("warp", "index → geometry, colour, erasing → normalise → cast", _WARP, _PICTURES),
     Kernel("picture_means", "index → mean of each channel", _WARP, _PICTURES),
+    Kernel("resize", "a uint8 picture in another size, antialiased", {"numba": "convolt.kernels.resize_numba"}, {"numba": _UINT8}),
     Kernel("sgd_update", "SGD with momentum, of all parameters", _UPDATE),
     Kernel("adam_update", "Adam and AdamW, of all parameters", _UPDATE),
     Kernel("newton_schulz", "Muon's orthogonalisation, batched by shape", {}),

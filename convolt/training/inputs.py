@@ -16,7 +16,7 @@ from convolt.data.batches import HostBatch, Order, Resident, Streamed, draw_ids,
 from convolt.data.stream import ShardStream
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training import checks
-from convolt.training.picture_inputs import PictureStream
+from convolt.training.picture_inputs import PictureBatch, PictureStream
 from convolt.training.sampling import Drawing
 
 Batches = Resident | Streamed
@@ -91,11 +91,15 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
         else:
             running = running if running is not None else iter(x)
             items = running
-        return (prepare(item) for item in (items if steps is None else islice(items, max(0, steps - first))))
+        numbers = None if ids is None else ids(epoch)
+        return (prepare(item, numbers) for item in (items if steps is None else islice(items, max(0, steps - first))))
 
-    def prepare(item: Any) -> HostBatch:
+    def prepare(item: Any, numbers: Tensor | None) -> Any:
         batch = host_batch(item, input_names, output_names)
-        return class_weight(batch) if class_weight else batch
+        batch = class_weight(batch) if class_weight else batch
+        if not isinstance(item, PictureBatch):
+            return batch
+        return (*batch, item.places if numbers is None else numbers[item.places])  # bad files move the numbers of no other
 
     ids = None if order is None else lambda epoch: draw_ids(order(epoch), len(x))
     return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x),

@@ -65,6 +65,22 @@ def _open(pictures: Pictures, room: int, device: torch.device) -> Opened:
     return Opened(PictureStream(pictures, room, device), None)
 
 
+class PictureBatch(tuple[np.ndarray, np.ndarray]):
+    """`(x, y)` of a stream of pictures.
+
+    Attributes:
+        places: of the pictures in their epoch, int64 (N,) on the CPU; those of bad files are not among them, and move no other.
+    """
+
+    places: torch.Tensor
+
+    def __new__(cls, x: np.ndarray, y: np.ndarray, places: np.ndarray) -> PictureBatch:
+        """Returns the pair, which knows its places."""
+        made = super().__new__(cls, (x, y))
+        made.places = torch.from_numpy(places)
+        return made
+
+
 class PictureStream(Dataset[Any]):
     """Pictures as batches, decoded ahead of their use; the first of them stay decoded, as far as there is room.
 
@@ -97,9 +113,11 @@ class PictureStream(Dataset[Any]):
         def batches(epoch: int, first: int) -> Iterator[Any]:
             rows = np.arange(count) if order is None else order(epoch).numpy()
             orders = [rows[start : start + batch_size] for start in range(first * batch_size, count, batch_size)]
-            for x, kept in self.pictures.batches(orders, batch_size, _pinned if self._pinned else None):
+            found = self.pictures.batches(orders, batch_size, _pinned if self._pinned else None)
+            for number, (x, kept) in enumerate(found, first):
+                places = number * batch_size + np.flatnonzero(np.isin(orders[number - first], kept))
                 if len(kept):
-                    yield x, self.labels[kept]  # type: ignore[index]  # open_pictures has looked
+                    yield PictureBatch(x, self.labels[kept], places[:len(kept)])  # type: ignore[index]  # open_pictures has looked
 
         return batches, -(-count // batch_size)
 

@@ -143,3 +143,20 @@ def test_training_from_a_table_lists_what_it_skipped(pets, tmp_path, capsys, mon
     from convolt import load_model
 
     assert load_model(tmp_path / "runs" / "cnn-labels" / "model.safetensors").class_names == list(KINDS)
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ("digits", "got the built-in set digits, which is arrays"), ("nowhere", "got nowhere, which does not exist"),
+    ("nowhere.csv", "got nowhere.csv, which does not exist"), ("notes.txt", "got the file notes.txt"),
+    ("notes.tar", "expected a whole, uncompressed tar"), ("empty", "empty"), ("nolabels.csv", "nolabels.csv")])
+@pytest.mark.parametrize("verb", ["check", "pack"])
+def test_what_is_no_set_of_pictures_is_named(tmp_path, monkeypatch, capsys, verb, data, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "notes.tar").write_text("words" * 300)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nolabels.csv").write_text("path,kind\na.jpg,cat\n")
+    code, said = run(f"data {verb} {data}" + (" a.pack" if verb == "pack" else ""), capsys)
+    assert code != 0
+    assert message in " ".join(said.split()), said
+    assert "Traceback" not in said

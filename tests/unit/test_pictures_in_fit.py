@@ -274,3 +274,48 @@ def test_streamed_batches_on_a_gpu(pets, monkeypatch):
     batches, _ = opened.x.opener(32, None)
     x, _ = next(batches(0, 0))
     assert torch.from_numpy(x).is_pinned()
+
+
+@pytest.mark.parametrize("order", [None, [3, 0, 4, 2, 1, 0, 4]])
+def test_a_bad_file_moves_the_numbers_of_no_other_picture(tmp_path, monkeypatch, order):
+    """Augmentation is keyed by them: they are places in the epoch's order, whoever finds the bad file, and when."""
+    from convolt.data import pictures as module
+    from convolt.training.picture_inputs import PictureStream
+
+    monkeypatch.setattr(module, "MAX_BAD_SHARE", 0.5)
+    (tmp_path / "a").mkdir()
+    for n in range(5):
+        (tmp_path / "a" / f"{n}.jpg").write_bytes(b"" if n == 0 else picture(0, n))
+    rows = list(range(5)) if order is None else order
+    expected = [place for place, row in enumerate(rows) if row != 0]
+    for batch_size in (2, 3, 5):
+        folder = ImageFolder(tmp_path, image_size=(12, 12))
+        stream = PictureStream(folder, 1, torch.device("cpu"))
+        opened, _ = stream.opener(batch_size, None if order is None else lambda _: torch.tensor(order))
+        with pytest.warns(SkippedFilesWarning):
+            assert [p for batch in opened(0, 0) for p in batch.places.tolist()] == expected
+        later = [p for batch in opened(0, 1) for p in batch.places.tolist()]
+        assert later == [place for place in expected if place >= batch_size]
+
+
+def test_the_keys_of_a_stream_are_those_numbers(pets, tmp_path, monkeypatch):
+    import shutil
+
+    from convolt.training.inputs import from_stream
+    from convolt.training.picture_inputs import PictureStream
+    from convolt.training.sampling import make_drawing
+
+    shutil.copytree(pets, tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "007.jpg").write_bytes(b"")
+    seen = []
+    for root in (pets, tmp_path / "pets"):
+        stream = PictureStream(ImageFolder(root, image_size=(12, 12)), 1, torch.device("cpu"))
+        batches = from_stream(stream, torch.device("cpu"), 32, None, ["x"], ["y"], make_drawing(3, True, None, "flip", 3))
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SkippedFilesWarning)
+            seen.append([key for batch in batches.epoch(0) for key in batch.pending.keys.tolist()])
+    assert len(seen[0]) == 220 and len(seen[1]) == 219
+    missing = [key for key in seen[0] if key not in seen[1]]
+    assert len(missing) == 1 and [key for key in seen[0] if key != missing[0]] == seen[1]

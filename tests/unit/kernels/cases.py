@@ -227,6 +227,15 @@ def gather_cases() -> list[Case]:
     return found
 
 
+def resize_cases() -> list[Case]:
+    found = []
+    for name, shape, size in (("shrunk", (40, 50, 3), (17, 22)), ("grown", (5, 7, 3), (12, 9)), ("grey", (21, 1, 1), (6, 4)),
+                              ("small", (1, 1, 3), (3, 2)), ("four_channels", (9, 30, 4), (9, 7)), ("five_channels", (9, 8, 5), (4, 4))):
+        picture = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+        found.append(Case("resize", name, lambda dtype: [], lambda op, x, dtype, p=picture, s=size: [op(p, s)], gradients=False))
+    return found
+
+
 # Matrices of few bits, so that coordinates are exact in each type and no rounding moves a sample to other pixels.
 WARPS = {
     "straight": [[1, 0, 0], [0, 1, 0]], "flipped": [[-1, 0, 8], [0, 1, 0]], "moved": [[1, 0, -2], [0, -1, 9]],
@@ -326,5 +335,5 @@ def newton_schulz_cases() -> list[Case]:
 
 
 CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(), *crossentropy_cases(),
-         *gather_cases(), *warp_cases(), *update_cases(),
+         *gather_cases(), *resize_cases(), *warp_cases(), *update_cases(),
          *newton_schulz_cases()]

@@ -12,13 +12,14 @@ from tests.unit.kernels import sweep
 from tests.unit.kernels.cases import CASES, Case
 
 NUMBA = [c for c in CASES if "numba" in kernels.KERNELS[c.kernel].versions]
+OF_PIXELS = ("gather", "warp", "picture", "resize")
 
 
 @pytest.mark.parametrize(("case", "dtype"), sweep.pairs("numba"), ids=sweep.label)
 def test_errors_against_float64(case: Case, dtype: torch.dtype) -> None:
     if case.name != "frozen":  # which the reference runs
         assert "numba" not in kernels.KERNELS[case.kernel].versions or kernels.why_not(
-            case.kernel, torch.empty(0, dtype=torch.uint8 if case.kernel.startswith(("gather", "warp", "picture")) else dtype), "numba") == ""
+            case.kernel, torch.empty(0, dtype=torch.uint8 if case.kernel.startswith(OF_PIXELS) else dtype), "numba") == ""
     sweep.check_errors(case, dtype, "numba", "cpu")
 
 
