@@ -40,7 +40,7 @@ def test_what_cannot_be_used():
     whole = dataset([0] * 6, datasets.ClassLabel(names=["cat"]))
     with pytest.raises(ArgumentError, match="one split"):
         from_huggingface(datasets.DatasetDict({"train": whole}))
-    with pytest.raises(ArgumentError, match="datasets.Dataset"):
+    with pytest.raises(ArgumentError, match=r"datasets\.Dataset"):
         from_huggingface(whole.to_iterable_dataset())
     with pytest.raises(ArgumentError, match="one of the columns"):
         from_huggingface(whole, label_column="labl")
