@@ -230,7 +230,7 @@ def gather_cases() -> list[Case]:
 def resize_cases() -> list[Case]:
     found = []
     for name, shape, size in (("shrunk", (40, 50, 3), (17, 22)), ("grown", (5, 7, 3), (12, 9)), ("grey", (21, 1, 1), (6, 4)),
-                              ("one_pixel", (1, 1, 3), (3, 2)), ("four_channels", (9, 30, 4), (9, 7)), ("five_channels", (9, 8, 5), (4, 4))):
+                              ("point", (1, 1, 3), (3, 2)), ("four_channels", (9, 30, 4), (9, 7)), ("five_channels", (9, 8, 5), (4, 4))):
         picture = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
         found.append(Case("resize", name, lambda dtype: [], lambda op, x, dtype, p=picture, s=size: [op(p, s)], gradients=False))
     return found
