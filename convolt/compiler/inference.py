@@ -298,7 +298,8 @@ def activation_of(graph: fx.GraphModule, node: fx.Node) -> Any:
     if isinstance(module, Activation):
         return module.activation if module.activation in _INSIDE else None
     if node.op == "call_function":
-        return {F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}.get(node.target)  # type: ignore[call-overload]
+        functions: dict[Any, Callable[..., Tensor]] = {F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}
+        return functions.get(node.target)
     return _OF_TORCH.get(type(module))  # type: ignore[arg-type]
 
 

@@ -28,8 +28,13 @@ def affine_rows(theta: Entry = 0.0, tx: Entry = 0.0, ty: Entry = 0.0, shear: Ent
     cos, sin = _cos_sin(theta)
     shear_cos, shear_sin = _cos_sin(shear)
     rows: Rows = [[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]
-    for step in ([[1.0, 0.0, tx], [0.0, 1.0, ty], [0.0, 0.0, 1.0]], [[1.0, -shear_sin, 0.0], [0.0, shear_cos, 0.0], [0.0, 0.0, 1.0]],
-                 [[zx, 0.0, 0.0], [0.0, zy, 0.0], [0.0, 0.0, 1.0]], [[across, 0.0, 0.0], [0.0, down, 0.0], [0.0, 0.0, 1.0]]):
+    steps: tuple[Rows, ...] = (
+        [[1.0, 0.0, tx], [0.0, 1.0, ty], [0.0, 0.0, 1.0]],
+        [[1.0, -shear_sin, 0.0], [0.0, shear_cos, 0.0], [0.0, 0.0, 1.0]],
+        [[zx, 0.0, 0.0], [0.0, zy, 0.0], [0.0, 0.0, 1.0]],
+        [[across, 0.0, 0.0], [0.0, down, 0.0], [0.0, 0.0, 1.0]],
+    )
+    for step in steps:
         rows = product(rows, step)
     return rows
 

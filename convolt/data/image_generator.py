@@ -168,7 +168,8 @@ class ImageDataGenerator:
             steps.append(RandomLightness((said["brightness"], said["brightness"])))
         pictures = self._outside(np.asarray(x)[None])
         out = self._engine(steps).apply(pictures, None, torch.zeros(1, dtype=torch.int64)).images
-        return self._returned(out)[0]
+        picture: Array = self._returned(out)[0]
+        return picture
 
     def random_transform(self, x: Array, seed: int | None = None) -> Array:
         """Returns a picture changed at random."""

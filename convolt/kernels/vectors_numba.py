@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.core.imputils import lower_builtin
+from numba import extending, types
+from numba.core import cgutils, imputils
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.core.typing.templates import signature as typing_signature
-from numba.extending import intrinsic, models, register_jitable, register_model
+from numba.extending import models, register_jitable, register_model
 
 LANES = 16
+
+# Numba's decorators give functions that kernels call without the typing context that Numba itself passes.
+intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], extending.intrinsic)
+lower_builtin = cast(Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]], imputils.lower_builtin)
+
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _VECTOR, _PAIRS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_F32, _I32, ir.IntType(8)))
 
@@ -82,7 +86,7 @@ def product(rows: int, vectors: int) -> Callable[..., None]:
             store.align = 4
         return context.get_dummy_value()
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def multiply(typing: Any, a: Any, a_at: Any, a_row: Any, a_outer: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, c: Any, c_at: Any,
                  c_row: Any, outer: Any, count: Any, add: Any) -> Any:
         return types.void(a, index, index, index, index, b, index, index, c, index, index, index, index, index), codegen
@@ -123,7 +127,7 @@ def _multiply_add(builder: Any, left: Any, right: Any, total: Any, pairs: bool) 
 # -- vectors as values -----------------------------------------------------------------------------------------------
 
 
-class VectorType(types.Type):  # type: ignore[misc]
+class VectorType(types.Type):
     """Sixteen float32 in Numba's kernels: `+` and `-` work on them, `load`, `store` and their kin move them."""
 
     def __init__(self) -> None:
@@ -134,24 +138,26 @@ vector = VectorType()
 
 
 @register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, _VECTOR)  # type: ignore[no-untyped-call]
 
 
-def _pointer(context: Any, builder: Any, kind: Any, value: Any, at: Any, wide: Any) -> Any:
+def _pointer(context: Any, builder: Any, kind: Any, place: Any, wide: Any) -> Any:
+    """Where `place`, a flat array and an index, lies in memory."""
+    value, at = place
     start = builder.gep(context.make_array(kind)(context, builder, value).data, [at])
     return builder.bitcast(start, wide.as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(typing: Any, array: Any, at: Any) -> Any:
     """Sixteen numbers of a flat array: float32, or bfloat16 as int16 bits."""
     half = array.dtype == types.int16
     wide = ir.VectorType(ir.IntType(16), LANES) if half else _VECTOR
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = builder.load(_pointer(context, builder, array, *values, wide))
+        found = builder.load(_pointer(context, builder, array, values, wide))
         found.align = 2 if half else 4
         if not half:
             return found
@@ -165,44 +171,44 @@ def _rounded(builder: Any, value: Any) -> Any:
     return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), LANES)), ir.VectorType(ir.IntType(16), LANES))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
     """Writes sixteen numbers to a flat array: float32, or bfloat16 as int16 bits."""
     half = array.dtype == types.int16
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         given = _rounded(builder, values[2]) if half else values[2]
-        builder.store(given, _pointer(context, builder, array, *values[:2], given.type)).align = 2 if half else 4
+        builder.store(given, _pointer(context, builder, array, values[:2], given.type)).align = 2 if half else 4
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_pairs(typing: Any, array: Any, at: Any, first: Any, second: Any) -> Any:
     """Writes sixteen pairs of bfloat16 as int32, the first in the lower half."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         low, high = (builder.zext(_rounded(builder, value), _PAIRS) for value in values[2:])
         pair = builder.or_(low, builder.shl(high, ir.Constant(_PAIRS, [16] * LANES)))
-        builder.store(pair, _pointer(context, builder, array, *values[:2], _PAIRS)).align = 4
+        builder.store(pair, _pointer(context, builder, array, values[:2], _PAIRS)).align = 4
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, vector), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zeros(typing: Any) -> Any:
     """Sixteen zeros."""
     return vector(), lambda context, builder, signature, values: ir.Constant(_VECTOR, [0.0] * LANES)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def number(typing: Any, value: Any) -> Any:
     """A float32 everywhere."""
     return vector(types.float32), lambda context, builder, signature, values: _spread(builder, values[0], _VECTOR)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def if_larger(typing: Any, v: Any, m: Any, a: Any, b: Any) -> Any:
     """Takes a where v > m or v is not a number, else b."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -213,7 +219,7 @@ def if_larger(typing: Any, v: Any, m: Any, a: Any, b: Any) -> Any:
     return vector(vector, vector, vector, vector), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def if_not_positive(typing: Any, v: Any, a: Any, b: Any) -> Any:
     """Takes a where v <= 0, else b."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -222,22 +228,22 @@ def if_not_positive(typing: Any, v: Any, a: Any, b: Any) -> Any:
     return vector(vector, vector, vector), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_bytes(typing: Any, array: Any, at: Any, value: Any) -> Any:
     """Writes sixteen whole numbers as bytes."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         given = builder.trunc(builder.fptosi(values[2], _PAIRS), _BYTES)
-        builder.store(given, _pointer(context, builder, array, *values[:2], _BYTES)).align = 1
+        builder.store(given, _pointer(context, builder, array, values[:2], _BYTES)).align = 1
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def where_byte(typing: Any, array: Any, at: Any, byte: Any, value: Any) -> Any:
     """`value` where an array of bytes has `byte` (a uint8), else 0."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = builder.load(_pointer(context, builder, array, *values[:2], _BYTES))
+        found = builder.load(_pointer(context, builder, array, values[:2], _BYTES))
         found.align = 1
         same = builder.icmp_unsigned("==", found, _spread(builder, values[2], _BYTES))
         return builder.select(same, values[3], ir.Constant(_VECTOR, [0.0] * LANES))
@@ -245,19 +251,19 @@ def where_byte(typing: Any, array: Any, at: Any, byte: Any, value: Any) -> Any:
     return vector(array, types.intp, types.uint8, vector), codegen
 
 
-@lower_builtin(operator.add, vector, vector)  # type: ignore[untyped-decorator]
+@lower_builtin(operator.add, vector, vector)
 def _add(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.fadd(*values)
 
 
-@lower_builtin(operator.sub, vector, vector)  # type: ignore[untyped-decorator]
+@lower_builtin(operator.sub, vector, vector)
 def _subtract(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.fsub(*values)
 
 
 @infer_global(operator.add)
 @infer_global(operator.sub)
-class _Sums(ConcreteTemplate):  # type: ignore[misc]
+class _Sums(ConcreteTemplate):
     cases = (typing_signature(vector, vector, vector),)
 
 

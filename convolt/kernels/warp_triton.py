@@ -40,7 +40,7 @@ def _place(i, size, FILL: tl.constexpr):
 @triton.jit
 def _counts(i, size, FILL: tl.constexpr):
     """Where a row or column is to be read: everywhere, but for a constant border."""
-    if FILL == CONSTANT or FILL == OUTSIDE:
+    if FILL == CONSTANT or FILL == OUTSIDE:  # noqa: SIM109 - Triton's language has no `in`
         return (i >= 0) & (i < size)
     return i == i
 
@@ -73,11 +73,11 @@ def _warp(images, index, matrix, samples, colour, boxes, values, scale, shift, o
     for i in range(rows):
         v0 = y.to(tl.float32)
         if SAMPLES:
-            v0 += (i + 0.5) / rows.to(tl.float32) - 0.5
+            v0 += (i + 0.5) / rows - 0.5
         for j in range(columns):
             u0 = x.to(tl.float32)
             if SAMPLES:
-                u0 += (j + 0.5) / columns.to(tl.float32) - 0.5
+                u0 += (j + 0.5) / columns - 0.5
             u, v = m0 * u0 + (m1 * v0 + m2), m3 * u0 + (m4 * v0 + m5)
             if PROJECTIVE:
                 depth = tl.load(m + 6) * u0 + (tl.load(m + 7) * v0 + tl.load(m + 8))
@@ -104,7 +104,7 @@ def _warp(images, index, matrix, samples, colour, boxes, values, scale, shift, o
                     weight = tl.where(d == c, 1.0, 0.0)
                 tile += found[:, None] * weight[None, :]
     if SAMPLES:
-        tile = tile / (rows * columns).to(tl.float32)
+        tile = tile / (rows * columns)
     if COLOUR:
         tile += tl.load(colour + (n * C + d) * (C + 1) + C, mask=d < C, other=0.0)[None, :]
     if LIMITS:

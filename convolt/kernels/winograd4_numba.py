@@ -213,13 +213,13 @@ class Products:
         self._channels, self._filters = points.shape[1], points.shape[0] // POINTS
         self._window: tuple[list[int], list[int], list[int], int] = ([0, 0], [1, 1], [1, 1], POINTS)
         shape = [1, POINTS * self._channels, tiles, 1]
-        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(points.to_mkldnn(), *self._window, shape)  # type: ignore[attr-defined]
+        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(points.to_mkldnn(), *self._window, shape)  # type: ignore[call-arg]
 
     def __call__(self, transformed: Tensor) -> Tensor:
         """Returns (tiles, 36, filters) of transforms (tiles, 36, channels)."""
         tiles = len(transformed)
         x = transformed.view(1, tiles, 1, POINTS * self._channels).permute(0, 3, 1, 2)
-        y = torch.ops.mkldnn._convolution_pointwise(x, self._packed, None, *self._window, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._packed, None, *self._window, "none", [], "")
         return y.permute(0, 2, 3, 1).reshape(tiles, POINTS, self._filters)
 
 

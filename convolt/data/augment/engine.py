@@ -76,9 +76,11 @@ class Augmentation(Configurable):
     def _agreed(self, setting: str, default: Any) -> Any:
         """Returns the setting of the one resample: what was said here, or what all transforms that say something say."""
         own = getattr(self, setting)
-        said = {value: t for t in self.transforms if (value := getattr(t, setting, None)) is not None and hasattr(t, setting)} \
-            if setting != "fill_value" else {t.fill_value: t for t in self.transforms
-                                             if hasattr(t, "fill_mode") and getattr(t, "fill_value", None) is not None}
+        said: dict[Any, Transform] = {}
+        for transform in self.transforms:
+            value = getattr(transform, setting, None)
+            if value is not None and (setting != "fill_value" or hasattr(transform, "fill_mode")):  # an erasing has a fill_value of its own
+                said[value] = transform
         if own is not None:
             return own
         if len(said) > 1:
@@ -98,7 +100,8 @@ class Augmentation(Configurable):
             height, width = transform.output_size(height, width)
         return height, width
 
-    def parameters(self, keys: Tensor, height: int, width: int, channels: int, value_range: tuple[float, float] = (0.0, 255.0)) -> Parameters:
+    def parameters(self, keys: Tensor, height: int, width: int, channels: int,
+                   value_range: tuple[float, float] = (0.0, 255.0)) -> Parameters:
         """Returns what is done to each sample; no host sync.
 
         Args:
@@ -135,7 +138,8 @@ class Augmentation(Configurable):
             factors, offsets = t.scale_and_shift(channels)
             scale = [s * f for s, f in zip(scale, factors, strict=True)]
             shift = [s * f + o for s, f, o in zip(shift, factors, offsets, strict=True)]
-        return (self._constant(("scale", channels), scale, torch.float32, device), self._constant(("shift", channels), shift, torch.float32, device))
+        return (self._constant(("scale", channels), scale, torch.float32, device),
+                self._constant(("shift", channels), shift, torch.float32, device))
 
     # -- application ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +162,8 @@ class Augmentation(Configurable):
         """
         pictures = source if source.dtype in (torch.uint8, torch.float32, torch.float64) else source.to(torch.float32)
         self._check(pictures, index, keys)
-        chosen = self.parameters(keys, *(int(n) for n in pictures.shape[1:]), value_range=self._range_of(pictures))
+        _, height, width, channels = pictures.shape
+        chosen = self.parameters(keys, height, width, channels, self._range_of(pictures))
         pictures = pictures.contiguous()
         batch = Augmented(self._images(pictures, index, keys, chosen, dtype), _taken(labels, index), _taken(boxes, index))
         if boxes is not None:
@@ -182,7 +187,8 @@ class Augmentation(Configurable):
             others = own.images.index_select(0, partner)
         else:
             other_keys = derived(keys, 1)
-            others_chosen = self.parameters(other_keys, *(int(n) for n in pictures.shape[1:]), value_range=self._range_of(pictures))
+            _, *size, channels = pictures.shape
+            others_chosen = self.parameters(other_keys, size[0], size[1], channels, self._range_of(pictures))
             others = self._images(pictures, partner, other_keys, others_chosen, dtype)
         height, width = chosen.size
         share = chosen.share.to(torch.float32)[:, None, None, None].expand(-1, height, width, 1)
@@ -222,7 +228,7 @@ class Augmentation(Configurable):
         first = functools.partial(warp, pictures, matrix, index=index, size=chosen.size, samples=chosen.samples,
                                   most_samples=chosen.most_samples, fill_mode=self._fill_mode, fill_value=self._fill_value,
                                   interpolation=self._interpolation, colour=colour, limits=limits)
-        last = {"boxes": chosen.boxes, "values": chosen.values, "scale": scale, "shift": shift, "dtype": dtype}
+        last: dict[str, Any] = {"boxes": chosen.boxes, "values": chosen.values, "scale": scale, "shift": shift, "dtype": dtype}
         if not has_effects(chosen):
             return first(**last)
         images = with_effects(first(dtype=torch.float32), chosen, keys, self._range_of(pictures))
