@@ -4,8 +4,8 @@
 
 Each side runs in a process of its own, in turn, on 512 pictures of 32 × 32 × 3 and 64 of 224 × 224 × 3, from uint8 in memory (on the
 device) to what a model takes. `--peers-python` has kornia, albumentations and keras with tensorflow. Writes
-`benchmarks/results/augmentation_DEVICE_DATE.json` and prints a table: milliseconds per batch (median), pictures per second, ratio to Convolt in
-float32, and for Convolt the share of the bandwidth that a plain copy reaches.
+`benchmarks/results/augmentation_DEVICE_DATE.json` and prints a table: milliseconds per batch (median), pictures per second, ratio to
+Convolt in float32, and for Convolt the share of the bandwidth that a plain copy reaches.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def kornia_side(side: str, x: Any, device: str) -> Callable[[], Any]:
     if side.endswith("each"):
         moved = [K.RandomRotation(10, p=1.0), K.RandomShear((-11.3, 11.3, -11.3, 11.3), p=1.0), K.RandomAffine(0, scale=(0.8, 1.2), p=1.0),
                  K.RandomTranslate((-0.1, 0.1), (-0.1, 0.1), p=1.0)]
-    chain = torch.nn.Sequential(K.RandomHorizontalFlip(), *moved, K.RandomBrightness((0.8, 1.2), p=1.0), K.RandomContrast((0.8, 1.2), p=1.0),
-                                K.RandomErasing((0.06, 0.07), (1.0, 1.0), p=1.0))
+    chain = torch.nn.Sequential(K.RandomHorizontalFlip(), *moved, K.RandomBrightness((0.8, 1.2), p=1.0),
+                                K.RandomContrast((0.8, 1.2), p=1.0), K.RandomErasing((0.06, 0.07), (1.0, 1.0), p=1.0))
     source = torch.from_numpy(x).to(device)
 
     def batch() -> Any:
@@ -214,7 +214,8 @@ def compare(options: argparse.Namespace) -> None:
                    if (times := [r["milliseconds"] for r in rounds if r["side"] == side and r["size"] == size])}
         print(f"\n{count} pictures of {size} × {size} × 3, {options.device}")
         for side, milliseconds in medians.items():
-            row = {"side": side, "pictures": count, "size": size, "milliseconds": milliseconds, "pictures_per_second": 1e3 * count / milliseconds,
+            row = {"side": side, "pictures": count, "size": size, "milliseconds": milliseconds,
+                   "pictures_per_second": 1e3 * count / milliseconds,
                    "times_convolt": milliseconds / medians["convolt"] if "convolt" in medians else None,
                    "share_of_copy": medians[COPY] / milliseconds if COPY in medians else None}
             rows.append(row)

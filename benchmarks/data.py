@@ -7,8 +7,8 @@ Every side reads the same files, makes them `size` × `size`, and flips, rotates
 cuts out; its figure is pictures per second of whole epochs. Each runs in a process of its own with the Python that is named for it (the
 sides `pillow`, `albumentations` and `memmap` want PyTorch, OpenCV and albumentations, `keras` wants TensorFlow), in turn, `--rounds`
 times; medians are kept. Sides with workers run with 0 and 2 of them, and the faster counts. Imports, and compiling on other pictures
-of the same shape, are outside the clock for all sides, and the files are in the system's cache. The second epoch is the best that a side offers: pictures in memory (convolt),
-`cache()` (keras), an array on the disk (memmap); the others decode again.
+of the same shape, are outside the clock for all sides, and the files are in the system's cache. The second epoch is the best that a side
+offers: pictures in memory (convolt), `cache()` (keras), an array on the disk (memmap); the others decode again.
 """
 
 from __future__ import annotations

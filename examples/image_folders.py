@@ -9,10 +9,9 @@ FOLDER has train/ and test/, each with one folder of pictures per class. Picture
 import argparse
 from pathlib import Path
 
-from convolt.preprocessing.image import ImageDataGenerator
-
 import convolt
 from convolt import layers
+from convolt.preprocessing.image import ImageDataGenerator
 
 
 def build(size: int, classes: int) -> convolt.Sequential:

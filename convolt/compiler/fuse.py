@@ -205,7 +205,7 @@ def _winograd_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     conv, shape = conv_of(graph, node), node.meta.get("shape", ())
     if conv is None or len(shape) != 4:
         return None
-    few = max(conv.weight.shape[:2]) <= MOST_FILTERS  # type: ignore[arg-type, operator]
+    few = max(conv.weight.shape[:2]) <= MOST_FILTERS
     if not (_is_winograd(conv) and shape[2] % 2 == shape[3] % 2 == 0 if few else _is_tiled(conv)):
         return None
     return Match(WinogradConv(conv, ends_in_relu(conv)), (first_input(node),), (node,))

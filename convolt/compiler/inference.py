@@ -133,7 +133,7 @@ class Runner:
 
 def _work(model: nn.Module, x: Tensor, samples: int | None) -> float:
     """Returns about how many products the convolutions take, from their weights alone: as if maps were an eighth of the picture's side."""
-    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, (Conv2D, nn.Conv2d)))
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, (Conv2D, nn.Conv2d)) and hasattr(m, "weight"))
     places = max(1.0, x[0, 0].numel() / 64) if x.ndim == 4 else 0.0
     return weights * places * (samples if samples is not None else len(x))
 
@@ -298,7 +298,8 @@ def activation_of(graph: fx.GraphModule, node: fx.Node) -> Any:
     if isinstance(module, Activation):
         return module.activation if module.activation in _INSIDE else None
     if node.op == "call_function":
-        functions: dict[Any, Callable[..., Tensor]] = {F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}
+        functions: dict[Any, Callable[..., Tensor]] = {
+            F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}
         return functions.get(node.target)
     return _OF_TORCH.get(type(module))  # type: ignore[arg-type]
 

@@ -46,7 +46,7 @@ class Gradients:
         difference = self.flat - reference.flat
         loss = (self.loss - reference.loss).abs() / reference.loss.abs().clamp(min=1e-6)
         floor = (NEARLY_ZERO * scale) ** 2 / max(1, len(reference.flat))  # of a squared element
-        pairs = zip(difference.split(self.sizes), reference.flat.split(self.sizes), strict=True)
+        pairs = zip(difference.split(self.sizes), reference.flat.split(self.sizes), strict=True)  # type: ignore[no-untyped-call]
         leans = [(moved @ right).abs() / (right @ right + floor * len(right)) for moved, right in pairs]
         lean = torch.stack(leans).max() if leans else scale.new_zeros(())
         return float(loss), float(difference.norm() / scale), float(lean)

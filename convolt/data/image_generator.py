@@ -90,7 +90,8 @@ class ImageDataGenerator:
 
     def _check(self) -> None:
         for what, value, known in (("fill_mode", self.fill_mode, tuple(FILLS)), ("interpolation_order", self.interpolation_order, (0, 1)),
-                                   ("data_format", self.data_format, ("channels_last", "channels_first")), ("dtype", self.dtype, ("float32",))):
+                                   ("data_format", self.data_format, ("channels_last", "channels_first")),
+                                   ("dtype", self.dtype, ("float32",))):
             if value not in known:
                 raise ArgumentError(explain(f"ImageDataGenerator({what})", repr(value), f"one of {', '.join(map(repr, known))}"))
         if not 0 <= self.validation_split < 1:
@@ -124,7 +125,8 @@ class ImageDataGenerator:
         return self._engine([*self.transforms(), *(self.scalings() if scaled else [])])
 
     def _engine(self, transforms: Sequence[Transform]) -> Augmentation:
-        return Augmentation(transforms, FILLS[self.fill_mode], self.cval, "bilinear" if self.interpolation_order else "nearest", (0.0, 255.0))
+        interpolation = "bilinear" if self.interpolation_order else "nearest"
+        return Augmentation(transforms, FILLS[self.fill_mode], self.cval, interpolation, (0.0, 255.0))
 
     def get_random_transform(self, img_shape: Sequence[int], seed: int | None = None) -> dict[str, Any]:
         """Returns random parameters for a picture of this shape, under Keras's names.
@@ -231,7 +233,8 @@ class ImageDataGenerator:
                                      (self.featurewise_std_normalization, self.std, "featurewise_std_normalization"),
                                      (self.zca_whitening, self.zca_whitening_matrix, "zca_whitening")):
             if wanted and learnt is None:
-                warnings.warn(explain(f"ImageDataGenerator({what})", "no statistics", "a call of fit(pictures) first"), ConvoltWarning, stacklevel=2)
+                warnings.warn(explain(f"ImageDataGenerator({what})", "no statistics", "a call of fit(pictures) first"), ConvoltWarning,
+                              stacklevel=2)
         x = x if self.mean is None else x - self.mean
         x = x if self.std is None else x / (self.std + np.float32(SMALL))
         if self.zca_whitening_matrix is not None:
@@ -257,7 +260,8 @@ class ImageDataGenerator:
             ShapeError: lengths differ.
         """
         if self.featurewise_center and self.mean is None:
-            raise StateError(explain("ImageDataGenerator.flow", "featurewise statistics that nobody learnt", "a call of fit(pictures) first"))
+            raise StateError(explain("ImageDataGenerator.flow", "featurewise statistics that nobody learnt",
+                                     "a call of fit(pictures) first"))
         arrays = [None if a is None else np.asarray(a) for a in (x, y, sample_weight)]
         count = len(np.asarray(x))
         if any(a is not None and len(a) != count for a in arrays):
@@ -309,6 +313,7 @@ class ImageDataGenerator:
                 own = np.flatnonzero(folder.labels == number)
                 held_out[own[: int(len(own) * self.validation_split)]] = True
             folder = folder.subset(np.flatnonzero(held_out if subset == "validation" else ~held_out))
+        print(f"Found {len(folder)} pictures of {len(folder.class_names)} classes in {directory}.")
         return DirectoryFlow(self._changed_outside, folder, class_mode, batch_size, shuffle, seed or 0)
 
     def _changed_outside(self, pictures: Tensor, index: Tensor | None, keys: Tensor) -> Array:

@@ -70,8 +70,8 @@ def warp(images: Tensor, matrix: Tensor, *, index: Tensor | None = None, size: t
         return out
     chosen = choose("warp", images, backend)
     plain = torch.float64 in (matrix.dtype, dtype) or not images.is_contiguous() or (chosen == "numba" and dtype == torch.float16)
-    return cast(Tensor, run("warp", "reference" if plain else chosen, "warp", "fill", images, index, matrix, samples, most_samples, fill_mode,
-                            fill_value, interpolation == "nearest", colour, limits, boxes, values, scale, shift, out))
+    return cast(Tensor, run("warp", "reference" if plain else chosen, "warp", "fill", images, index, matrix, samples, most_samples,
+                            fill_mode, fill_value, interpolation == "nearest", colour, limits, boxes, values, scale, shift, out))
 
 
 def picture_means(images: Tensor, index: Tensor | None = None, *, backend: str = "auto") -> Tensor:
@@ -110,7 +110,8 @@ def _check_colours(count: int, channels: int, colour: Tensor | None, boxes: Tens
                    shift: Tensor | None) -> None:
     erased = 0 if boxes is None else int(boxes.shape[1])
     for what, tensor, shape in (("colour", colour, (count, channels, channels + 1)), ("boxes", boxes, (count, erased, 4)),
-                                ("values", values, (count, erased, channels)), ("scale", scale, (channels,)), ("shift", shift, (channels,))):
+                                ("values", values, (count, erased, channels)), ("scale", scale, (channels,)),
+                                ("shift", shift, (channels,))):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ShapeError(explain(f"warp({what})", f"shape {tuple(tensor.shape)}", f"{shape}"))
     if (boxes is None) != (values is None) or (scale is None) != (shift is None):

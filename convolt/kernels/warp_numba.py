@@ -122,7 +122,10 @@ def _inside_one(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e:
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _inside_four(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
                  line: Any) -> None:
-    """Adds pixels of four floats, whose neighbours all lie inside. All are read before one is written, so that LLVM makes vectors of them."""
+    """Adds pixels of four floats, whose neighbours all lie inside.
+
+    All are read before one is written, so that LLVM makes vectors of them.
+    """
     k1, k2, k3, k4, k5, k6, k7 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(5), np.uint64(6), np.uint64(7)
     for x in range(first, last):
         u, v = a * (np.float32(x) + shift) + b, d * (np.float32(x) + shift) + e
@@ -188,7 +191,8 @@ def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: An
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _whole(a: Any, b: Any, d: Any, e: Any, straight: Any, shift: Any) -> Any:
     """Whether pixels of a line fall onto pixels, side by side."""
-    return straight and d == ZERO and abs(a) == ONE and shift == ZERO and b == np.floor(b) and e == np.floor(e) and abs(b) < FAR and abs(e) < FAR
+    return (straight and d == ZERO and abs(a) == ONE and shift == ZERO and b == np.floor(b) and e == np.floor(e)
+            and abs(b) < FAR and abs(e) < FAR)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -300,7 +304,8 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
                     if spread:
                         _line(scratch, 0, (in_height, in_width, channels, 4, fill, nearest), m, down, across, width, wide, value, line)
                     else:
-                        _line(images, start, (in_height, in_width, channels, channels, fill, nearest), m, down, across, width, wide, value, line)
+                        _line(images, start, (in_height, in_width, channels, channels, fill, nearest), m, down, across, width, wide, value,
+                              line)
             if rows * columns > 1:
                 share = ONE / np.float32(rows * columns)
                 for i in range(line.size):

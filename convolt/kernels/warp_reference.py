@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 FILLS = ("constant", "nearest", "reflect", "wrap", "outside")
-"""What lies beyond the border: a constant (blended with at the border), the border pixel repeated, the picture mirrored with its border pixel
-repeated (… b a | a b c | c b …), the picture again, or a constant that is never blended with (SciPy's "constant")."""
+"""What lies beyond the border: a constant (blended with at the border), the border pixel repeated, the picture mirrored with its border
+pixel repeated (… b a | a b c | c b …), the picture again, or a constant that is never blended with (SciPy's "constant")."""
 
 FARTHEST = 16_777_216.0
 """Coordinates are cut here, where float32 still has each integer."""
@@ -114,8 +114,8 @@ def picture_means(images: Tensor, index: Tensor | None = None) -> Tensor:
     return warp_means(images, index, torch.empty(count, images.shape[3], dtype=wide, device=images.device))
 
 
-def warp_fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor | None, most: int, fill: str, value: float, nearest: bool,
-              colour: Tensor | None, limits: tuple[float, float] | None, boxes: Tensor | None, values: Tensor | None,
+def warp_fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor | None, most: int, fill: str, value: float,
+              nearest: bool, colour: Tensor | None, limits: tuple[float, float] | None, boxes: Tensor | None, values: Tensor | None,
               scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
     """The pass of `kernels.warp`: fills `out` (N, h, w, C)."""
     wide = torch.float64 if torch.float64 in (images.dtype, matrix.dtype, out.dtype) else torch.float32

@@ -130,7 +130,8 @@ def _means(images, index, out, places, C: tl.constexpr, CP: tl.constexpr, INDEX:
     total = tl.zeros((BLOCK, CP), tl.float32)
     for first in range(0, places, BLOCK):
         e = first + tl.arange(0, BLOCK)
-        total += tl.load(images + start + e[:, None] * C + d[None, :], mask=(e[:, None] < places) & (d[None, :] < C), other=0).to(tl.float32)
+        inside = (e[:, None] < places) & (d[None, :] < C)
+        total += tl.load(images + start + e[:, None] * C + d[None, :], mask=inside, other=0).to(tl.float32)
     tl.store(out + n * C + d, tl.sum(total, 0) / places, mask=d < C)
 
 
@@ -146,10 +147,10 @@ def fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor |
 
     with current_device(images):
         _warp[count, triton.cdiv(height * width, BLOCK)](
-            images, ready(index), ready(matrix), ready(samples), ready(colour), ready(boxes), ready(values), ready(scale), ready(shift), out,
-            images.shape[1], images.shape[2], height, width, 0 if boxes is None else boxes.shape[1], float(value), float(low), float(high),
-            channels, power_of_two(channels), index is not None, matrix.shape[1] == 3, samples is not None, FILLS.index(fill), nearest,
-            colour is not None, limits is not None, scale is not None, str(out.dtype) == "torch.uint8", BLOCK)
+            images, ready(index), ready(matrix), ready(samples), ready(colour), ready(boxes), ready(values), ready(scale), ready(shift),
+            out, images.shape[1], images.shape[2], height, width, 0 if boxes is None else boxes.shape[1], float(value), float(low),
+            float(high), channels, power_of_two(channels), index is not None, matrix.shape[1] == 3, samples is not None, FILLS.index(fill),
+            nearest, colour is not None, limits is not None, scale is not None, str(out.dtype) == "torch.uint8", BLOCK)
     return out
 
 

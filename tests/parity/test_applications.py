@@ -103,7 +103,8 @@ def test_every_architecture_has_a_case() -> None:
 
 
 def test_every_architecture_has_a_reference() -> None:
-    own = {name for name in applications.names() if applications.get(name).plain} | {"speednet"}  # its own is in tests/unit/test_speednet.py
+    # speednet's own is in tests/unit/test_speednet.py
+    own = {name for name in applications.names() if applications.get(name).plain} | {"speednet"}
     assert not [case.name for case in CASES if not case.keras and case.torch is None and case.name not in own]
 
 

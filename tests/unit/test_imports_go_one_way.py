@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "profiler": {"training"},
     "models": {"layers", "training", "formats", "optimizers", "schedules"},
     "applications": {"layers", "models", "formats", "data"},
-    "cli": {"applications", "models", "profiler", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers", "schedules"},
+    "cli": {"applications", "models", "profiler", "layers", "training", "data", "datasets", "formats", "losses", "metrics", "optimizers",
+            "schedules"},
 }
 
 

@@ -246,7 +246,10 @@ def turned_hue(angle: Tensor, draft: Draft) -> Tensor:
 
 
 def _blended(matrix: list[list[float]], share: Tensor, kept: Tensor, draft: Draft, last: float = 1.0) -> Tensor:
-    """Returns share · matrix + kept · identity as (N, C, C); a fourth channel is kept (`last` 1) or left out (0). Made without transfers."""
+    """Returns share · matrix + kept · identity as (N, C, C); a fourth channel is kept (`last` 1) or left out (0).
+
+    Made without transfers.
+    """
     rows = []
     for i in range(draft.channels):
         for j in range(draft.channels):

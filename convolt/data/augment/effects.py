@@ -99,7 +99,8 @@ def with_effects(images: Tensor, chosen: Parameters, keys: Tensor, limits: tuple
         step = (high - low + (high - low) / 255) / 2 ** chosen.bits.to(images.dtype)[:, None, None, None]
         images = low + ((images - low) / step).floor() * step
     if chosen.noise is not None:
-        images = images + normal(keys, images[0].numel()).to(images.dtype).view(images.shape) * chosen.noise.to(images.dtype)[:, None, None, None]
+        noise = normal(keys, images[0].numel()).to(images.dtype).view(images.shape)
+        images = images + noise * chosen.noise.to(images.dtype)[:, None, None, None]
     return images.clamp(low, high)
 
 

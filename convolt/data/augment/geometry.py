@@ -178,7 +178,8 @@ class RandomTranslation(Geometric):
 
     draws = 3
 
-    def __init__(self, height_factor: Range, width_factor: Range, whole_pixels: bool = False, probability: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, height_factor: Range, width_factor: Range, whole_pixels: bool = False, probability: float = 1.0,
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.height_factor, self.width_factor = height_factor, width_factor
         self.whole_pixels = bool(whole_pixels)
@@ -303,7 +304,8 @@ class RandomResizedCrop(Geometric):
 
     draws = 4
 
-    def __init__(self, height: int, width: int | None = None, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3), **kwargs: Any) -> None:
+    def __init__(self, height: int, width: int | None = None, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3),
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.height, self.width, self.scale, self.ratio = height, width, scale, ratio
         self._size = _size("RandomResizedCrop", height, width)

@@ -26,8 +26,8 @@ class Scaling(Transform):
     def _each(self, argument: str, value: Numbers, channels: int) -> list[float]:
         values = [float(value)] * channels if isinstance(value, (int, float)) else [float(v) for v in value]
         if len(values) != channels:
-            raise ArgumentError(explain(f"{type(self).__name__}({argument})", f"{len(values)} numbers", f"one number, or one for each of the "
-                                        f"{channels} channels"))
+            raise ArgumentError(explain(f"{type(self).__name__}({argument})", f"{len(values)} numbers",
+                                        f"one number, or one for each of the {channels} channels"))
         return values
 
 

@@ -66,14 +66,17 @@ def _adjugate(m: Tensor) -> Tensor:
     a, b, c, d, e, f = (m[:, i, j] for i in (0, 1) for j in range(3))
     zero, one = torch.zeros_like(a), torch.ones_like(a)
     g, h, i = (m[:, 2, j] for j in range(3)) if m.shape[1] == 3 else (zero, zero, one)
-    entries = [e * i - f * h, c * h - b * i, b * f - c * e, f * g - d * i, a * i - c * g, c * d - a * f, d * h - e * g, b * g - a * h, a * e - b * d]
+    entries = [e * i - f * h, c * h - b * i, b * f - c * e,
+               f * g - d * i, a * i - c * g, c * d - a * f,
+               d * h - e * g, b * g - a * h, a * e - b * d]
     return torch.stack(entries, 1).view(-1, 3, 3)
 
 
 def moved_masks(masks: Tensor, index: Tensor | None, matrix: Tensor, size: tuple[int, int], fill_mode: str, fill_value: float) -> Tensor:
     """Returns masks (M, H, W) or (M, H, W, K) as they lie in the output, in their type: the nearest value, never a blend."""
     if masks.ndim not in (3, 4):
-        raise ShapeError(explain("augment (masks)", f"shape {tuple(masks.shape)}", "(samples, height, width) or (samples, height, width, kinds)"))
+        raise ShapeError(explain("augment (masks)", f"shape {tuple(masks.shape)}",
+                                 "(samples, height, width) or (samples, height, width, kinds)"))
     given = masks if masks.ndim == 4 else masks[..., None]
     whole = given.dtype == torch.uint8
     pictures = (given if whole else given.to(torch.float32)).contiguous()
