@@ -146,6 +146,7 @@ class Probe:
         changed = [w for module in self._model.modules() for w in getattr(module, "changed_weights", ())]  # by a forward pass alone
         kept = [(state, state.detach().clone()) for state in (*self._model.buffers(), *changed)]
         modes = {module: module.training for module in self._model.modules()}
+        seeded = [(own, {device: g.get_state() for device, g in own.items()}) for own in _generators(self._model)]
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             self._model.train()
@@ -157,5 +158,17 @@ class Probe:
                         state.copy_(value)
                 for module, training in modes.items():
                     module.training = training
+                for own, states in seeded:
+                    for device in list(own):
+                        if device in states:
+                            own[device].set_state(states[device])
+                        else:
+                            del own[device]  # made by an attempt: the first step makes it anew, from its seed
                 for p in self._trained():
                     p.grad = None
+
+
+def _generators(model: nn.Module) -> list[dict[torch.device, torch.Generator]]:
+    """Returns the generators of layers with a seed of their own, by device; those that a first forward pass makes are added to them."""
+    found = (getattr(module, "generators", None) for module in model.modules())
+    return [own for own in found if isinstance(own, dict)]

@@ -45,10 +45,18 @@ class MirrorMean(Layer):
     """Takes the mean of the answers for pictures and mirror images that `MirrorBatch` made, in inference alone.
 
     Shapes: (batch, …), unchanged in training; in inference the batch has half the size.
+
+    Raises:
+        ShapeError: in inference, the batch has an odd size: there is no `MirrorBatch` before.
     """
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if self.training else x.unflatten(0, (2, -1)).mean(0)
+        if self.training:
+            return x
+        if x.shape[0] % 2:
+            raise ShapeError(explain(label(self), f"a batch of {x.shape[0]}", "pictures and as many mirror images",
+                                     "Put MirrorBatch where the pictures enter."))
+        return torch.unflatten(x, 0, (2, -1)).mean(0)

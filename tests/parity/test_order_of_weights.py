@@ -24,6 +24,7 @@ def computed(model: Model, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("name", "side", "pixels"), NETWORKS)
 def test_weights_of_keras_fit_as_they_are(keras: Any, name: str, side: int, pixels: bool) -> None:
     arguments: dict[str, Any] = {"weights": None, "classes": 5, "input_shape": (side, side, 3), "classifier_activation": None}
+    keras.utils.clear_session()  # its layers are numbered through a whole process
     keras.utils.set_random_seed(0)
     theirs, ours = getattr(keras.applications, name)(**arguments), getattr(applications, name)(**arguments)
     assert [layer.name for layer in ours.layers if layer.get_weights()] == [layer.name for layer in theirs.layers if layer.weights]

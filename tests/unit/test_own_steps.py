@@ -10,6 +10,7 @@ import convolt as cv
 from convolt import layers, metrics, optimizers
 from convolt.compiler.execute import CapturedStep
 from convolt.errors import ArgumentTypeError, StateError
+from convolt.training.sampling import Drawing
 from tests.unit.compiler.replay import ReplayOnCpu
 from tests.unit.compiler.test_execute import snapshot_of
 
@@ -95,7 +96,7 @@ def test_an_own_step_is_captured_and_replayed_bit_equally() -> None:
         trainer = model.trainer
         step = trainer._step
         runner = CapturedStep(step, model.optimizer, ReplayOnCpu(snapshot_of(model)), pytest.fail) if captured else step
-        data, _ = trainer._data("fit", X[:64], Y[:64], None, 16, None, 9)
+        data, _ = trainer._data("fit", X[:64], Y[:64], None, 16, None, Drawing(9, shuffle=True))
         torch.manual_seed(4)
         model.train()
         step.train_totals.reset()

@@ -197,7 +197,7 @@ def test_a_resumed_training_keeps_its_size(tmp_path: Any, monkeypatch: pytest.Mo
     def never(*_: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("convolt.training.trainer.find_batch_size", never)
+    monkeypatch.setattr("convolt.training.feeding.find_batch_size", never)
     model.fit(X, Y, batch_size="auto", epochs=2, checkpoint=tmp_path, resume_allow=["epochs"], verbose=0)
     assert model.optimizer.iterations == 2 * steps
 

@@ -118,6 +118,8 @@ def test_flips_are_for_inference_alone() -> None:
     assert torch.equal(batch.eval()(x)[2:], x.flip(-1))
     with pytest.raises(ShapeError, match="height, width, channels"):
         layers.MirrorBatch().ensure_built((None, 3))
+    with pytest.raises(ShapeError, match="a batch of 3; expected pictures and as many mirror images"):
+        layers.MirrorMean().eval()(torch.rand(3, 5))
 
 
 class InPyTorch(torch.nn.Module):

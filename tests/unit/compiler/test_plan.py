@@ -180,6 +180,23 @@ def test_a_probe_leaves_the_model_as_it_was() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_a_probe_leaves_seeded_layers_as_they_were() -> None:
+    """How often a candidate is timed is chance: a dropout with its own seed must not go on from there."""
+    masks = []
+    for runs in (0, 1, 3):
+        dropout = layers.Dropout(0.5, seed=5)
+        model = Sequential([layers.Input((12, 12, 3)), layers.Flatten(), dropout, layers.Dense(3)])
+        probe = Probe(model, lambda module, precision, model=model: LOSS(Y, model(X)), torch.device("cpu"))
+        for _ in range(runs):
+            probe.gradients(model, torch.float32)
+        model.train()
+        masks.append(dropout(torch.ones(4, 100)))
+        if runs:
+            probe.gradients(model, torch.float32)
+        masks.append(dropout(torch.ones(4, 100)))
+    assert all(torch.equal(first, masks[0]) for first in masks[::2]) and all(torch.equal(second, masks[1]) for second in masks[1::2])
+
+
 def test_fit_with_fusions_trains_like_fit_without(capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = X.permute(0, 2, 3, 1).numpy(), Y.numpy()
     weights = []
