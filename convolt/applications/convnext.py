@@ -48,11 +48,12 @@ def _halving(filters: int, name: str, i: int) -> Sequential:
                        layers.Conv2D(filters, 2, strides=2, name=f"{name}_downsampling_conv_{i}")], name=f"{name}_downsampling_block_{i}")
 
 
-def _convnext(frame: Frame, name: str, depths: Sequence[int], filters: Sequence[int], include_preprocessing: bool) -> SymbolicTensor:
+def _convnext(frame: Frame, name: str, depths: Sequence[int], filters: Sequence[int], include_preprocessing: bool,
+              patch: int) -> SymbolicTensor:
     x = frame.x
     if include_preprocessing and x.shape[-1] == 3:
         x = layers.Normalization(mean=MEAN, variance=VARIANCE, name=f"{name}_prestem_normalization")(x)
-    x = Sequential([layers.Conv2D(filters[0], 4, strides=4, name=f"{name}_stem_conv"),
+    x = Sequential([layers.Conv2D(filters[0], patch, strides=patch, name=f"{name}_stem_conv"),
                     layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_stem_layernorm")], name=f"{name}_stem")(x)
     for stage, (depth, n) in enumerate(zip(depths, filters, strict=True)):
         if stage:
@@ -70,18 +71,20 @@ def _member(size: str, depths: Sequence[int], filters: Sequence[int]) -> Callabl
     """Returns the function of one of the networks."""
     name = f"convnext_{size.lower()}"
 
-    def network(frame: Frame, *, include_preprocessing: bool = True) -> SymbolicTensor:
-        return _convnext(frame, name, depths, filters, include_preprocessing)
+    def network(frame: Frame, *, include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
+        patch = 2 if frame.is_small(f"ConvNeXt{size}", stem) else 4
+        return _convnext(frame, name, depths, filters, include_preprocessing, patch)
 
     network.__name__ = network.__qualname__ = f"ConvNeXt{size}"
     network.__doc__ = f"""ConvNeXt with {list(depths)} blocks of {list(filters)} filters, for pixels 0 … 255.
 
     Without `include_preprocessing`, for pixels of mean 0 and deviation 1 over ImageNet.
+    `stem` is "large" (patches of 4×4), "small" (of 2×2, for pictures of 32×32) or "auto".
     Keras counterpart: `keras.applications.ConvNeXt{size}`.
     """
     return architecture(name, family="ConvNeXt", pixels="none", source="Liu et al. 2022, https://arxiv.org/abs/2201.03545", torch=TORCH,
                         arguments="include_top include_preprocessing weights input_tensor input_shape pooling classes "
-                                  "classifier_activation name")(network)
+                                  "classifier_activation name stem")(network)
 
 
 ConvNeXtTiny = _member("Tiny", (3, 3, 9, 3), (96, 192, 384, 768))

@@ -50,11 +50,14 @@ def _halving(x: SymbolicTensor, name: str) -> SymbolicTensor:
     return layers.AveragePooling2D(2, strides=2, name=f"{name}_pool")(x)  # type: ignore[no-any-return]
 
 
-def _densenet(frame: Frame, counts: tuple[int, int, int, int]) -> SymbolicTensor:
-    x = layers.ZeroPadding2D(3)(frame.x)
-    x = layers.Conv2D(64, 7, strides=2, use_bias=False, name="conv1_conv")(x)
-    x = layers.ZeroPadding2D(1)(_normalized(x, "conv1_"))
-    x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
+def _densenet(frame: Frame, counts: tuple[int, int, int, int], who: str, stem: str) -> SymbolicTensor:
+    if frame.is_small(who, stem):  # as in the paper for CIFAR
+        x = _normalized(layers.Conv2D(2 * GROWTH, 3, padding="same", use_bias=False, name="conv1_conv")(frame.x), "conv1_")
+    else:
+        x = layers.ZeroPadding2D(3)(frame.x)
+        x = layers.Conv2D(64, 7, strides=2, use_bias=False, name="conv1_conv")(x)
+        x = layers.ZeroPadding2D(1)(_normalized(x, "conv1_"))
+        x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
     for stage, count in enumerate(counts, start=2):
         x = _dense_block(x, count, f"conv{stage}")
         if stage < 5:
@@ -63,18 +66,27 @@ def _densenet(frame: Frame, counts: tuple[int, int, int, int]) -> SymbolicTensor
 
 
 @architecture("densenet121", family="DenseNet", source=SOURCE, pixels="torch", torch=TORCH)
-def DenseNet121(frame: Frame) -> SymbolicTensor:  # noqa: N802 (Keras's name)
-    """DenseNet with 58 dense layers. Keras counterpart: `keras.applications.DenseNet121`."""
-    return _densenet(frame, (6, 12, 24, 16))
+def DenseNet121(frame: Frame, *, stem: str = "large") -> SymbolicTensor:  # noqa: N802 (Keras's name)
+    """DenseNet with 58 dense layers. `stem` is "large", "small" (for 32×32) or "auto".
+
+    Keras counterpart: `keras.applications.DenseNet121`.
+    """
+    return _densenet(frame, (6, 12, 24, 16), "DenseNet121", stem)
 
 
 @architecture("densenet169", family="DenseNet", source=SOURCE, pixels="torch", torch=TORCH)
-def DenseNet169(frame: Frame) -> SymbolicTensor:  # noqa: N802
-    """DenseNet with 82 dense layers. Keras counterpart: `keras.applications.DenseNet169`."""
-    return _densenet(frame, (6, 12, 32, 32))
+def DenseNet169(frame: Frame, *, stem: str = "large") -> SymbolicTensor:  # noqa: N802
+    """DenseNet with 82 dense layers. `stem` is "large", "small" (for 32×32) or "auto".
+
+    Keras counterpart: `keras.applications.DenseNet169`.
+    """
+    return _densenet(frame, (6, 12, 32, 32), "DenseNet169", stem)
 
 
 @architecture("densenet201", family="DenseNet", source=SOURCE, pixels="torch", torch=TORCH)
-def DenseNet201(frame: Frame) -> SymbolicTensor:  # noqa: N802
-    """DenseNet with 98 dense layers. Keras counterpart: `keras.applications.DenseNet201`."""
-    return _densenet(frame, (6, 12, 48, 32))
+def DenseNet201(frame: Frame, *, stem: str = "large") -> SymbolicTensor:  # noqa: N802
+    """DenseNet with 98 dense layers. `stem` is "large", "small" (for 32×32) or "auto".
+
+    Keras counterpart: `keras.applications.DenseNet201`.
+    """
+    return _densenet(frame, (6, 12, 48, 32), "DenseNet201", stem)

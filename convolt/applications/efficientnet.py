@@ -81,18 +81,22 @@ def _block(x: SymbolicTensor, prefix: str, kernel_size: int, filters: int, expan
     return added(before, x, drop, prefix) if strides == 1 and channels == filters else x
 
 
-def _efficientnet(frame: Frame, width: float, depth: float, dropout: float) -> SymbolicTensor:
+def _efficientnet(frame: Frame, width: float, depth: float, dropout: float, small: bool) -> SymbolicTensor:
     x = layers.Normalization()(layers.Rescaling(1 / 255)(frame.x))
     if frame.published:  # Keras's files of ImageNet hold the deviations where the variances belong
         x = layers.Rescaling([1 / math.sqrt(deviation) for deviation in DEVIATION])(x)
-    x = layers.ZeroPadding2D(border_before_halving(x, 3), name="stem_conv_pad")(x)
-    x = convolution(x, divisible(32 * width), 3, "stem_conv", strides=2, padding="valid")
+    if small:
+        x = convolution(x, divisible(32 * width), 3, "stem_conv")
+    else:
+        x = layers.ZeroPadding2D(border_before_halving(x, 3), name="stem_conv_pad")(x)
+        x = convolution(x, divisible(32 * width), 3, "stem_conv", strides=2, padding="valid")
     x = normalized(x, "stem_bn", "stem_activation")
     counts = [math.ceil(depth * stage[1]) for stage in STAGES]
     number = 0
     for i, ((kernel_size, _, filters, expansion, strides), count) in enumerate(zip(STAGES, counts, strict=True), start=1):
         for j in range(count):
-            x = _block(x, f"block{i}{chr(ord('a') + j)}_", kernel_size, divisible(filters * width), expansion, strides if j == 0 else 1,
+            step = 1 if j > 0 or (small and i == 2) else strides
+            x = _block(x, f"block{i}{chr(ord('a') + j)}_", kernel_size, divisible(filters * width), expansion, step,
                        DROP_CONNECT * number / sum(counts))
             number += 1
     x = normalized(convolution(x, divisible(1280 * width), 1, "top_conv"), "top_bn", "top_activation")
@@ -102,12 +106,13 @@ def _efficientnet(frame: Frame, width: float, depth: float, dropout: float) -> S
 def _member(letter: str, width: float, depth: float, size: int, dropout: float) -> Callable[..., Model]:
     """Returns the function of one of the networks."""
 
-    def network(frame: Frame) -> SymbolicTensor:
-        return _efficientnet(frame, width, depth, dropout)
+    def network(frame: Frame, *, stem: str = "large") -> SymbolicTensor:
+        return _efficientnet(frame, width, depth, dropout, frame.is_small(f"EfficientNet{letter}", stem))
 
     network.__name__ = network.__qualname__ = f"EfficientNet{letter}"
     network.__doc__ = f"""EfficientNet {letter}: {width} times the width and {depth} times the depth of B0, for {size}×{size} pixels.
 
+    `stem` is "large", "small" (for 32×32: the first two halvings are left out, weights are the same) or "auto".
     Keras counterpart: `keras.applications.EfficientNet{letter}`.
     """
     return architecture(f"efficientnet{letter.lower()}", family="EfficientNet", size=size, pixels="none",

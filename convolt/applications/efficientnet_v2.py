@@ -71,19 +71,19 @@ def _rescaled(frame: Frame, kind: str) -> SymbolicTensor:
     return layers.Rescaling(1 / 128, offset=-1.0)(frame.x)  # type: ignore[no-any-return]
 
 
-def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_preprocessing: bool) -> SymbolicTensor:
+def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_preprocessing: bool, small: bool) -> SymbolicTensor:
     def wide(filters: int) -> int:
         return max(8, int(filters * width + 4) // 8 * 8)
 
     x = _rescaled(frame, kind) if include_preprocessing else frame.x
-    x = _normalized(convolution(x, wide(STEM[kind]), 3, "stem_conv", strides=2), "stem_bn", "stem_activation")
+    x = _normalized(convolution(x, wide(STEM[kind]), 3, "stem_conv", strides=1 if small else 2), "stem_bn", "stem_activation")
     blocks = sum(stage[1] for stage in STAGES[kind])  # without `depth`, as in Keras
     number = 0
     for i, (plain, count, filters, expansion, strides) in enumerate(STAGES[kind], start=1):
         block = _plain_block if plain else _depthwise_block
         for j in range(math.ceil(depth * count)):
             prefix, drop = f"block{i}{chr(ord('a') + j)}_", DROP_CONNECT * number / blocks
-            x = block(x, prefix, wide(filters), expansion, strides if j == 0 else 1, drop)
+            x = block(x, prefix, wide(filters), expansion, 1 if j > 0 or (small and i == 2) else strides, drop)
             number += 1
     x = _normalized(convolution(x, wide(1280), 1, "top_conv"), "top_bn", "top_activation")
     return classified(frame, x, 0.2)
@@ -92,18 +92,20 @@ def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_p
 def _member(letters: str, width: float, depth: float, size: int) -> Callable[..., Model]:
     """Returns the function of one of the networks."""
 
-    def network(frame: Frame, *, include_preprocessing: bool = True) -> SymbolicTensor:
-        return _efficientnet(frame, letters[0], width, depth, include_preprocessing)
+    def network(frame: Frame, *, include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
+        small = frame.is_small(f"EfficientNetV2{letters}", stem)
+        return _efficientnet(frame, letters[0], width, depth, include_preprocessing, small)
 
     network.__name__ = network.__qualname__ = f"EfficientNetV2{letters}"
     network.__doc__ = f"""EfficientNet v2 {letters}, for {size}×{size} pixels 0 … 255, or without `include_preprocessing` for -1 … 1.
 
+    `stem` is "large", "small" (for 32×32: the first two halvings are left out, weights are the same) or "auto".
     Keras counterpart: `keras.applications.EfficientNetV2{letters}`.
     """
     return architecture(f"efficientnetv2-{letters.lower()}", family="EfficientNet v2", size=size, pixels="none",
                         source="Tan & Le 2021, https://arxiv.org/abs/2104.00298",
                         arguments="include_top weights input_tensor input_shape pooling classes classifier_activation "
-                                  "include_preprocessing name")(network)
+                                  "include_preprocessing name stem")(network)
 
 
 EfficientNetV2B0 = _member("B0", 1.0, 1.0, 224)

@@ -47,6 +47,9 @@ PIXEL_LAYER = "pixels"
 SMALL_SIDE = 64
 """Pictures with a shorter side below this get the small stem where `stem="auto"`."""
 
+PATCHES = 8
+"""Patches along the shorter side of small pictures."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -145,8 +148,8 @@ class Architecture:
     def make(self, input_shape: Sequence[int], classes: int, **arguments: Any) -> Model:
         """Returns the model for pictures with values 0 … 255 as they are: the command line's way.
 
-        The pixels are brought into the range of the architecture by a layer at the front, and 32×32 pictures get a stem of
-        their size where the architecture has one.
+        The pixels are brought into the range of the architecture by a layer at the front, and small pictures get a stem or patches of
+        their size (`fitted`).
 
         Args:
             input_shape: (height, width, channels).
@@ -155,8 +158,7 @@ class Architecture:
         """
         if self.plain:
             return self.function(tuple(input_shape), classes, **arguments)
-        if "stem" in self.options:
-            arguments.setdefault("stem", "auto")
+        arguments = self.fitted(input_shape) | arguments
         x = layers.Input(tuple(input_shape))
         if self.pixels == "none" or "include_preprocessing" in self.options:
             return self.function(classes=classes, input_tensor=x, **arguments)
@@ -166,6 +168,19 @@ class Architecture:
             top = bool(arguments.get("include_top", True))
             self.match_pixels(model, weight_files.find(self.function.__name__, self.name, arguments["weights"], top))
         return model
+
+    def fitted(self, input_shape: Sequence[int]) -> dict[str, Any]:
+        """Returns the options that `make` chooses by the size of the pictures, (height, width, channels); none for large ones.
+
+        Below 64 pixels the small stem, and up to 64 pixels patches of an eighth of the shorter side, where an architecture has these.
+        """
+        side = min(int(side) for side in input_shape[:2])
+        found: dict[str, Any] = {}
+        if "stem" in self.options and side < SMALL_SIDE:
+            found["stem"] = "small"
+        if "patch_size" in self.options and side <= SMALL_SIDE:
+            found["patch_size"] = max(1, side // PATCHES)
+        return found
 
     def match_pixels(self, model: Model, path: Path) -> None:
         """Makes a model of `make` see pixels as the network did whose weights it was given.

@@ -62,14 +62,18 @@ def _inception(x: SymbolicTensor, name: str, single: int, second: tuple[int, int
 
 @architecture("googlenet", family="Inception", pixels="tf", torch=TORCH,
               source="Szegedy et al. 2014, https://arxiv.org/abs/1409.4842; torchvision")
-def GoogLeNet(frame: Frame, *, dropout: float = 0.2) -> SymbolicTensor:  # noqa: N802 (the paper's name)
+def GoogLeNet(frame: Frame, *, dropout: float = 0.2, stem: str = "large") -> SymbolicTensor:  # noqa: N802 (the paper's name)
     """GoogLeNet without its two classifiers in the middle; for sides that are multiples of 32 it is torchvision's to the last window.
 
+    `stem` is "large", "small" (for 32×32: 3×3 in place of 7×7 and pooling) or "auto".
     PyTorch counterpart: `torchvision.models.googlenet`, whose pixels "transform_input" brings to -1 … 1.
     """
-    x = layers.ZeroPadding2D(3, name="conv1_pad")(frame.x)
-    x = _rectified(layers.Conv2D(64, 7, strides=2, use_bias=False, name="conv1_conv")(x), "conv1")
-    x = layers.MaxPooling2D(3, strides=2, padding="same", name="pool1")(x)
+    if frame.is_small("GoogLeNet", stem):
+        x = _convolution(frame.x, 64, 3, "conv1")
+    else:
+        x = layers.ZeroPadding2D(3, name="conv1_pad")(frame.x)
+        x = _rectified(layers.Conv2D(64, 7, strides=2, use_bias=False, name="conv1_conv")(x), "conv1")
+        x = layers.MaxPooling2D(3, strides=2, padding="same", name="pool1")(x)
     x = _convolution(_convolution(x, 64, 1, "conv2"), 192, 3, "conv3")
     x = layers.MaxPooling2D(3, strides=2, padding="same", name="pool2")(x)
     for name, single, second, third, pooled in BLOCKS:

@@ -52,14 +52,15 @@ def _block(x: SymbolicTensor, number: int, filters: int, strides: int, expansion
 
 
 @architecture("mobilenet_v2", family="MobileNet", pixels="tf", source="Sandler et al. 2018, https://arxiv.org/abs/1801.04381",
-              arguments="input_shape alpha include_top weights input_tensor pooling classes classifier_activation name")
-def MobileNetV2(frame: Frame, *, alpha: float = 1.0) -> SymbolicTensor:  # noqa: N802 (Keras's name)
-    """MobileNet v2; `alpha` times the filters. Keras counterpart: `keras.applications.MobileNetV2`."""
-    x = layers.Conv2D(divisible(32 * alpha), 3, strides=2, padding="same", use_bias=False, name="Conv1")(frame.x)
+              arguments="input_shape alpha include_top weights input_tensor pooling classes classifier_activation name stem")
+def MobileNetV2(frame: Frame, *, alpha: float = 1.0, stem: str = "large") -> SymbolicTensor:  # noqa: N802 (Keras's name)
+    """MobileNet v2; `alpha` times the filters, `stem` as in `MobileNet`. Keras counterpart: `keras.applications.MobileNetV2`."""
+    small = frame.is_small("MobileNetV2", stem)
+    x = layers.Conv2D(divisible(32 * alpha), 3, strides=1 if small else 2, padding="same", use_bias=False, name="Conv1")(frame.x)
     x, number = _normalized(x, "bn_Conv1", "Conv1_relu"), 0
-    for filters, blocks, strides, expansion in STAGES:
+    for stage, (filters, blocks, strides, expansion) in enumerate(STAGES):
         for i in range(blocks):
-            x = _block(x, number, divisible(int(filters * alpha)), strides if i == 0 else 1, expansion)
+            x = _block(x, number, divisible(int(filters * alpha)), 1 if i > 0 or (small and stage == 1) else strides, expansion)
             number += 1
     x = layers.Conv2D(divisible(1280 * max(1.0, alpha)), 1, use_bias=False, name="Conv_1")(x)
     return frame.top(_normalized(x, "Conv_1_bn", "out_relu"))

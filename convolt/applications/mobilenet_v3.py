@@ -15,7 +15,7 @@ __all__ = ["MobileNetV3Large", "MobileNetV3Small", "decode_predictions", "prepro
 
 SOURCE = "Howard et al. 2019, https://arxiv.org/abs/1905.02244"
 ARGUMENTS = ("input_shape alpha minimalistic include_top weights input_tensor classes pooling dropout_rate classifier_activation "
-             "include_preprocessing name")
+             "include_preprocessing name stem")
 
 Block = tuple[float, int, int, int, bool, bool]
 """(expansion, filters, kernel size, strides, whether channels are weighed, whether it is hard swish in place of ReLU)."""
@@ -82,14 +82,16 @@ def _block(x: SymbolicTensor, number: int, block: Block, alpha: float, style: _S
 
 
 def _network(frame: Frame, blocks: Sequence[Block], last: int, alpha: float, minimalistic: bool, dropout_rate: float,
-             include_preprocessing: bool) -> SymbolicTensor:
+             include_preprocessing: bool, small: bool) -> SymbolicTensor:
     style, x = _Style(minimalistic), frame.x
     if include_preprocessing:
         x = layers.Rescaling(1 / 127.5, offset=-1.0)(x)
-    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False, name="conv")(x)
+    x = layers.Conv2D(16, 3, strides=1 if small else 2, padding="same", use_bias=False, name="conv")(x)
     x = style.activated(_normalized(x, "conv_bn"))
+    first_halving = next(number for number, block in enumerate(blocks) if block[3] == 2)
     for number, block in enumerate(blocks):
-        x = _block(x, number, block, alpha, style)
+        strides = 1 if small and number == first_halving else block[3]
+        x = _block(x, number, (*block[:3], strides, *block[4:]), alpha, style)
     x = layers.Conv2D(divisible(int(x.shape[-1] or 0) * 6), 1, padding="same", use_bias=False, name="conv_1")(x)
     x = style.activated(_normalized(x, "conv_1_bn"))
     if not frame.include_top:
@@ -105,13 +107,21 @@ def _network(frame: Frame, blocks: Sequence[Block], last: int, alpha: float, min
 
 @architecture("mobilenet_v3_small", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS)
 def MobileNetV3Small(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802 (Keras's name)
-                     include_preprocessing: bool = True) -> SymbolicTensor:
-    """MobileNet v3, 11 blocks; `alpha` times the filters. Keras counterpart: `keras.applications.MobileNetV3Small`."""
-    return _network(frame, SMALL, 1024, alpha, minimalistic, dropout_rate, include_preprocessing)
+                     include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
+    """MobileNet v3, 11 blocks; `alpha` times the filters, `stem` as in `MobileNet`.
+
+    Keras counterpart: `keras.applications.MobileNetV3Small`.
+    """
+    small = frame.is_small("MobileNetV3Small", stem)
+    return _network(frame, SMALL, 1024, alpha, minimalistic, dropout_rate, include_preprocessing, small)
 
 
 @architecture("mobilenet_v3_large", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS)
 def MobileNetV3Large(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802
-                     include_preprocessing: bool = True) -> SymbolicTensor:
-    """MobileNet v3, 15 blocks; `alpha` times the filters. Keras counterpart: `keras.applications.MobileNetV3Large`."""
-    return _network(frame, LARGE, 1280, alpha, minimalistic, dropout_rate, include_preprocessing)
+                     include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
+    """MobileNet v3, 15 blocks; `alpha` times the filters, `stem` as in `MobileNet`.
+
+    Keras counterpart: `keras.applications.MobileNetV3Large`.
+    """
+    small = frame.is_small("MobileNetV3Large", stem)
+    return _network(frame, LARGE, 1280, alpha, minimalistic, dropout_rate, include_preprocessing, small)
