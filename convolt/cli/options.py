@@ -23,6 +23,13 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Execution(StrEnum):
+    """How the steps of a training run."""
+
+    AUTO = "auto"
+    EAGER = "eager"
+
+
 class Verbose(StrEnum):
     """How much is said while a model works."""
 
@@ -96,6 +103,11 @@ def parse_shape(value: str | None) -> tuple[int, ...] | None:
     return None if value is None else parse_numbers(value)
 
 
+def parse_fusions(value: str) -> str | list[str]:
+    """Returns a text of rewrites as `compile(fusions=…)` takes them: a word for all of them, or their names."""
+    return value if value in ("auto", "none", "all") else split_names([value])
+
+
 def check_shape(value: str | None) -> str | None:
     """Returns the text of a shape that `parse_shape` understands."""
     parse_shape(value)
@@ -136,6 +148,18 @@ Data = Annotated[
         metavar="DATA",
         show_default=False,
         help=("[b]mnist[/b], [b]cifar10[/b], [b]digits[/b]; a folder with one folder per class; or an [b].npz[/b] file."),
+    ),
+]
+Fusions = Annotated[
+    str, typer.Option("--fusions", metavar="NAMES", help="auto: as measured; none, all, or names of rewrites with commas between.")
+]
+Executed = Annotated[
+    Execution, typer.Option("--execution", help="auto: the whole step in one CUDA graph where that works; eager: never.")
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--micro-batch", metavar="SAMPLES", min=1, show_default=False, help="Most samples at once; the update is that of the batch."
     ),
 ]
 OptionalModel = Annotated[str | None, get_args(Model)[1]]

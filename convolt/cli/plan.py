@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from convolt.cli import options
-from convolt.cli.options import ColorMode, Precision
+from convolt.cli.options import ColorMode, Execution, Precision
 
 Optimizer = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Whose step it would be.")]
 Loss = Annotated[str, typer.Option("--loss", metavar="NAME", help="auto: as `convolt train` chooses it.")]
 Precise = Annotated[Precision, typer.Option("--precision", help="What the model computes in.")]
-Fusions = Annotated[str, typer.Option("--fusions", metavar="NAMES", help="auto, none, all, or names of rewrites with commas between.")]
 Graph = Annotated[bool, typer.Option("--graph", help="Print the model's graph before and after the rewrites.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 
@@ -24,7 +23,9 @@ def plan(
     optimizer: Optimizer = "adam",
     loss: Loss = "auto",
     precision: Precise = Precision.AUTO,
-    fusions: Fusions = "auto",
+    fusions: options.Fusions = "auto",
+    execution: options.Executed = Execution.AUTO,
+    micro_batch: options.MicroBatch = None,
     image_size: options.ImageSize = None,
     color_mode: options.Colors = ColorMode.AUTO,
     device: options.Device = "auto",
@@ -43,8 +44,8 @@ def plan(
     count = len(source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
     made = model_spec.make_model(model, tuple(int(n) for n in source.x_train.shape[1:]), count, code)
     chosen = recipe.choose(made, source, loss, [])
-    names = fusions if fusions in ("auto", "none", "all") else options.split_names([fusions])
-    made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device, fusions=names)
+    made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device,
+                 fusions=options.parse_fusions(fusions), execution=execution.value, micro_batch=micro_batch)
     found = made.trainer.find_plan(source.x_train[: 4 * batch_size], y[: 4 * batch_size], batch_size=batch_size)
     if json:
         typer.echo(dumps({name: value for name, value in dataclasses.asdict(found).items() if name not in ("before", "after")}, indent=2))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt.cli import options, resuming
-from convolt.cli.options import ColorMode, Precision, Switch, Verbose
+from convolt.cli.options import ColorMode, Execution, Precision, Switch, Verbose
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class TrainOptions:
     augment: str | None = None
     sampler: str | None = None
     label_smoothing: float = 0.0
+    fusions: str = "auto"
+    execution: Execution = Execution.AUTO
+    micro_batch: int | None = None
 
     def as_command(self) -> list[str]:
         """Returns the line that repeats the run from its start: what differs from the defaults, the seed, and what a recipe sets."""
@@ -69,7 +72,7 @@ class TrainOptions:
             name: list(value)
             if isinstance(value, tuple)
             else str(value)
-            if isinstance(value, (Precision, ColorMode, Switch, Verbose))
+            if isinstance(value, (Precision, ColorMode, Execution, Switch, Verbose))
             else value
             for name, value in asdict(self).items()
             if name not in _OF_THIS_CALL
@@ -194,6 +197,9 @@ def train(
     augment: options.Augment = None,
     sampler: Sampler = None,
     label_smoothing: Smoothing = 0.0,
+    fusions: options.Fusions = "auto",
+    execution: options.Executed = Execution.AUTO,
+    micro_batch: options.MicroBatch = None,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.
 

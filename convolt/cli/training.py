@@ -17,8 +17,9 @@ from convolt import __version__, applications, devices, layers, optimizers, sche
 from convolt.callbacks import TerminateOnNaN
 from convolt.cli import defaults, model_spec, parts, recipe, results, resuming, say, starting
 from convolt.cli.interrupt import Interrupts
-from convolt.cli.options import Switch, parse_size
+from convolt.cli.options import Switch, parse_fusions, parse_size
 from convolt.cli.train import TrainOptions
+from convolt.compiler import check_fusions
 from convolt.configurable import to_json
 from convolt.data.augment.words import parse
 from convolt.data.batches import epoch_order
@@ -51,6 +52,7 @@ class Training:
         self.options = options
         optimizer = make_optimizer(options)  # misspelt names are told before data are read
         sampling.get(options.sampler)
+        check_fusions(parse_fusions(options.fusions))
         if options.augment is not None:
             parse(options.augment)
         device = devices.resolve(options.device)
@@ -60,7 +62,8 @@ class Training:
         self.model = self._make_model()
         self.start = [("freeze", starting.freeze(self.model, list(options.freeze)))] if options.freeze else []
         self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics), options.label_smoothing)
-        self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device)
+        self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device,
+                           fusions=parse_fusions(options.fusions), execution=options.execution.value, micro_batch=options.micro_batch)
         self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
         self.saves_whole = _can_be_described(self.model)
         stem = options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"

@@ -1,6 +1,7 @@
 """`convolt plan`: the table of candidates, on real digits."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,27 @@ def test_what_is_asked_for_as_json_and_as_a_graph(capsys: pytest.CaptureFixture[
     assert text.index("before:") < text.index("after:") and "Norm(relu)" in text
     assert main(["plan", "cnn", "--data", "digits", "--fusions", "bn+rel"]) == 2
     assert "Did you mean 'bn+relu'?" in capsys.readouterr().err
+
+
+def test_what_is_pinned_is_in_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cnn", "--data", "digits", "--fusions", "none", "--execution", "eager", "--micro-batch", "48", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["form"], plan["execution"], plan["micro_batch"]) == ("layers", "eager", 48)
+    assert {row["name"]: row["why"] for row in plan["rows"]}["graph of the whole step"] == "asked for eager"
+
+
+def test_a_pinned_training_keeps_it_in_its_folder_and_in_the_line_that_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pins = ["--fusions", "bn+relu,conv+relu+pool", "--execution", "eager", "--micro-batch", "48"]
+    assert main(["train", "cnn", "--data", "digits", "--epochs", "1", "--device", "cpu", "--name", "pinned", *pins]) == 0
+    assert "bn+relu" in capsys.readouterr().out
+    config = json.loads(Path("runs/pinned/config.json").read_text(encoding="utf-8"))
+    assert [config["options"][name] for name in ("fusions", "execution", "micro_batch")] == [*pins[1::2][:2], 48]
+    assert config["plan"]["fusions"].keys() >= {"bn+relu"} and config["plan"]["micro_batch"] == 48
+    assert [config["command"][config["command"].index(name) + 1] for name in pins[::2]] == pins[1::2]
+    before = config["command"]
+    assert main(["train", "--resume", "runs/pinned", "--epochs", "2", "--allow-change", "epochs,length of schedule"]) == 0
+    after = json.loads(Path("runs/pinned/config.json").read_text(encoding="utf-8"))
+    assert after["options"]["fusions"] == pins[1] and after["plan"]["execution"] == "eager" and after["command"][-6:] == before[-6:]
