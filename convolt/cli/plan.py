@@ -34,7 +34,6 @@ def plan(
     json: Json = False,
 ) -> None:
     """Measure in which form a model trains fastest on DATA, and show each candidate with the reason for its verdict."""
-    import dataclasses
     from json import dumps
 
     from convolt.cli import model_spec, parts, recipe, say
@@ -48,7 +47,7 @@ def plan(
                  fusions=options.parse_fusions(fusions), execution=execution.value, micro_batch=micro_batch)
     found = made.trainer.find_plan(source.x_train[: 4 * batch_size], y[: 4 * batch_size], batch_size=batch_size)
     if json:
-        typer.echo(dumps({name: value for name, value in dataclasses.asdict(found).items() if name not in ("before", "after")}, indent=2))
+        typer.echo(dumps(found.to_json(), indent=2))
         return
     say.heading(f"{model} on {source.name}, batch {batch_size}: {found.device}, {found.precision}")
     say.table(["candidate", "images/s", "kept for backward", "loss error", "gradient error", "verdict", "why"], _rows(found),

@@ -6,7 +6,6 @@ import json
 import platform
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +279,7 @@ class Training:
         plan = self.model.trainer.plan
         if plan is None:
             return {**known, "threads": torch.get_num_threads()}
-        return {**known, **{name: value for name, value in asdict(plan).items() if name not in ("before", "after")}}
+        return {**known, **plan.to_json()}
 
     def _data_config(self) -> dict[str, Any]:
         train, validation, test = self.parts.train, self.parts.validation, self.parts.test

@@ -4,7 +4,7 @@
 right, and `execute` runs what was chosen.
 """
 
-from convolt.compiler.plan import Plan, check_fusions, make_plan
+from convolt.compiler.plan import Plan, check_fusions, first_plan, make_plan
 from convolt.compiler.search import Row
 
-__all__ = ["Plan", "Row", "check_fusions", "make_plan"]
+__all__ = ["Plan", "Row", "check_fusions", "first_plan", "make_plan"]

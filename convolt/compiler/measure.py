@@ -59,19 +59,22 @@ class Probe:
         model: whose parameters, buffers and random state are kept.
         loss_of: computes the loss of a candidate on the first batch.
         device: whose work is waited for.
+        checked_loss_of: the same on a part of the batch that is enough to tell right from wrong; None: on all of it.
         clock: returns seconds.
     """
 
-    def __init__(self, model: nn.Module, loss_of: LossOf, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, model: nn.Module, loss_of: LossOf, device: torch.device, checked_loss_of: LossOf | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
         self._model = model
         self._loss_of = loss_of
+        self._checked_loss_of = checked_loss_of or loss_of
         self._device = device
-        self._clock = clock
+        self.clock = clock
 
     def gradients(self, module: nn.Module, precision: torch.dtype) -> Gradients:
         """Returns loss and gradients of a candidate; each call sees the same random numbers."""
         with self._as_it_was():
-            loss = self._run(module, precision)
+            loss = self._run(module, precision, self._checked_loss_of)
             return self._collect(loss, [p.grad for p in self._trained()])
 
     def reference(self) -> Gradients:
@@ -85,7 +88,7 @@ class Probe:
         with self._as_it_was():
             values = {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in self._model.named_parameters()}
             buffers = {name: b.double() if b.is_floating_point() else b.clone() for name, b in self._model.named_buffers()}
-            loss = self._loss_of(lambda *inputs: torch.func.functional_call(self._model, values | buffers, inputs), torch.float64)
+            loss = self._checked_loss_of(lambda *inputs: torch.func.functional_call(self._model, values | buffers, inputs), torch.float64)
             trained = [value for value in values.values() if value.requires_grad]
             return self._collect(loss, torch.autograd.grad(loss, trained, allow_unused=True))
 
@@ -95,19 +98,18 @@ class Probe:
         joined = torch.cat([g.to(wide).reshape(-1) for g in flat])
         return Gradients(loss.detach().to(wide), joined, tuple(g.numel() for g in flat))
 
-    def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, warmup: int = 1, most: int = 9) -> float:
-        """Returns the median time of a step's forward and backward, from at most `most` runs in about `budget` seconds."""
+    def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
+        """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more."""
         times: list[float] = []
         with self._as_it_was():
-            for _ in range(warmup):
-                self._run(module, precision)
+            self._run(module, precision)
             self._wait()
-            start = self._clock()
-            while len(times) < 2 or (len(times) < most and self._clock() - start < budget):
-                before = self._clock()
+            start = self.clock()
+            while len(times) < least or (len(times) < most and self.clock() - start < budget):
+                before = self.clock()
                 self._run(module, precision)
                 self._wait()
-                times.append(self._clock() - before)
+                times.append(self.clock() - before)
         return statistics.median(times)
 
     def kept_bytes(self, module: nn.Module, precision: torch.dtype) -> int:
@@ -129,10 +131,10 @@ class Probe:
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._model.parameters() if p.requires_grad]
 
-    def _run(self, module: nn.Module, precision: torch.dtype) -> Tensor:
+    def _run(self, module: nn.Module, precision: torch.dtype, loss_of: LossOf | None = None) -> Tensor:
         for p in self._trained():
             p.grad = None
-        loss = self._loss_of(module, precision)
+        loss = (loss_of or self._loss_of)(module, precision)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -45,6 +45,7 @@ class Plan:
         residency_why: how much there is, or why it does not lie on the device.
         rows: the candidates.
         cached: whether the measurements are from an earlier run.
+        provisional: whether this is the form of the first step, before the plan is made.
     """
 
     device: str
@@ -59,8 +60,13 @@ class Plan:
     residency_why: str = ""
     rows: tuple[Row, ...] = ()
     cached: bool = False
+    provisional: bool = False
     before: str = field(default="", repr=False)
     after: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as JSON values, without the graphs."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("before", "after")}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
@@ -108,6 +114,12 @@ class Plan:
         return f"before:\n{self.before}\n\nafter:\n{self.after}"
 
 
+def first_plan(device: torch.device, precision: torch.dtype) -> Plan:
+    """Returns how the first step runs, before anything is measured: layer by layer."""
+    rows = (plain_row(LAYERS, "chosen", "the first step, before anything is measured"),)
+    return Plan(str(device), _name(precision), "layers", {}, keep_freed_memory(), torch.get_num_threads(), rows=rows, provisional=True)
+
+
 def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *, precision: torch.dtype, device: torch.device,
               batch_size: int, steps: int | None, fusions: Any = "auto", cache: Path | None = None,
               lower: str | None = "") -> tuple[Plan, nn.Module]:
@@ -126,7 +138,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         lower: None if bfloat16 is a candidate in place of `precision`, else why not; "" says nothing of it.
     """
     names = check_fusions(fusions)
-    base = Plan(str(device), str(precision).removeprefix("torch."), "layers", {}, keep_freed_memory(), torch.get_num_threads())
+    base = Plan(str(device), _name(precision), "layers", {}, keep_freed_memory(), torch.get_num_threads())
     traced = None if fusions == "none" else trace(model, inputs)
     if isinstance(traced, Untraceable):
         base = _with_row(base, "refused", "fused", str(traced))
@@ -143,7 +155,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         base, module = _fused(_with_row(base, "chosen", "fused", "asked for"), fused), fused.module
     searched = traced if candidates and fusions == "auto" else None
     if probe is None and (searched is not None or lower is None):
-        why = "a stream's batches and a loss of your own cannot be tried before training"
+        why = "a loss of your own cannot be tried before training"
         base = _with_row(base, "refused", "fused", f"{why}; ask for it with fusions='all'") if searched is not None else base
         base = _with_row(base, "refused", BFLOAT16, f"{why}; ask for it with precision='bfloat16'") if lower is None else base
     elif lower:
@@ -155,6 +167,10 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         return base, module
     file = _cache_file(cache, base, module, inputs, batch_size, steps, lower is None)
     return _search(module, searched, Search(module, searched, probe, precision, batch_size, steps, lower is None), base, file)
+
+
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
 
 
 def _with_row(plan: Plan, verdict: str, name: str, why: str) -> Plan:

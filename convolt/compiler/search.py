@@ -23,10 +23,13 @@ and parameters lean by 0.15; trainings in bfloat16 end within the spread of seed
 
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-RULES = 6  # of the choice; a new number makes earlier measurements void
+RULES = 7  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
+MOST_OF_RUN = 0.15  # share of a run that its search may take
 LONG_STEP = 0.2  # seconds; longer ones are measured once
+VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
+FAR = 1.25  # times as fast, or as slow: one round decides
 WORTH = 1.03  # a form must be this much faster to be taken
 
 
@@ -86,12 +89,14 @@ class Search:
         self._steps = steps
         self._model = self._best = model
         self._best_seconds = 0.0
+        self._began = 0.0
         self._rows: list[Row] = []
         self.kept: list[str] = []
 
     def run(self) -> tuple[Row, ...]:
         """Returns the rows, "layers" first."""
-        plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3)
+        self._began = self._probe.clock()
+        plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3, least=1)
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
             plain_first = list(reversed(REWRITES))
@@ -101,8 +106,7 @@ class Search:
         for name in candidates:
             if name != BFLOAT16 and self._changes_nothing(name):
                 continue
-            if self._too_short():
-                why = f"the run takes about {self._best_seconds * (self._steps or 0):.0f} s, too short to repay the search"
+            if why := self._too_short():
                 self._rows.append(plain_row(name, "refused", why))
                 continue
             reference = reference or self._begin()
@@ -117,11 +121,15 @@ class Search:
 
     def _in_turn(self, module: nn.Module, precision: torch.dtype) -> tuple[float, float]:
         """Returns seconds of a candidate and of the best form so far, short ones in turn: a busy second must not decide."""
+        if self._best_seconds >= VERY_LONG_STEP:
+            return self._probe.seconds(module, precision, budget=0.0, least=1), self._best_seconds
         rounds = 3 if self._best_seconds < LONG_STEP else 1
         times: list[tuple[float, float]] = []
         for _ in range(rounds):
             candidate = self._probe.seconds(module, precision, budget=1.0 / rounds)
             times.append((candidate, self._probe.seconds(self._best, self.precision, budget=1.0 / rounds)))
+            if not 1 / FAR < times[-1][1] / times[-1][0] < FAR:
+                break
         return min(a for a, _ in times), min(b for _, b in times)
 
     def _changes_nothing(self, name: str) -> bool:
@@ -129,8 +137,16 @@ class Search:
         assert self._traced is not None
         return fuse(self._traced, (*self.kept, name)).count == fuse(self._traced, tuple(self.kept)).count
 
-    def _too_short(self) -> bool:
-        return self._steps is not None and self._best_seconds * self._steps * GOOD_WIN < SEARCH_SECONDS
+    def _too_short(self) -> str:
+        """Returns why the run cannot repay the next candidate; "" if it can."""
+        if self._steps is None:
+            return ""
+        run, spent = self._best_seconds * self._steps, self._probe.clock() - self._began
+        if run * GOOD_WIN < SEARCH_SECONDS:
+            return f"the run takes about {run:.0f} s, too short to repay the search"
+        if spent + SEARCH_SECONDS > max(SEARCH_SECONDS, run * MOST_OF_RUN):
+            return f"the search has taken {spent:.0f} s, enough for a run of about {run:.0f} s"
+        return ""
 
     def _begin(self) -> Gradients:
         """Returns the reference; candidates may be off as far as twice the plain form is, or as the tolerance says."""

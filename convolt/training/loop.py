@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from convolt.compiler.execute import CapturedStep
 from convolt.data.batches import Resident, Streamed
 from convolt.errors import DataError, explain
 from convolt.training.checkpoint.capture import VALIDATION, Cursor
 from convolt.training.checkpoint.keeper import Keeper
 from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.hooks import CallbackList, LazyLogs, scalars
+from convolt.training.planning import Runner
 from convolt.training.progress import Progress
-from convolt.training.step import Step
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Schedule:
     validate_every: int = 1
 
 
-def train(model: Any, step: Step | CapturedStep, data: Resident | Streamed, validation: Resident | Streamed | None, schedule: Schedule,
+def train(model: Any, step: Runner, data: Resident | Streamed, validation: Resident | Streamed | None, schedule: Schedule,
           callbacks: CallbackList, progress: Progress, extra_logs: Callable[[], dict[str, float]], keeper: Keeper | None = None) -> None:
     """Runs the epochs; ends early when a callback sets `model.stop_training`, or on Ctrl-C.
 
@@ -87,7 +86,7 @@ def train(model: Any, step: Step | CapturedStep, data: Resident | Streamed, vali
     callbacks.on_train_end(logs)
 
 
-def train_epoch(model: Any, step: Step | CapturedStep, data: Resident | Streamed, at: Cursor, callbacks: CallbackList, progress: Progress,
+def train_epoch(model: Any, step: Runner, data: Resident | Streamed, at: Cursor, callbacks: CallbackList, progress: Progress,
                 keeper: Keeper) -> tuple[Cursor, dict[str, Any]]:
     """Runs the steps of an epoch from a place in it on; returns the place before validation, and the losses and metrics."""
     if at.phase == VALIDATION:
@@ -117,7 +116,7 @@ def train_epoch(model: Any, step: Step | CapturedStep, data: Resident | Streamed
     return Cursor(at.epoch, done, seen, VALIDATION, dict(logs)), logs
 
 
-def evaluate(model: Any, step: Step | CapturedStep, data: Resident | Streamed, callbacks: CallbackList,
+def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: CallbackList,
              progress: Progress | None = None, keeper: Keeper | None = None) -> dict[str, Any]:
     """Returns the loss and the metrics over all of `data`; the model is left in the mode that it had."""
     hooks = callbacks.listens("on_test_batch_begin", "on_test_batch_end")

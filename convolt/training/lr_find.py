@@ -107,8 +107,7 @@ def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, st
         before, inner._schedule = inner._schedule, _Range(start, end, steps, optimizer.steps)
         try:
             optimizer.resolve(optimizer.steps + steps)  # for wrappers that begin after a share of the training
-            if trainer.plan is None:
-                trainer.plan = trainer._plan(step, data, max(1, -(-steps // data.steps)) if data.steps else 1)
+            trainer._first_plan(step, data, None)
             rates, losses, exploded = _try_rates(trainer, step, data, steps)
         finally:
             inner._schedule = before
@@ -117,7 +116,7 @@ def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, st
 
 def _try_rates(trainer: Any, step: Any, data: Any, steps: int) -> tuple[list[float], list[float], bool]:
     """Trains with one rate after the other; returns rates, losses, and whether they exploded."""
-    runner = trainer._runner(step)
+    runner = trainer._runner(step, data, max(1, -(-steps // data.steps)) if data.steps else 1)
     batches = (batch for epoch in itertools.count() for batch in data.epoch(epoch))
     rates: list[float] = []
     losses: list[float] = []

@@ -52,7 +52,7 @@ class Room:
         if count <= 1:
             return [batch]
         cuts = [batch.size * i // count for i in range(count + 1)]
-        return [_part(batch, slice(start, end)) for start, end in itertools.pairwise(cuts)]
+        return [part_of(batch, slice(start, end)) for start, end in itertools.pairwise(cuts)]
 
     def attempt(self, work: Callable[[], T], size: int, undo: Callable[[], None] | None = None) -> T:
         """Returns what `work` does; when it runs out of memory, halves the limit, calls `undo` and lets it try again.
@@ -110,7 +110,8 @@ class Room:
                 f"{self._at_once(size)} samples at a time, {same}.{fix}")
 
 
-def _part(batch: Batch, chosen: slice) -> Batch:
+def part_of(batch: Batch, chosen: slice) -> Batch:
+    """Returns some samples of a batch on which nothing is pending."""
     def cut(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor[chosen] for tensor in tensors)
 

@@ -11,12 +11,9 @@ from torch import Tensor
 
 from convolt import devices, losses, optimizers
 from convolt import metrics as metric_classes
-from convolt.compiler import Plan, check_fusions, make_plan
-from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured
-from convolt.compiler.measure import Probe
+from convolt.compiler import Plan, check_fusions
 from convolt.data.batches import Batch, Resident, Streamed
-from convolt.data.files import cache_folder
-from convolt.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, did_you_mean, explain
+from convolt.errors import ArgumentError, DataError, NonFiniteError, did_you_mean, explain
 from convolt.training import inputs, loop, nonfinite
 from convolt.training.adapting import adapt_layers
 from convolt.training.batch_size import AUTO
@@ -28,21 +25,19 @@ from convolt.training.checkpoint.session import Session
 from convolt.training.checkpoint.settings import data_settings, model_settings, optimizer_settings
 from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.checks import check_count
-from convolt.training.feeding import Feeding
 from convolt.training.heads import Head, check_names, make_heads
 from convolt.training.hooks import CallbackList, scalars
 from convolt.training.memory import Room
 from convolt.training.optimizing import forget_other_weights
-from convolt.training.own_step import make_step, other_optimizer
+from convolt.training.own_step import make_step
+from convolt.training.planning import PRECISIONS, Planning
 from convolt.training.progress import Progress
-from convolt.training.sampling import Drawing, make_drawing
+from convolt.training.sampling import make_drawing
 from convolt.training.statistics import update_statistics
 from convolt.training.step import Step, enter, flat_outputs
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
 
-
-class Trainer(Feeding):
+class Trainer(Planning):
     """Optimizer, losses, metrics, precision and device of one model, as `compile` fixed them.
 
     Args:
@@ -130,8 +125,7 @@ class Trainer(Feeding):
         progress.more = callback_list.progress_texts
         if session is None:
             keeper = None
-            if self.plan is None:
-                self.plan = self._plan(step, data, epochs - initial_epoch)
+            if self._first_plan(step, data, None) and self.plan is not None:
                 progress.note(self.plan.describe())
         else:
             settings = data_settings(x, y, sample_weight, validation_data) | {
@@ -140,10 +134,19 @@ class Trainer(Feeding):
                 "steps_per_epoch": steps_per_epoch, "class_weight": class_weight, "validation_split": validation_split,
                 "validation_steps": validation_steps, "validation_batch_size": validation_batch_size, "validation_freq": validation_freq,
             }  # fmt: skip
-            keeper = self._keeper(session, step, data, callback_list, settings, drawing.seed, epochs, epochs - initial_epoch, progress)
+            keeper = self._keeper(session, step, data, callback_list, settings, drawing.seed, epochs, progress)
+
+        def chosen(plan: Plan) -> None:
+            progress.note(plan.describe())
+            if keeper is not None:
+                keeper.plan = plan
+
+        cursor = session.cursor if session is not None else None
+        begun = cursor is not None and (cursor.within or cursor.epoch > initial_epoch)
         try:
-            loop.train(self.model, self._runner(step), data, validation, loop.Schedule(initial_epoch, epochs, validation_freq),
-                       callback_list, progress, self._extra_logs, keeper)
+            runner = self._runner(step, data, epochs - initial_epoch, begun, chosen)
+            loop.train(self.model, runner, data, validation, loop.Schedule(initial_epoch, epochs, validation_freq), callback_list,
+                       progress, self._extra_logs, keeper)
             if keeper is not None:
                 keeper.finish()
         except NonFiniteError as error:
@@ -159,7 +162,7 @@ class Trainer(Feeding):
         self.plan = replace(self.plan, micro_batch=step.room.limit) if self.plan else None
 
     def _keeper(self, session: Session, step: Step, data: Resident | Streamed, callbacks: CallbackList, settings: dict[str, Any],
-                order_seed: int | None, epochs: int, to_come: int, progress: Progress) -> CheckpointKeeper:
+                order_seed: int | None, epochs: int, progress: Progress) -> CheckpointKeeper:
         """Returns what saves the state of this training, after comparing it with the one that is resumed."""
         settings |= {**model_settings(self.model), **optimizer_settings(self.optimizer), **self.spec, "precision": self.precision,
                      "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "micro_batch": self.micro_batch,
@@ -168,13 +171,13 @@ class Trainer(Feeding):
         generators = getattr(data, "generators", ())
         live = Live(self.model, self.optimizer, step.train_totals, callbacks, generators)
         known = session.plan
-        if known is None or self.plan is None:
-            self.plan = self._plan(step, data, to_come, known)
+        final = self._first_plan(step, data, known)
+        assert self.plan is not None
         keeper = session.keeper(live, settings, self.plan, order_seed, getattr(data, "repeatable", True))
-        if known is None:
+        if final:
             progress.note(self.plan.describe())
-        else:
-            for line in (session.describe(epochs), session.use_threads(known)):
+        if (saved := session.saved_plan) is not None:
+            for line in (session.describe(epochs), session.use_threads(saved)):
                 if line:
                     progress.note(line)
         return keeper
@@ -282,52 +285,6 @@ class Trainer(Feeding):
                 self.plan = None
                 self._step.forget_plan()
         return self._step
-
-    def _plan(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None = None) -> Plan:
-        """Chooses the form in which the step runs, or takes that of a saved plan; see `convolt.compiler`."""
-        known = isinstance(data, Resident)  # looking at a stream's first batch would take it away
-        whole = next(data.epoch()).ready() if known else None
-        if saved is not None and saved.micro_batch is not None and step.room.limit is None:
-            step.room.limit = saved.micro_batch
-        plan = step.attempt(lambda: self._choose(step, data, epochs, saved, step.room.pieces(whole)[0] if whole else None), whole)
-        return replace(plan, micro_batch=step.room.limit, residency=data.residency, residency_why=data.why)
-
-    def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
-        """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
-        data, _ = self._data("fit", x, y, None, batch_size, None, Drawing(0, shuffle=True))
-        return self._plan(self._ready_step(bind=True), data, 10**9)
-
-    def _choose(self, step: Step, data: Resident | Streamed, epochs: int, saved: Plan | None, batch: Batch | None) -> Plan:
-        known = isinstance(data, Resident)
-        example = step.inputs(batch)[:] if batch else self._example
-        probe = None
-        if batch is not None and any(head.loss is not None for head in self._heads):
-            probe = Probe(self.model, lambda module, precision: step.loss_alone(batch, module, precision), self.device)
-        plan, step.module = make_plan(
-            self.model, [x[:2] for x in example], probe, precision=step.precision if saved is None else PRECISIONS[saved.precision],
-            device=self.device, lower=devices.why_not_bfloat16(self.device) if self.precision == "auto" and saved is None else "",
-            batch_size=batch.size if batch else 0,
-            steps=data.steps * epochs if data.steps else None, fusions=self.fusions if saved is None else saved.as_fusions(),
-            cache=cache_folder() / "plans")
-        step.precision = PRECISIONS[plan.precision]
-        if saved is not None:
-            if (plan.form, plan.fusions) != (saved.form, saved.fusions):
-                raise CheckpointError(explain("plan", f"{plan.form} {plan.fusions}", f"the checkpoint's {saved.form} {saved.fusions}",
-                                              "This version rewrites the model otherwise; resume=False starts anew."))
-            return replace(saved, before=plan.before, after=plan.after)
-        refused = why_not_captured(self.model, self.optimizer, self.device) if known else "batches of a stream differ in shape"
-        refused = refused or other_optimizer(self.model)
-        return plan.with_execution("asked for eager" if self.execution == "eager" else refused)
-
-    def _runner(self, step: Step) -> Step | CapturedStep:
-        """Returns the step, or what captures it in a graph, as the plan says."""
-        if self.plan is None or self.plan.execution != "graph":
-            return step
-        return CapturedStep(step, self.optimizer, CudaGraphs(self.device), self._capture_failed)
-
-    def _capture_failed(self, reason: str) -> None:
-        assert self.plan is not None
-        self.plan = self.plan.with_execution(reason)
 
     def _extra_logs(self) -> dict[str, float]:
         return {"learning_rate": float(self.optimizer.lr)}

@@ -84,7 +84,8 @@ def test_self_is_what_the_plan_chose() -> None:
 
     model = compiled(net(Looks), fusions="all")
     model.fit(X, Y, batch_size=35, verbose=0)
-    assert seen and all(isinstance(module, torch.fx.GraphModule) for module in seen)
+    assert seen[0] is model  # the first step, before the plan
+    assert seen[1:] and all(isinstance(module, torch.fx.GraphModule) for module in seen[1:])
     assert model.own_step is None
 
 

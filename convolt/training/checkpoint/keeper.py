@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convolt.compiler import Plan
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import NonFiniteError, explain
 from convolt.training.checkpoint.capture import Cursor, Live
@@ -67,21 +68,24 @@ class CheckpointKeeper(Keeper):
         store: the folder, locked.
         writer: writes in the background.
         live: what is saved.
-        common: entries of the state that stay the same through the training: settings, plan, seeds.
+        common: entries of the state that stay the same through the training: settings, seeds.
+        plan: how the step runs.
         saved: the checkpoint to go on from; None: from the start.
         allowed: settings that may differ from the saved ones.
 
     Attributes:
+        plan: as above; may be set once the training has begun.
         reached: the last place that the loop told.
     """
 
-    def __init__(self, options: Checkpoint, store: Store, writer: Writer, live: Live, common: Mapping[str, Any], saved: Saved | None,
-                 allowed: tuple[str, ...] = (), clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, options: Checkpoint, store: Store, writer: Writer, live: Live, common: Mapping[str, Any], plan: Plan,
+                 saved: Saved | None, allowed: tuple[str, ...] = (), clock: Callable[[], float] = time.perf_counter) -> None:
         self._options = options
         self._store = store
         self._writer = writer
         self.live = live
         self._common = dict(common)
+        self.plan = plan
         self._saved = saved
         self._allowed = frozenset(allowed)
         self._clock = clock
@@ -214,7 +218,8 @@ class CheckpointKeeper(Keeper):
         tensors |= {f"random/{name}": value for name, value in (random or self.live.random()).items()}
         if at.within:
             tensors |= {f"random_at_epoch/{name}": value for name, value in self._epoch_random.items()}
-        state |= self._common | {"cursor": at.to_json(), "best": self._best, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        state |= self._common | {"cursor": at.to_json(), "plan": self.plan.to_json(), "best": self._best}
+        state["written"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._count += 1
         copied = self._clock()
         self._stalled += copied - start

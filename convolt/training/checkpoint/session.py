@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -95,7 +94,13 @@ class Session:
 
     @property
     def plan(self) -> Plan | None:
-        """The saved plan, or None."""
+        """The saved plan; None where there is none, or where it had not been made yet."""
+        plan = self.saved_plan
+        return None if plan is None or plan.provisional else plan
+
+    @property
+    def saved_plan(self) -> Plan | None:
+        """The saved plan, also that of the first step alone; None without a checkpoint."""
         if self.saved is None:
             return None
         try:
@@ -143,10 +148,9 @@ class Session:
                           "__iter__ starts an epoch.", ConvoltWarning, stacklevel=4)
         common = {
             "format": FORMAT_VERSION, "settings": now, "order_seed": order_seed, "versions": versions(),
-            "plan": {name: value for name, value in asdict(plan).items() if name not in ("before", "after")},
         }  # fmt: skip
         writer = Writer(self.store)
-        self._keeper = CheckpointKeeper(self.options, self.store, writer, live, common, self.saved, self.allowed)
+        self._keeper = CheckpointKeeper(self.options, self.store, writer, live, common, plan, self.saved, self.allowed)
         return self._keeper
 
     def _require_fit(self, settings: dict[str, Any], live: Live, repeatable: bool) -> None:

@@ -142,7 +142,7 @@ def test_reasons_without_a_search() -> None:
 
     assert "torch.fx cannot follow" in plan_with(None, Branch())[0].describe()
     assert "no rewrite of the table" in plan_with(None, nn.Sequential(nn.Flatten(), nn.Linear(432, 3)))[0].describe()
-    assert "a stream's batches" in plan_with(None, cnn())[0].describe()
+    assert "a loss of your own" in plan_with(None, cnn())[0].describe()
 
 
 def test_the_choice_is_kept_for_the_next_run(tmp_path: Path) -> None:

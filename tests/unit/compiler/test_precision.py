@@ -60,7 +60,7 @@ def test_float32_means_float32_and_hardware_without_bfloat16_says_so() -> None:
     assert "bfloat16" not in plan_with(probe, model)[0].describe()
     plan, _ = plan_with(probe, model, lower="this processor has neither")
     assert plan.precision == "float32" and "not bfloat16: this processor has neither" in plan.describe()
-    assert "not bfloat16: a stream's batches" in plan_with(None, model, lower=None)[0].describe()
+    assert "not bfloat16: a loss of your own" in plan_with(None, model, lower=None)[0].describe()
 
 
 def test_a_form_that_is_asked_for_is_measured_in_both_precisions(tmp_path: Path) -> None:
@@ -205,6 +205,6 @@ def test_autocast_with_a_wrong_gradient_is_refused(factor: float) -> None:
         loss = right(module, precision)
         return loss if precision != torch.bfloat16 else HalvedScale.apply(loss, factor)
 
-    probe._loss_of = probe._loss_of_few = wrong
+    probe._loss_of = probe._checked_loss_of = wrong
     plan, _ = plan_with(probe, model, lower=None)
     assert verdicts(plan)["bfloat16"] == "refused" and plan.precision == "float32"

@@ -1,0 +1,175 @@
+"""When the form of the step is chosen: the first step runs layer by layer at once, then the plan is made on the next batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from convolt import devices
+from convolt.compiler import Plan, first_plan, make_plan
+from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured
+from convolt.compiler.measure import Probe
+from convolt.data.batches import Batch, Resident, Streamed
+from convolt.data.files import cache_folder
+from convolt.errors import CheckpointError, explain
+from convolt.training.feeding import Feeding
+from convolt.training.memory import part_of
+from convolt.training.own_step import other_optimizer
+from convolt.training.sampling import Drawing
+from convolt.training.step import Step
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
+
+CHECKED_SAMPLES = 32
+"""Of a batch, on which a candidate is held against float64: enough for statistics, few enough for time and memory."""
+
+
+class FirstStep:
+    """Trains the first batch as the model is; before the second one lets the plan be made on it, and hands over to what it runs.
+
+    So a training begins at once, and a measured plan changes nothing of how: a run whose plan is known from an earlier one takes its
+    first step in the same form, and ends bit-equal.
+
+    Args:
+        step: runs the first batch.
+        begun: whether the first step is done, as in a training that is resumed right after it.
+        plan: called with the next batch; returns what runs from then on.
+    """
+
+    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep]) -> None:
+        self._runner: Step | CapturedStep = step
+        self._begun = begun
+        self._plan: Callable[[Batch], Step | CapturedStep] | None = plan
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def train(self, batch: Batch) -> None:
+        """Trains on one batch."""
+        if self._begun and self._plan is not None:
+            plan, self._plan = self._plan, None
+            self._runner = plan(batch)
+        self._begun = True
+        self._runner.train(batch)
+
+
+Runner = Step | CapturedStep | FirstStep
+"""What trains on one batch after the other."""
+
+
+class Planning(Feeding):
+    """The part of `Trainer` that chooses the form in which the step runs; see `convolt.compiler`."""
+
+    optimizer: Any
+    plan: Plan | None
+    precision: str
+    fusions: Any
+    execution: str
+    _example: list[torch.Tensor]
+
+    def _first_plan(self, step: Step, data: Resident | Streamed, saved: Plan | None) -> bool:
+        """Sets the plan with which the training begins; returns whether it is a new one that is final."""
+        if saved is not None:
+            self.plan = self._plan(step, data, data_batch(data), None, saved)
+            return False
+        if self.plan is not None and not self.plan.provisional:
+            return False
+        if (self.fusions == "auto" or self.precision == "auto") and any(head.loss is not None for head in self._heads):
+            self.plan = replace(first_plan(self.device, step.precision), micro_batch=step.room.limit,
+                                residency=data.residency, residency_why=data.why)
+            return False
+        self.plan = self._plan(step, data, data_batch(data), None)
+        return True
+
+    def _runner(self, step: Step, data: Resident | Streamed, epochs: int, begun: bool = False,
+                chosen: Callable[[Plan], None] = lambda plan: None) -> Runner:
+        """Returns what trains as the plan says, or what makes the plan after the first step.
+
+        Args:
+            step: of the training.
+            data: of the training.
+            epochs: how many are to come.
+            begun: whether steps of this training were done before.
+            chosen: called with the plan once it is made.
+        """
+        assert self.plan is not None
+        if not self.plan.provisional:
+            return self._planned(step)
+
+        def make(batch: Batch) -> Step | CapturedStep:
+            self.plan = self._plan(step, data, batch, data.steps * epochs if data.steps else None)
+            chosen(self.plan)
+            return self._planned(step)
+
+        return FirstStep(step, begun, make)
+
+    def _planned(self, step: Step) -> Step | CapturedStep:
+        """Returns the step, or what captures it in a graph, as the plan says."""
+        if self.plan is None or self.plan.execution != "graph":
+            return step
+        return CapturedStep(step, self.optimizer, CudaGraphs(self.device), self._capture_failed)
+
+    def _capture_failed(self, reason: str) -> None:
+        assert self.plan is not None
+        self.plan = self.plan.with_execution(reason)
+
+    def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
+        """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
+        data, _ = self._data("fit", x, y, None, batch_size, None, Drawing(0, shuffle=True))
+        return self._plan(self._ready_step(bind=True), data, data_batch(data), 10**9)
+
+    def _plan(self, step: Step, data: Resident | Streamed, batch: Batch | None, steps: int | None, saved: Plan | None = None) -> Plan:
+        """Chooses the form in which the step runs, or takes that of a saved plan.
+
+        Args:
+            step: whose module and precision are set.
+            data: where batches come from.
+            batch: one of them, to measure on; None: nothing is measured.
+            steps: how many are to come; None if unknown.
+            saved: is to be taken.
+        """
+        whole = None if batch is None else batch.ready()
+        if saved is not None and saved.micro_batch is not None and step.room.limit is None:
+            step.room.limit = saved.micro_batch
+        plan = step.attempt(lambda: self._choose(step, steps, saved, step.room.pieces(whole)[0] if whole else None, data), whole)
+        return replace(plan, micro_batch=step.room.limit, residency=data.residency, residency_why=data.why)
+
+    def _choose(self, step: Step, steps: int | None, saved: Plan | None, batch: Batch | None, data: Resident | Streamed) -> Plan:
+        example = step.inputs(batch)[:] if batch else self._example
+        searches = saved is None and batch is not None and any(head.loss is not None for head in self._heads)
+        plan, step.module = make_plan(
+            self.model, [x[:2] for x in example], self._probe(step, batch) if searches and batch else None,
+            precision=step.precision if saved is None else PRECISIONS[saved.precision], device=self.device,
+            lower=devices.why_not_bfloat16(self.device) if self.precision == "auto" and saved is None else "",
+            batch_size=batch.size if batch else 0, steps=steps, fusions=self.fusions if saved is None else saved.as_fusions(),
+            cache=cache_folder() / "plans")
+        step.precision = PRECISIONS[plan.precision]
+        if saved is not None:
+            if (plan.form, plan.fusions) != (saved.form, saved.fusions):
+                raise CheckpointError(explain("plan", f"{plan.form} {plan.fusions}", f"the checkpoint's {saved.form} {saved.fusions}",
+                                              "This version rewrites the model otherwise; resume=False starts anew."))
+            return replace(saved, before=plan.before, after=plan.after)
+        resident = isinstance(data, Resident)
+        refused = why_not_captured(self.model, self.optimizer, self.device) if resident else "batches of a stream differ in shape"
+        refused = refused or other_optimizer(self.model)
+        return plan.with_execution("asked for eager" if self.execution == "eager" else refused)
+
+    def _probe(self, step: Step, batch: Batch) -> Probe:
+        """Returns what measures on a batch, and what holds results against float64 on a part of it."""
+        few = batch if batch.size <= CHECKED_SAMPLES else part_of(batch, slice(0, CHECKED_SAMPLES))
+
+        def loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
+            return step.loss_alone(batch, module, precision)
+
+        def checked_loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
+            return step.loss_alone(few, module, precision)
+
+        return Probe(self.model, loss_of, self.device, checked_loss_of)
+
+
+def data_batch(data: Resident | Streamed) -> Batch | None:
+    """Returns the first batch of data on the device; None of a stream, whose first batch would be gone."""
+    return next(data.epoch()) if isinstance(data, Resident) else None
