@@ -94,7 +94,8 @@ def test_streams_are_measured_too() -> None:
     assert model.plan.residency == "streamed" and {"layers", "bn+relu"} <= {row.name for row in model.plan.rows}
 
 
-def test_a_candidate_is_checked_on_a_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_is_checked_on_a_part_of_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path))
     model = net()
     sizes: dict[torch.dtype, set[int]] = {}
 
