@@ -9,6 +9,7 @@ from pathlib import Path
 
 from convolt.data.decode import check_decoding
 from convolt.data.index import FolderIndex, Labels, index_folder
+from convolt.data.label_modes import LabelMode
 from convolt.data.pictures import MAX_BAD_SHARE, BadFile, Pictures, SkippedFilesWarning
 from convolt.errors import DataError, explain
 
@@ -86,10 +87,12 @@ class ImageFolder(PictureFiles):
         interpolation, fit: how pictures are resized; see `decode_image`.
         follow_links: follow links that lead outside the folder, and links to folders.
         workers: threads that decode; None takes one per core, at most 8.
+        label_mode: the form in which `fit` gets the labels: "int" for `sparse_categorical_crossentropy`, "categorical" (float32, `(N,
+            classes)`) for `categorical_crossentropy`, "binary" (float32, `(N, 1)`) for `binary_crossentropy`, or None for no labels.
 
     Attributes:
         files: paths relative to `path`, sorted.
-        labels: int64 of shape (N,), or None.
+        labels: int64 of shape (N,) whatever the `label_mode`, or None.
         class_names: name of each label.
         bad: the files that were met and left out so far, with the reason.
         links_ignored, others_ignored: links that were not followed; files that do not end like pictures.
@@ -103,10 +106,12 @@ class ImageFolder(PictureFiles):
 
     def __init__(self, path: str | Path, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
                  labels: Labels = "inferred", class_names: Sequence[str] | None = None, interpolation: str = "bilinear",
-                 fit: str = "stretch", follow_links: bool = False, workers: int | None = None) -> None:
+                 fit: str = "stretch", follow_links: bool = False, workers: int | None = None,
+                 label_mode: LabelMode = "int") -> None:
         check_decoding(color_mode, image_size, interpolation, fit)
         index = index_folder(path, labels, class_names, follow_links)
         super().__init__(index, f"image folder {index.root}", image_size, color_mode, interpolation, fit, workers)
+        self.label_mode = label_mode
 
 
 def check_same_classes(train: Sequence[str], other: Sequence[str], where: str) -> None:

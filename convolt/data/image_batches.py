@@ -11,9 +11,9 @@ import numpy as np
 
 from convolt.data.folder import ImageFolder
 from convolt.data.index import Labels
+from convolt.data.label_modes import check_label_mode, targets_of
 from convolt.errors import ArgumentError, did_you_mean, explain
 
-LABEL_MODES = ("int", "categorical", "binary", None)
 SUBSETS = ("training", "validation", "both")
 
 
@@ -63,19 +63,10 @@ class ImageBatches:
         x, kept = self.folder.read(indices)
         if len(kept) == 0:
             return []
-        y = self._labels(kept)
+        y = targets_of(None if self.folder.labels is None else self.folder.labels[kept], self.label_mode, len(self.class_names))
         if self.batch_size is None:
             return [x[0] if y is None else (x[0], y[0])]
         return [x if y is None else (x, y)]
-
-    def _labels(self, kept: np.ndarray) -> np.ndarray | None:
-        if self.label_mode is None or self.folder.labels is None:
-            return None
-        labels: np.ndarray = self.folder.labels[kept]
-        if self.label_mode == "categorical":
-            one_hot: np.ndarray = np.eye(len(self.class_names), dtype=np.float32)[labels]
-            return one_hot
-        return labels[:, None].astype(np.float32) if self.label_mode == "binary" else labels
 
 
 def image_dataset_from_directory(
@@ -114,7 +105,7 @@ def image_dataset_from_directory(
 
     Keras counterpart: `keras.utils.image_dataset_from_directory`.
     """
-    _check_choice("label_mode", label_mode, LABEL_MODES)
+    check_label_mode(label_mode, None, ())
     if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1):
         raise ArgumentError(explain("batch_size", batch_size, "a whole number from 1, or None", "Try batch_size=32."))
     if (validation_split is None) != (subset is None):
@@ -128,8 +119,7 @@ def image_dataset_from_directory(
         raise ArgumentError(explain("image_size", None, "(height, width)", "Batches need pictures of one size."))
     fit = "crop" if crop_to_aspect_ratio else "pad" if pad_to_aspect_ratio else "stretch"
     folder = ImageFolder(directory, size, color_mode, labels, class_names, interpolation, fit, follow_links)
-    if label_mode == "binary" and labels is not None and len(folder.class_names) != 2:
-        raise ArgumentError(explain('label_mode="binary"', f"the classes {folder.class_names}", "exactly two classes"))
+    check_label_mode(label_mode, folder.labels, folder.class_names)
     if verbose:
         print(f"Found {len(folder)} pictures of {len(folder.class_names)} classes in {directory}.")
     order_seed = int(np.random.randint(2**31)) if seed is None else seed

@@ -34,7 +34,7 @@ def write_pack(path: str | Path, parts: Mapping[str, Pictures], *, encoded: bool
 
     Raises:
         ArgumentError: no parts, or `max_side` without `encoded`.
-        DataError: more than 1% of the files are bad, or sizes differ (of decoded pictures).
+        DataError: more than 1% of the files are bad, a class has only bad files, or sizes differ (of decoded pictures).
         OSError: the file cannot be written.
     """
     if not parts or not set(parts) <= {"train", "test", "validation"}:
@@ -71,8 +71,9 @@ def _encoded(pictures: Pictures, max_side: int | None) -> Iterator[Piece]:
             content = pictures.content(index)
             pixels = decode_image(content, pictures.color_mode)
         except (DataError, OSError) as error:
-            pictures._bad[name] = BadFile(name, str(error))
+            pictures._note(index, BadFile(name, str(error)))
             pictures._check_bad()
+            pictures._check_classes([index])
             continue
         yield index, content if max_side is None or max(pixels.shape[:2]) <= max_side else _smaller(content, pixels, max_side)
 

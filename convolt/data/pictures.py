@@ -17,6 +17,7 @@ import numpy as np
 
 from convolt.data.decode import CHANNELS, check_decoding, decode_image
 from convolt.data.files import atomic_file
+from convolt.data.label_modes import LabelMode, check_label_mode, targets_of
 from convolt.data.reader import SMALL, ahead, default_workers
 from convolt.data.split import stratified_split
 from convolt.errors import ConvoltWarning, DataError, explain
@@ -43,6 +44,14 @@ class BadFile:
     reason: str
 
 
+def write_skipped(path: Path, files: Sequence[BadFile]) -> None:
+    """Writes files that were left out as a table with the columns `path` and `reason`, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((bad.path, bad.reason) for bad in files)])
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
 Rows = np.ndarray | Sequence[int]
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
 
@@ -58,10 +67,17 @@ class Pictures(ABC):
         files: a name for each picture.
         labels: int64 `(N,)` for classes, float32 `(N, classes)` of zeros and ones for several labels each, or None.
         class_names: name of each label.
+        label_mode: the form in which `fit` gets the labels: "int" as they are, "categorical" float32 `(N, classes)`, "binary" float32
+            `(N, 1)`, None without. It can be set.
         image_size, color_mode, interpolation, fit: how pictures are decoded; see `decode_image`.
         workers: threads that decode.
-        bad: the files that were met and left out so far, with the reason.
+        bad: the files that were met and left out so far, with the reason, here or in a `subset`.
+        mapped: whether `load` takes no memory, since the pixels lie decoded in a mapped file.
+        origin: the pack that the pixels come from; "" for none.
     """
+
+    mapped = False
+    origin = ""
 
     def __init__(self, title: str, files: list[str], labels: np.ndarray | None, class_names: Sequence[str],
                  image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
@@ -71,7 +87,10 @@ class Pictures(ABC):
         self.image_size, self.color_mode, self.interpolation, self.fit = image_size, color_mode, interpolation, fit
         self.workers = default_workers(workers)
         self._rows = np.arange(len(files))
+        self._label_mode: LabelMode = "int"
         self._bad: dict[str, BadFile] = {}
+        self._told: set[str] = set()  # the bad files that a warning has named, of these pictures and all their parts
+        self._whole: Pictures | None = None  # what these are a subset of
         self._shape_of: tuple[str, tuple[int, ...]] | None = None
         self._decoded: np.ndarray | None = None  # of the first pictures, those that `keep` found room for
         self._is_decoded = np.zeros(0, bool)
@@ -95,6 +114,20 @@ class Pictures(ABC):
     def bad(self) -> list[BadFile]:
         """The files that were met and left out so far, sorted by path."""
         return [self._bad[path] for path in sorted(self._bad)]
+
+    @property
+    def label_mode(self) -> LabelMode:
+        """The form in which `fit` gets the labels."""
+        return self._label_mode
+
+    @label_mode.setter
+    def label_mode(self, mode: LabelMode) -> None:
+        check_label_mode(mode, self.labels, self.class_names)
+        self._label_mode = mode
+
+    def targets(self, rows: Rows) -> np.ndarray | None:
+        """Returns what a loss is given for some pictures: their labels in the form of `label_mode`; None without labels."""
+        return targets_of(None if self.labels is None else self.labels[rows], self.label_mode, len(self.class_names))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,11 +159,13 @@ class Pictures(ABC):
         """Returns what tells this set from others: a digest of names, labels and the way of decoding. Nothing is read."""
         digest = hashlib.sha256("\n".join(self.files).encode())
         digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes())
-        return f"{len(self)} pictures {self.image_size} {self.color_mode} {self.interpolation} {self.fit} {digest.hexdigest()[:16]}"
+        mode = "" if self.label_mode == "int" else f" {self.label_mode}"
+        return f"{len(self)} pictures {self.image_size} {self.color_mode} {self.interpolation} {self.fit} {digest.hexdigest()[:16]}{mode}"
 
     def subset(self, indices: Rows) -> Self:
         """Returns some of the pictures, with the same classes."""
         part = copy.copy(self)
+        part._whole = self
         part.files = [self.files[int(i)] for i in indices]
         part.labels = None if self.labels is None else self.labels[indices]
         part._rows = self._rows[indices]
@@ -157,8 +192,8 @@ class Pictures(ABC):
         """Decodes everything.
 
         Returns:
-            (x, y): uint8 of shape (N, H, W, C) and the labels, in the order of `files` without those in `bad`; y is None for pictures
-            without labels.
+            (x, y): uint8 of shape (N, H, W, C) and the labels in the form of `label_mode`, in the order of `files` without those in
+            `bad`; y is None for pictures without labels.
 
         Raises:
             DataError: more than 1% of the files are bad, a class has only bad files, or sizes differ.
@@ -167,16 +202,7 @@ class Pictures(ABC):
             SkippedFilesWarning: files were left out.
         """
         x, kept = self.read(np.arange(len(self)))
-        if self.labels is None:
-            return x, None
-        y = self.labels[kept]
-        if y.ndim == 1:
-            present = np.bincount(y, minlength=len(self.class_names))
-            for label in np.unique(self.labels):
-                if present[label] == 0:
-                    raise DataError(explain(self.title, f"only bad files in the class {self.class_names[label]!r}",
-                                            "at least one picture that can be read", self._bad_text()))
-        return x, y
+        return x, self.targets(kept)
 
     def read(self, indices: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Decodes some pictures with several threads.
@@ -188,7 +214,7 @@ class Pictures(ABC):
             (x, kept): uint8 (M, H, W, C), and the M of the `indices` whose pictures could be read, in their order.
 
         Raises:
-            DataError: more than 1% of the set's files are bad, or sizes differ.
+            DataError: more than 1% of the set's files are bad, a class has only bad files, or sizes differ.
 
         Warns:
             SkippedFilesWarning: files were left out that had not been met before.
@@ -215,8 +241,8 @@ class Pictures(ABC):
         per_batch = -(-size // PIECE)
         done = ahead(lambda piece: self._fill(*piece), pieces, workers, max(workers + 1, most * per_batch))
         for rows in orders:
-            before = len(self._bad)
             kept: list[int] = []
+            missed: list[int] = []
             for start in range(0, len(rows), PIECE):
                 x, outcomes = next(done)
                 for place, outcome in enumerate(outcomes, start):
@@ -224,9 +250,13 @@ class Pictures(ABC):
                         if len(kept) < place:  # close the gap that a bad file left
                             x[len(kept)] = x[place]
                         kept.append(place)
+                    else:
+                        missed.append(int(rows[place]))
                 self._check_bad()
-            if len(self._bad) > before:
+            if not self._told.issuperset(self.files[i] for i in missed):
+                self._told.update(self._bad)
                 warnings.warn(f"{self.root_text()}: {self._bad_text()}", SkippedFilesWarning, stacklevel=3)
+            self._check_classes(missed)
             yield x[: len(kept)], np.asarray(rows, np.int64)[kept]
 
     @property
@@ -247,10 +277,7 @@ class Pictures(ABC):
 
     def write_skipped(self, path: Path) -> None:
         """Writes the files that were left out as a table with the columns `path` and `reason`, whole or not at all."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((bad.path, bad.reason) for bad in self.bad)])
-        with atomic_file(path) as file:
-            file.write(text.getvalue().encode())
+        write_skipped(path, self.bad)
 
     # -- in the threads ------------------------------------------------------------------------------------------------
 
@@ -303,7 +330,10 @@ class Pictures(ABC):
         """
         name = self.files[index]
         if isinstance(outcome, BadFile):
-            self._bad[outcome.path] = outcome
+            owner: Pictures | None = self
+            while owner is not None:  # the set that a part was taken from lists it, too
+                owner._bad[outcome.path] = outcome
+                owner = owner._whole
             return False
         found = outcome if isinstance(outcome, tuple) else outcome.shape
         if self._shape_of is None:
@@ -318,6 +348,15 @@ class Pictures(ABC):
         if len(self._bad) > MAX_BAD_SHARE * len(self.files):
             raise DataError(explain(self.title, f"more than {MAX_BAD_SHARE:.0%} bad files", "pictures that can be read",
                                     f"Mend or remove them. {self._bad_text()}"))
+
+    def _check_classes(self, missed: Rows) -> None:
+        """Raises `DataError` if one of these pictures, which are bad, was the last hope of its class."""
+        if self.labels is None or self.labels.ndim > 1:
+            return
+        for label in np.unique(self.labels[missed]):
+            if all(self.files[i] in self._bad for i in np.flatnonzero(self.labels == label)):
+                raise DataError(explain(self.title, f"only bad files in the class {self.class_names[label]!r}",
+                                        "at least one picture that can be read", self._bad_text()))
 
     def _bad_text(self, most: int = 10) -> str:
         listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad[:most])

@@ -1,19 +1,21 @@
-"""Shards that are read as they come, through the `webdataset` library: for sets that no disk holds."""
+"""Samples that are read as they come, for sets that no disk holds: shards through the `webdataset` library, and what else is a stream."""
 
 from __future__ import annotations
 
 import tarfile
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convolt.data.decode import check_decoding, decode_image
 from convolt.data.index import EXTENSIONS
-from convolt.data.pictures import MAX_BAD_SHARE, PIECE, BadFile, SkippedFilesWarning
+from convolt.data.pictures import MAX_BAD_SHARE, PIECE, BadFile, SkippedFilesWarning, write_skipped
 from convolt.data.reader import ahead, default_workers
 from convolt.data.shards import expand, label_of
 from convolt.errors import ArgumentError, DataError, MissingPackageError, explain
@@ -22,6 +24,7 @@ FEW = 1000
 """Samples before which a share of bad ones says nothing."""
 
 Sample = tuple[str, bytes, tuple[int, ...] | None]
+Decoded = tuple[np.ndarray | BadFile, np.ndarray | None]
 
 
 def from_webdataset(shards: str | Sequence[str], image_size: tuple[int, int], *, classes: int | None = None,
@@ -63,32 +66,37 @@ def from_webdataset(shards: str | Sequence[str], image_size: tuple[int, int], *,
     return ShardStream(names, decoding, count, list(class_names or []), several, shuffle, default_workers(workers))
 
 
-class ShardStream:
-    """A stream of batches; see `from_webdataset`.
+class SampleStream(ABC):
+    """Batches of pictures that come one after the other, decoded by several threads; a subclass says where they come from.
 
     Attributes:
         class_names: name of each label, as far as known.
         bad: what was met and left out so far, with the reason.
     """
 
-    def __init__(self, shards: list[str], decoding: dict[str, Any], classes: int | None, class_names: list[str], several: bool,
-                 shuffle: int, workers: int) -> None:
-        self.shards, self.class_names, self.shuffle, self.workers = shards, class_names, shuffle, workers
+    def __init__(self, decoding: dict[str, Any], classes: int | None, class_names: list[str], several: bool, shuffle: int,
+                 workers: int) -> None:
+        self.class_names, self.shuffle, self.workers = class_names, shuffle, workers
         self._decoding, self._classes, self._several = decoding, classes, several
         self._bad: dict[str, BadFile] = {}
         self._met = 0
 
-    def __repr__(self) -> str:
-        return f"ShardStream({len(self.shards)} shards)"
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Returns what tells this stream from others."""
+
+    @abstractmethod
+    def samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
+        """Yields (name, encoded picture, labels or None) in an order that depends on (seed, epoch) alone; None keeps the source's."""
 
     @property
     def bad(self) -> list[BadFile]:
         """What was met and left out so far, sorted by name."""
         return [self._bad[name] for name in sorted(self._bad)]
 
-    def fingerprint(self) -> str:
-        """Returns what tells this stream from others."""
-        return f"{self.shards} {self._decoding} {self.shuffle}"
+    def write_skipped(self, path: Path) -> None:
+        """Writes what was left out as a table with the columns `path` and `reason`, whole or not at all."""
+        write_skipped(path, self.bad)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         return self.open_epoch(0, 0, 32, None)
@@ -100,31 +108,97 @@ class ShardStream:
             epoch: number of the epoch, from 0.
             first: number of the first batch that is wanted; those before it are read and thrown away.
             batch_size: pictures of a batch; the last may be smaller.
-            seed: None keeps the order of the shards.
+            seed: None keeps the order of the source.
 
         Yields:
             `(x, y)`, or `(x,)` without labels: uint8 (N, H, W, C), and int64 (N,) or float32 (N, classes).
 
         Raises:
-            DataError: more than 1% cannot be used, or a label is out of range.
+            DataError: more than 1% cannot be used, a class has only bad pictures (known at the end), or a label is out of range.
         """
         return islice(self._batches(epoch, batch_size, seed), first, None)
 
     def _batches(self, epoch: int, batch_size: int, seed: int | None) -> Iterator[tuple[np.ndarray, ...]]:
-        samples = self._samples(epoch, seed)
+        samples = self.samples(epoch, seed)
         pieces = iter(lambda: list(islice(samples, PIECE)), [])
         decoded = ahead(lambda piece: [self._decode(sample) for sample in piece], pieces, self.workers,
                         self.workers + 3 * -(-batch_size // PIECE))
-        good = (result for results in decoded for result in results if self._note(result) and not isinstance(result, BadFile))
+        found = _Labels()
+        good = ((picture, label) for results in decoded for picture, label in results
+                if self._note(picture, label, found) and not isinstance(picture, BadFile))
         while batch := list(islice(good, batch_size)):
             x = np.stack([picture for picture, _ in batch])
             labels = [label for _, label in batch if label is not None]
             if labels and len(labels) < len(batch):
                 raise DataError(explain(f"{self!r}", "pictures with and without labels", "KEY.cls beside each KEY.jpg, or beside none"))
             yield (x, np.stack(labels)) if labels else (x,)
+        for label in sorted(found.bad - found.good):
+            name = self.class_names[label] if label < len(self.class_names) else str(label)
+            raise DataError(explain(f"{self!r}", f"only bad files in the class {name!r}", "at least one picture that can be read",
+                                    f"{len(self._bad)} left out: " + "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad[:10])))
 
-    def _samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
-        """Yields the samples of an epoch, mixed within a buffer."""
+    def _decode(self, sample: Sample) -> Decoded:
+        name, content, label = sample
+        target = self._label(name, label)
+        try:
+            return decode_image(content, **self._decoding), target
+        except DataError as error:
+            return BadFile(name, str(error)), target
+
+    def _label(self, name: str, label: tuple[int, ...] | None) -> np.ndarray | None:
+        if label is None:
+            return None
+        if self._classes is not None and any(not 0 <= n < self._classes for n in label):
+            raise DataError(explain(name, f"the labels {label}", f"labels from 0 to {self._classes - 1}"))
+        if not self._several:
+            if len(label) != 1:
+                raise DataError(explain(name, f"{len(label)} labels", "one", "Pass several=True for more."))
+            return np.asarray(label[0], np.int64)
+        row = np.zeros(int(self._classes or 0), np.float32)
+        row[list(label)] = 1
+        return row
+
+    def _note(self, picture: np.ndarray | BadFile, label: np.ndarray | None, found: _Labels) -> bool:
+        """Counts a sample; returns whether it can be used."""
+        self._met += 1
+        if label is not None and label.ndim == 0:
+            (found.bad if isinstance(picture, BadFile) else found.good).add(int(label))
+        if not isinstance(picture, BadFile):
+            return True
+        if picture.path not in self._bad:
+            self._bad[picture.path] = picture
+            warnings.warn(f"{self!r}: left out {picture.path}: {picture.reason}", SkippedFilesWarning, stacklevel=2)
+        if self._met >= FEW and len(self._bad) > MAX_BAD_SHARE * self._met:
+            raise DataError(explain(f"{self!r}", f"more than {MAX_BAD_SHARE:.0%} bad samples ({len(self._bad)} of {self._met})",
+                                    "pictures that can be read", f"The last: {picture.path}: {picture.reason}"))
+        return False
+
+
+class _Labels:
+    """The classes of the good and of the bad pictures of a pass."""
+
+    def __init__(self) -> None:
+        self.good: set[int] = set()
+        self.bad: set[int] = set()
+
+
+class ShardStream(SampleStream):
+    """Tar shards as a stream of batches; see `from_webdataset`."""
+
+    def __init__(self, shards: list[str], decoding: dict[str, Any], classes: int | None, class_names: list[str], several: bool,
+                 shuffle: int, workers: int) -> None:
+        super().__init__(decoding, classes, class_names, several, shuffle, workers)
+        self.shards = shards
+
+    def __repr__(self) -> str:
+        return f"ShardStream({len(self.shards)} shards)"
+
+    def fingerprint(self) -> str:
+        """Returns what tells this stream from others."""
+        return f"{self.shards} {self._decoding} {self.shuffle}"
+
+    def samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
+        """Yields the samples of an epoch: the shards in an order of their own, and the samples mixed within a buffer."""
         names = list(self.shards)
         if seed is None:
             yield from self._raw(names)
@@ -157,39 +231,6 @@ class ShardStream:
                 raise
             raise DataError(explain(f"shard {name}", f"a stream that broke ({type(error).__name__}: {error})", "whole tar shards",
                                     "Look at the network, or fetch the shard again.")) from error
-
-    def _decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None] | BadFile:
-        name, content, label = sample
-        try:
-            return decode_image(content, **self._decoding), self._label(name, label)
-        except DataError as error:
-            return BadFile(name, str(error))
-
-    def _label(self, name: str, label: tuple[int, ...] | None) -> np.ndarray | None:
-        if label is None:
-            return None
-        if self._classes is not None and any(n >= self._classes for n in label):
-            raise DataError(explain(name, f"the labels {label}", f"labels from 0 to {self._classes - 1}"))
-        if not self._several:
-            if len(label) != 1:
-                raise DataError(explain(name, f"{len(label)} labels", "one", "Pass several=True for more."))
-            return np.asarray(label[0], np.int64)
-        row = np.zeros(int(self._classes or 0), np.float32)
-        row[list(label)] = 1
-        return row
-
-    def _note(self, result: tuple[np.ndarray, np.ndarray | None] | BadFile) -> bool:
-        """Counts a sample; returns whether it can be used."""
-        self._met += 1
-        if not isinstance(result, BadFile):
-            return True
-        if result.path not in self._bad:
-            self._bad[result.path] = result
-            warnings.warn(f"{self!r}: left out {result.path}: {result.reason}", SkippedFilesWarning, stacklevel=2)
-        if self._met >= FEW and len(self._bad) > MAX_BAD_SHARE * self._met:
-            raise DataError(explain(f"{self!r}", f"more than {MAX_BAD_SHARE:.0%} bad samples ({len(self._bad)} of {self._met})",
-                                    "pictures that can be read", f"The last: {result.path}: {result.reason}"))
-        return False
 
 
 def _samples_of(fields: Mapping[str, Any]) -> Iterator[Sample]:

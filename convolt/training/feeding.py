@@ -15,7 +15,7 @@ from convolt.errors import ArgumentError, explain
 from convolt.training import checks, inputs
 from convolt.training.batch_size import AUTO, find_batch_size
 from convolt.training.heads import Head
-from convolt.training.picture_inputs import open_pictures
+from convolt.training.picture_inputs import PictureStream, check_label_form, open_pictures
 from convolt.training.sampling import Drawing
 from convolt.training.step import Step
 
@@ -28,6 +28,7 @@ class Feeding:
     _heads: list[Head]
     _notes: list[str]
     _output_shapes: dict[str, tuple[int, ...]]
+    spec: dict[str, Any]
 
     def _prepare_model(self, xs: Sequence[Tensor]) -> None:
         """Makes the parameters and finds out about the outputs, once."""
@@ -59,6 +60,7 @@ class Feeding:
     def _pictures(self, what: str, x: Pictures, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
                   drawing: Drawing, class_weight: Mapping[int, float] | None, split: float) -> tuple[Any, Any]:
         """Returns what `_data` does, of pictures: in memory where they fit."""
+        check_label_form(x, self.spec["loss"])
         train, later = open_pictures(what, x, y, split, self.device)
         data, _ = self._data(what, train.x, train.y, sample_weight, batch_size, steps, drawing, class_weight)
         if later is None:
@@ -109,6 +111,9 @@ class Feeding:
         augment = drawing.augment
         checks.check_inputs(list(xs), inputs.accepted_shapes(self.model, augment is not None and augment.resizes), what=what)
         self._prepare_model(xs if augment is None else augment.example(xs, self.model))
+        if isinstance(x, PictureStream):  # the labels of all are known before the first picture is
+            for head in self._heads:
+                checks.check_labels(x.example_targets(), loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
         if augment is not None:
             augment.prepare(self._heads, self._output_shapes)
             self._notes.append(augment.describe(self.device, resident=False))

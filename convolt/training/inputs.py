@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convolt.data.batches import HostBatch, Order, Resident, Streamed, draw_ids, epoch_generator, fits_on, stream_arrays
-from convolt.data.stream import ShardStream
+from convolt.data.stream import SampleStream
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training import checks
 from convolt.training.picture_inputs import PictureBatch, PictureStream
@@ -139,7 +139,7 @@ def _opener(x: Any, batch_size: int, seed: int, order: Order | None) -> tuple[Ca
 
     if isinstance(x, PictureStream):
         return x.opener(batch_size, order)
-    if isinstance(x, ShardStream):
+    if isinstance(x, SampleStream):
         return (lambda epoch, first: x.open_epoch(epoch, first, batch_size, seed)), None
     if isinstance(x, IterableDataset):
         # A loader without a generator draws from PyTorch's global one.

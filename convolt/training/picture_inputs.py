@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from convolt import losses
 from convolt.data.batches import Order
 from convolt.data.budget import data_memory
 from convolt.data.pictures import AHEAD, Pictures
-from convolt.errors import ArgumentError, DataError, explain
+from convolt.errors import ArgumentError, DataError, ShapeError, explain
 
 TRAINING_SHARE = 0.75
 """Part of `data_memory()` for the pictures of training; the rest is for those that are evaluated."""
@@ -48,7 +49,7 @@ def open_pictures(what: str, pictures: Pictures, y: Any, split: float, device: t
     """
     if y is not None:
         raise ArgumentError(explain(f"{what}(y)", "labels beside pictures that have theirs", "None: x brings the labels"))
-    if pictures.labels is None:
+    if pictures.labels is None or pictures.label_mode is None:
         raise DataError(explain(f"{what}(x)", f"{pictures!r} without labels", "pictures with labels",
                                 "Put each class into a folder of its own, or use convolt.data.from_csv."))
     share = TRAINING_SHARE if what == "fit" else 1 - TRAINING_SHARE
@@ -57,6 +58,25 @@ def open_pictures(what: str, pictures: Pictures, y: Any, split: float, device: t
     first, second = pictures.split(split)
     room = data_memory()
     return _open(first, int(TRAINING_SHARE * room), device), _open(second, int((1 - TRAINING_SHARE) * room), device)
+
+
+def check_label_form(pictures: Pictures, loss: Any) -> None:
+    """Raises `ShapeError`, with what to do, where class numbers would meet a loss that takes one-hot labels.
+
+    Args:
+        pictures: with labels.
+        loss: as in `compile`.
+    """
+    if pictures.labels is None or pictures.labels.ndim > 1 or pictures.label_mode != "int" or loss is None:
+        return
+    if isinstance(loss, (list, tuple, Mapping)):  # one for each of several outputs, which pictures have no labels for
+        return
+    found = losses.get(loss)
+    if isinstance(found, (losses.CategoricalCrossentropy, losses.CategoricalFocalCrossentropy)):
+        sparse = "Use sparse_categorical_crossentropy, or" if isinstance(found, losses.CategoricalCrossentropy) else "Use"
+        raise ShapeError(explain(found.name, f"the class numbers of {pictures.title}", "one-hot labels",
+                                 f"{sparse} label_mode=\"categorical\" of the ImageFolder (of other pictures: pictures.label_mode = "
+                                 "\"categorical\")."))
 
 
 def _open(pictures: Pictures, room: int, device: torch.device) -> Opened:
@@ -97,6 +117,13 @@ class PictureStream(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def example_targets(self) -> np.ndarray:
+        """Returns labels that show what all are like: class numbers all of them, rows some of them."""
+        first = self.pictures.targets([0])
+        targets = self.pictures.targets(np.arange(len(self) if first is not None and first.ndim == 1 else min(len(self), 1000)))
+        assert targets is not None, "open_pictures has looked"
+        return targets
+
     @property
     def why(self) -> str:
         """Why they are not in memory at once."""
@@ -117,7 +144,7 @@ class PictureStream(Dataset[Any]):
             for number, (x, kept) in enumerate(found, first):
                 places = number * batch_size + np.flatnonzero(np.isin(orders[number - first], kept))
                 if len(kept):
-                    yield PictureBatch(x, self.labels[kept], places[:len(kept)])  # type: ignore[index]  # open_pictures has looked
+                    yield PictureBatch(x, self.pictures.targets(kept), places[: len(kept)])  # type: ignore[arg-type]  # open_pictures has looked
 
         return batches, -(-count // batch_size)
 

@@ -1,0 +1,181 @@
+"""Each source of pictures is given to `fit` as it is: labels in the form of the loss, classes, bad files, packs, Hugging Face sets."""
+
+import io
+import tarfile
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convolt
+from convolt import layers
+from convolt.data import ImageFolder, SkippedFilesWarning, from_webdataset, write_pack
+from convolt.data import pictures as pictures_module
+from convolt.errors import ArgumentError, DataError, ShapeError
+from tests.unit.pictures import encode
+
+
+def picture(label, n, side=8, kind="PNG"):
+    pixels = np.random.default_rng(n + 1000 * label).integers(0, 120, (side, side, 3), np.uint8)
+    pixels[:, : side // 2] += np.uint8(100 * (label % 2))
+    return encode(Image.fromarray(pixels), kind)
+
+
+def make_folder(root, classes=("cat", "dog"), count=12, first=0):
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for n in range(count):
+            (root / name / f"{n:03d}.png").write_bytes(picture(label, first + n))
+    return root
+
+
+@pytest.fixture
+def pets(tmp_path):
+    return make_folder(tmp_path / "pets")
+
+
+def small_model(loss="sparse_categorical_crossentropy", outputs=2, activation="softmax"):
+    convolt.utils.set_random_seed(0)
+    model = convolt.Sequential([layers.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten(),
+                                layers.Dense(outputs, activation=activation)])
+    model.compile("adam", loss, ["accuracy"], device="cpu", fusions="none", precision="float32")
+    return model
+
+
+def trained(data, model=None, **options):
+    model = model or small_model()
+    history = model.fit(data, **{"epochs": 2, "batch_size": 8, "seed": 3, "verbose": 0, **options})
+    return model, history.history
+
+
+def same_weights(one, other):
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+BOTH_WAYS = pytest.mark.parametrize("memory", ["1GB", "1"], ids=["in memory", "streamed"])
+
+
+# -- the form of the labels ----------------------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+def test_one_hot_labels_train_like_class_numbers(pets, monkeypatch, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    sparse, expected = trained(ImageFolder(pets), validation_split=0.25)
+    folder = ImageFolder(pets, label_mode="categorical")
+    one_hot, found = trained(folder, small_model("categorical_crossentropy"), validation_split=0.25)
+    assert found == expected
+    same_weights(one_hot, sparse)
+    assert folder.labels.dtype == np.int64
+    assert folder.load()[1].dtype == np.float32
+    np.testing.assert_array_equal(folder.load()[1], np.eye(2)[folder.labels])
+    assert folder.fingerprint() != ImageFolder(pets).fingerprint()
+
+
+@BOTH_WAYS
+def test_binary_labels(pets, monkeypatch, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    folder = ImageFolder(pets, label_mode="binary")
+    _, history = trained(folder, small_model("binary_crossentropy", 1, "sigmoid"))
+    assert history["loss"][1] < history["loss"][0]
+    assert folder.load()[1].shape == (24, 1)
+    assert ImageFolder(pets, label_mode=None).load()[1] is None
+
+
+@BOTH_WAYS
+def test_labels_in_the_wrong_form_are_told_before_the_first_step(pets, monkeypatch, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    with pytest.raises(ShapeError, match=r'sparse_categorical_crossentropy, or label_mode="categorical"'):
+        trained(ImageFolder(pets), small_model("categorical_crossentropy"))
+    with pytest.raises(ShapeError, match=r"one-hot.*use categorical_crossentropy"):
+        trained(ImageFolder(pets, label_mode="categorical"))
+    with pytest.raises(DataError, match="without labels"):
+        trained(ImageFolder(pets, label_mode=None))
+    make_folder(pets, ("eel",), 2)
+    with pytest.raises(DataError, match=r"got the label 2; expected 0 to 1"):
+        trained(ImageFolder(pets))
+
+
+def test_label_modes_that_cannot_be(pets):
+    with pytest.raises(ArgumentError, match="Did you mean 'categorical'"):
+        ImageFolder(pets, label_mode="categorial")
+    make_folder(pets, ("eel",))
+    with pytest.raises(ArgumentError, match="exactly two classes"):
+        ImageFolder(pets, label_mode="binary")
+    folder = ImageFolder(pets)
+    folder.labels = np.eye(3, dtype=np.float32)[folder.labels]
+    with pytest.raises(ArgumentError, match="one label for each picture"):
+        folder.label_mode = "categorical"
+
+
+# -- bad files -----------------------------------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+def test_a_class_of_bad_files_alone_is_an_error_in_the_first_epoch(pets, monkeypatch, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    make_folder(pets, ("ape",), 2)
+    for path in (pets / "ape").iterdir():
+        path.write_bytes(b"")
+    epochs = []
+    counting = convolt.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
+    with pytest.warns(SkippedFilesWarning), pytest.raises(DataError, match=r"only bad files in the class 'ape'.*2 of 26 files left out"):
+        trained(ImageFolder(pets), small_model(outputs=3), callbacks=[counting])
+    assert epochs == []
+
+
+def test_a_class_of_bad_files_alone_is_not_packed(pets, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    make_folder(pets, ("ape",), 1)
+    (pets / "ape" / "000.png").write_bytes(b"")
+    for encoded in (False, True):
+        with warnings.catch_warnings(), pytest.raises(DataError, match="only bad files in the class 'ape'"):
+            warnings.simplefilter("ignore", SkippedFilesWarning)
+            write_pack(tmp_path / "a.pack", {"train": ImageFolder(pets)}, encoded=encoded)
+
+
+def make_shard(path, bad=(), labels=(0, 1), count=24):
+    with tarfile.open(path, "w") as archive:
+        for n in range(count):
+            label = labels[n % len(labels)]
+            for ending, content in (("png", b"no picture" if n in bad else picture(label, n)), ("cls", str(label).encode())):
+                info = tarfile.TarInfo(f"{n:03d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def test_a_class_of_bad_files_alone_in_a_stream_of_shards(tmp_path):
+    pytest.importorskip("webdataset")
+    shard = make_shard(tmp_path / "s.tar", bad=range(2, 24, 3), labels=(0, 1, 2))
+    with warnings.catch_warnings(), pytest.raises(DataError, match=r"only bad files in the class 'eel'.*8 left out: 002\.png"):
+        warnings.simplefilter("ignore", SkippedFilesWarning)
+        trained(from_webdataset(shard, (8, 8), class_names=["cat", "dog", "eel"]), small_model(outputs=3))
+
+
+def test_a_label_out_of_range_in_a_stream_of_shards_is_no_bad_file(tmp_path):
+    pytest.importorskip("webdataset")
+    shard = make_shard(tmp_path / "s.tar", labels=(0, 1, 2))
+    with pytest.raises(DataError, match=r"the labels \(2,\); expected labels from 0 to 1"):
+        trained(from_webdataset(shard, (8, 8), classes=2))
+
+
+def test_what_a_stream_of_shards_skipped_is_written(tmp_path):
+    pytest.importorskip("webdataset")
+    stream = from_webdataset(make_shard(tmp_path / "s.tar", bad=[5]), (8, 8))
+    with pytest.warns(SkippedFilesWarning):
+        trained(stream)
+    stream.write_skipped(tmp_path / "skipped.csv")
+    assert (tmp_path / "skipped.csv").read_text().splitlines()[1].startswith("005.png,")
+
+
+def test_parts_of_a_folder_tell_it_what_they_left_out(pets, monkeypatch):
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    (pets / "cat" / "003.png").write_bytes(b"")
+    folder = ImageFolder(pets)
+    with pytest.warns(SkippedFilesWarning):
+        trained(folder, validation_split=0.25)
+    assert [bad.path for bad in folder.bad] == ["cat/003.png"]
