@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
-from convolt.applications.weights import TorchNames
+from convolt.applications.weights import Rules, TorchNames
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.models import Model, Sequential
 
@@ -17,7 +19,24 @@ EPSILON = 1e-6
 MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
 VARIANCE = [(0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2]
 
+IN_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 PARTS = {"depthwise_conv": "conv_dw", "layernorm": "norm", "pointwise_conv_1": "mlp.fc1", "pointwise_conv_2": "mlp.fc2"}
+
+
+def _flat_scales(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Takes from torchvision's scales of layers their two axes more, of one."""
+    return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in tensors.items()}
+
+
+TORCHVISION: Rules = [
+    (r"features\.0\.([01])\.(.*)", r"stem.\1.\2"),
+    (r"features\.([246])\.([01])\.(.*)", lambda m: f"stages.{int(m[1]) // 2}.downsample.{m[2]}.{m[3]}"),
+    (r"features\.([1357])\.(\d+)\.layer_scale", lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.gamma"),
+    (r"features\.([1357])\.(\d+)\.block\.([0235])\.(.*)",
+     lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.{IN_BLOCK[m[3]]}.{m[4]}"),
+    (r"classifier\.0\.(.*)", r"head.norm.\1"), (r"classifier\.2\.(.*)", r"head.fc.\1"),
+]
+"""torchvision's name → timm's."""
 
 TORCH = TorchNames([
     (r".*_stem\.[^.]*_stem_conv\.(.*)", r"stem.0.\1"),
@@ -29,7 +48,7 @@ TORCH = TorchNames([
     (r".*_head_layernorm\.(.*)", r"head.norm.\1"),
     (r".*_head_dense\.(.*)", r"head.fc.\1"),
     (r"layer_normalization\.(.*)", r"head.norm.\1"),
-], title="timm", head=r"head\.fc\..*")
+], prepare=_flat_scales, title="timm or torchvision", synonyms=TORCHVISION, head=r"head\.fc\..*")
 
 preprocess_input = preprocessing("none")
 

@@ -33,6 +33,11 @@ def _vgg(frame: Frame, convolutions: tuple[int, ...]) -> SymbolicTensor:
     return frame.classify(x)
 
 
+TIMM: Rules = [(r"pre_logits\.fc1\.(.*)", r"classifier.0.\1"), (r"pre_logits\.fc2\.(.*)", r"classifier.3.\1"),
+               (r"head\.fc\.(.*)", r"classifier.6.\1")]
+"""timm's name → torchvision's, where they differ; there the dense layers are convolutions of the last map's size."""
+
+
 def _torch_names(convolutions: tuple[int, ...]) -> TorchNames:
     """In torchvision's names, which count convolutions, ReLUs and poolings in `features`, and dropouts in `classifier`."""
     rules, index = [], 0
@@ -42,11 +47,13 @@ def _torch_names(convolutions: tuple[int, ...]) -> TorchNames:
             index += 2
         index += 1
     head: Rules = [(r"fc1\.(.*)", r"classifier.0.\1"), (r"fc2\.(.*)", r"classifier.3.\1"), (r"predictions\.(.*)", r"classifier.6.\1")]
-    return TorchNames([*rules, *head], prepare=_flattened_here)
+    return TorchNames([*rules, *head], prepare=_flattened_here, title="torchvision or timm", synonyms=TIMM)
 
 
 def _flattened_here(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     """PyTorch flattens channels before rows; Convolt, as Keras, after columns."""
+    tensors = {name: tensor.flatten(1) if name.startswith("classifier") and tensor.ndim == 4 else tensor
+               for name, tensor in tensors.items()}
     first = tensors.get("classifier.0.weight")
     if first is None or first.ndim != 2 or first.shape[1] % 512:
         return tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
-from convolt.applications.weights import TorchNames
+from convolt.applications.weights import Rules, TorchNames
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.initializers import TruncatedNormal
 from convolt.layers.arguments import check_positive
@@ -21,7 +20,7 @@ __all__ = ["ViTB16", "ViTB32", "ViTS16", "ViTTi16", "decode_predictions", "prepr
 
 EPSILON = 1e-6
 
-TORCHVISION = (
+TORCHVISION: Rules = (
     (r"class_token", "cls_token"), (r"conv_proj\.(.*)", r"patch_embed.proj.\1"), (r"encoder\.pos_embedding", "pos_embed"),
     (r"encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.(.*)", r"blocks.\1.norm\2.\3"),
     (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_(.*)", r"blocks.\1.attn.qkv.\2"),
@@ -35,15 +34,10 @@ TORCHVISION = (
 preprocess_input = preprocessing("tf")
 
 
-def _as_here(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """Returns a state dict of timm or torchvision under timm's names, with attention's packed matrices taken apart by heads."""
+def _by_heads(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Takes attention's packed matrices apart by heads."""
     heads = next(layer.num_heads for layer in model.layers if isinstance(layer, layers.MultiHeadAttention))
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in TORCHVISION:
-            name = re.sub(f"^{pattern}$", replacement, name)
-        found |= _unpacked(name, tensor, heads)
-    return found
+    return {part: value for name, tensor in tensors.items() for part, value in _unpacked(name, tensor, heads).items()}
 
 
 def _unpacked(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
@@ -66,7 +60,7 @@ TORCH = TorchNames([
     (r"block(\d+)_attention\.([qkv])[a-z]+_dense\.(.*)", r"blocks.\1.attn.\2.\3"),
     (r"block(\d+)_attention\.output_dense\.(.*)", r"blocks.\1.attn.proj.\2"),
     (r"norm\.(.*)", r"norm.\1"), (r"predictions\.(.*)", r"head.\1"),
-], prepare=_as_here, title="timm or torchvision", pixels_by_name={"pos_embed": "tf"}, head=r"(head|heads)\..*")
+], prepare=_by_heads, title="timm or torchvision", synonyms=TORCHVISION, pixels_by_name={"pos_embed": "tf"}, head=r"head\..*")
 
 
 def _block(x: SymbolicTensor, name: str, heads: int, dropout: float) -> SymbolicTensor:

@@ -20,6 +20,7 @@ from convolt.errors import ArgumentError, ModelFileError, explain
 from convolt.formats import SUFFIXES, safetensors
 from convolt.formats.guard import expect_kind, few
 from convolt.formats.header import read_header
+from convolt.layers import ZeroPadding2D
 from convolt.models import Model
 
 Tensors = dict[str, Tensor]
@@ -43,7 +44,9 @@ class TorchNames:
             matrices taken apart); gets the state dict and the model.
         title: whose names they are.
         head: pattern of PyTorch's names of the classifier, which may be left over without a top.
-        fix: what to do where the names do not fit, for messages.
+        synonyms: (pattern, replacement) pairs that make the first publisher's names of those of others; `prepare`, `head` and
+            `rules` see only the first's.
+        variant: whether the weights are those of the models with `variant="torch"`; a model that pads as Keras does is refused.
         pixels: mode of `imagenet_utils.PIXELS` of the networks in these files.
         pixels_by_name: name of a weight → mode of the files that have it, where there are several publishers.
     """
@@ -52,7 +55,8 @@ class TorchNames:
     prepare: Callable[[Tensors, Model], Tensors] | None = None
     title: str = "torchvision"
     head: str = r"(fc|classifier|head)\..*"
-    fix: str = ""
+    synonyms: Rules = ()
+    variant: bool = False
     pixels: str = "torch"
     pixels_by_name: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,17 +65,57 @@ class TorchNames:
         there = read_header(path).tensors
         return next((mode for name, mode in self.pixels_by_name.items() if name in there), self.pixels)
 
+    @property
+    def fix(self) -> str:
+        """What to do where the names do not fit, for messages."""
+        return f'Weights of {self.title} need variant="torch".' if self.variant else ""
+
     def name(self, own: str) -> str | None:
         """Returns PyTorch's name of a weight of Convolt's, or None if no rule fits."""
-        for pattern, replacement in self.rules:
-            match = re.fullmatch(pattern, own)
-            if match:
-                return match.expand(replacement) if isinstance(replacement, str) else replacement(match)
-        return None
+        return _renamed(own, self.rules)
+
+    def first(self, theirs: str) -> str:
+        """Returns what the first publisher calls a weight of any."""
+        return _renamed(theirs, self.synonyms) or theirs
 
     def table(self, model: Model) -> dict[str, str | None]:
         """Returns Convolt's name → PyTorch's name for each weight."""
         return {own: self.name(own) for own in model.state_dict()}
+
+    def prepared(self, tensors: Tensors, model: Model, include_top: bool = True) -> Tensors:
+        """Returns a state dict whose tensors fit one by one, under the first publisher's names and without counters.
+
+        Raises:
+            ModelFileError: the model pads as Keras does, and the weights are of networks that pad both sides alike.
+        """
+        if self.variant and (layer := _padded_on_one_side(model)):
+            raise ModelFileError(explain(f"weights of {self.title}", f"a model that pads as Keras does, in {layer!r}",
+                                         "one that pads both sides alike", self.fix))
+        tensors = {self.first(name): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
+        if not include_top:
+            tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(self.head, name)}
+        return tensors if self.prepare is None else self.prepare(tensors, model)
+
+
+def _renamed(name: str, rules: Rules) -> str | None:
+    """Returns what the first rule that matches the whole of a name makes of it; None: none does."""
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement) if isinstance(replacement, str) else replacement(match)
+    return None
+
+
+def _padded_on_one_side(model: Model) -> str:
+    """Returns the name of a layer that may pad one side more than the other, or "": no layer of PyTorch does."""
+    for layer in model.layers:
+        if isinstance(layer, ZeroPadding2D):
+            uneven = any(before != after for before, after in layer.padding)
+        else:
+            sizes = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))
+            uneven = getattr(layer, "padding", "valid") == "same" and max(sizes) > 1 and max(layer.strides) > 1
+        if uneven:
+            return str(layer.name)
+    return ""
 
 
 def find(who: str, name: str, weights: Any, include_top: bool) -> Path:
@@ -121,7 +165,7 @@ def load(model: Model, path: Path, torch_names: TorchNames | None, *, include_to
     """
     kind = expect_kind(path, "safetensors", "hdf5", "keras").name
     try:
-        if kind == "safetensors" and torch_names is not None and _has_torch_names(model, path, torch_names):
+        if kind == "safetensors" and torch_names is not None and has_torch_names(model, path, torch_names):
             _load_torch(model, path, torch_names, include_top)
         else:
             model.load_weights(path)
@@ -135,23 +179,18 @@ def origin(model: Model, path: Path, torch_names: TorchNames | None) -> str:
     """Returns whose file of weights it is: "keras", "pytorch" or "convolt"."""
     if expect_kind(path, "safetensors", "hdf5", "keras").name != "safetensors":
         return "keras"
-    return "pytorch" if torch_names is not None and _has_torch_names(model, path, torch_names) else "convolt"
+    return "pytorch" if torch_names is not None and has_torch_names(model, path, torch_names) else "convolt"
 
 
-def _has_torch_names(model: Model, path: Path, names: TorchNames) -> bool:
+def has_torch_names(model: Model, path: Path, names: TorchNames) -> bool:
     """Whether more of the names in a file are PyTorch's than Convolt's; single ones, such as "conv1.weight", may be both."""
     there = {name for name in read_header(path).tensors if not name.endswith(COUNTER)}
     table = names.table(model)
-    return len(there & set(table.values())) > len(there & set(table))
+    return len({names.first(name) for name in there} & set(table.values())) > len(there & set(table))
 
 
 def _load_torch(model: Model, path: Path, names: TorchNames, include_top: bool) -> None:
-    there, _ = safetensors.read(path)
-    there = {name: tensor for name, tensor in there.items() if not name.endswith(COUNTER)}
-    if not include_top:
-        there = {name: tensor for name, tensor in there.items() if not re.fullmatch(names.head, name)}
-    if names.prepare is not None:
-        there = names.prepare(there, model)
+    there = names.prepared(safetensors.read(path)[0], model, include_top)
     table = {own: theirs for own, theirs in names.table(model).items() if not own.endswith(COUNTER)}
     _compare(model, path, names, table, there)
     own = model.state_dict()

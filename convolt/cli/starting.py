@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convolt import applications
-from convolt.applications.weights import COUNTER, TorchNames, load
+from convolt.applications.weights import COUNTER, TorchNames, has_torch_names, load
 from convolt.errors import ArgumentError, ModelFileError, explain
 from convolt.formats import safetensors
 from convolt.formats.guard import expect_kind, few
@@ -83,8 +83,9 @@ def _load_partly(model: Model, path: Path, names: TorchNames | None) -> list[str
     own = model.state_dict()
     if _kind(path) == "safetensors":
         there, _ = safetensors.read(path)
-        if names is not None and not own.keys() & there.keys():
-            there = _renamed(model, there, names)
+        if names is not None and has_torch_names(model, path, names):
+            fitting = names.prepared(there, model)
+            there = {name: fitting[theirs] for name, theirs in names.table(model).items() if theirs in fitting}
         fits = {name for name, tensor in there.items() if name in own and own[name].shape == tensor.shape and tensor.isfinite().all()}
         for name in fits:
             own[name].copy_(there[name])
@@ -97,14 +98,6 @@ def _load_partly(model: Model, path: Path, names: TorchNames | None) -> list[str
         by_name = _kind(path) == "hdf5" and not path.name.endswith(".weights.h5")  # files of Keras 3 have paths in place of names
         model.load_weights(path, by_name=by_name, skip_mismatch=True)
     return [name for name, tensor in floats.items() if tensor.isnan().any()]
-
-
-def _renamed(model: Model, there: dict[str, Tensor], names: TorchNames) -> dict[str, Tensor]:
-    """Returns a state dict of PyTorch under Convolt's names, as far as it has them."""
-    there = {name: tensor for name, tensor in there.items() if not name.endswith(COUNTER)}
-    if names.prepare is not None:
-        there = names.prepare(there, model)
-    return {own: there[theirs] for own, theirs in names.table(model).items() if theirs is not None and theirs in there}
 
 
 def _kind(path: Path) -> str:

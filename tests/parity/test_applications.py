@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import convolt
 from convolt import applications
+from convolt.cli.starting import load_start
 from convolt.compiler.fuse import fuse
 from convolt.compiler.trace import Untraceable, trace
 from convolt.layers import BatchNormalization
@@ -29,6 +30,12 @@ SMALL_FILE = 12_000_000
 
 def shown(cases: Sequence[Case]) -> list[Any]:
     return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in cases]
+
+
+def publishers() -> list[Any]:
+    """Each case with each of its modules of PyTorch."""
+    return [pytest.param(case, module, id=f"{case.name}{f'-{number}' if number else ''}", marks=[pytest.mark.slow] if case.slow else [])
+            for case in CASES for number, module in enumerate(case.publishers)]
 
 
 def pictures(case: Case, channels: int, count: int = 2) -> np.ndarray:
@@ -152,10 +159,16 @@ def test_outputs_are_those_of_keras(keras: Any, case: Case) -> None:
     assert_close(outputs(ours, x), expected, case.tolerance)
 
 
-@pytest.mark.parametrize("case", shown([case for case in CASES if case.torch is not None]))
-def test_a_state_dict_of_pytorch_fits(case: Case, tmp_path: Path) -> None:
-    assert case.torch is not None
-    theirs = case.torch(case.side, CLASSES).eval()
+@pytest.mark.parametrize("case", [case for case in CASES if case.torch_parameters], ids=str)
+def test_parameters_are_those_of_the_publisher(case: Case) -> None:
+    with torch.device("meta"):
+        model = applications.get(case.name).function(**case.torch_arguments)
+    assert sum(parameter.numel() for parameter in model.parameters()) == case.torch_parameters
+
+
+@pytest.mark.parametrize(("case", "publisher"), publishers())
+def test_a_state_dict_of_pytorch_fits(case: Case, publisher: Callable[[int, int], torch.nn.Module], tmp_path: Path) -> None:
+    theirs = publisher(case.side, CLASSES).eval()
     for name, tensor in theirs.state_dict().items():
         if (values := stirred(name, tensor.shape, keras=False)) is not None:
             tensor.copy_(values)
@@ -165,6 +178,17 @@ def test_a_state_dict_of_pytorch_fits(case: Case, tmp_path: Path) -> None:
     with torch.no_grad():
         y = theirs(torch.from_numpy(x).permute(0, 3, 1, 2))
     assert_close(outputs(ours, x), convolt.layout.to_outside(y).numpy(), case.tolerance)
+
+
+def test_the_command_line_takes_weights_of_any_publisher_for_other_classes(tmp_path: Path) -> None:
+    entry = applications.get("vit_ti16")
+    for number, module in enumerate(next(case for case in CASES if case.name == entry.name).publishers):
+        theirs = module(96, CLASSES).state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, tmp_path / f"{number}.safetensors")
+        model = entry.make((96, 96, 3), CLASSES - 2)
+        assert "but for predictions.weight, predictions.bias" in load_start(model, entry.name, str(tmp_path / f"{number}.safetensors"))
+        kernel = next(tensor for name, tensor in theirs.items() if name.endswith("proj.weight"))
+        torch.testing.assert_close(model.get_layer("patches").weight, kernel, rtol=0, atol=0)
 
 
 # -- through what all models meet --------------------------------------------------------------------------------------

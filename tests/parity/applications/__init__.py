@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ class Case:
         fusions: rewrite → how often `convolt.compiler.fuse` does it with the default arguments.
         keras: name of the function in `keras.applications`; "" where Keras has none.
         torch: makes a module with PyTorch's published structure and names for (side, classes); None where there is none.
+        also: modules of other publishers of the same weights, under their names.
+        torch_parameters: of `torch` with 1000 classes, as published, where ours are other with `torch_arguments`; 0: not compared.
         torch_arguments: arguments that make ours equal to `torch`, such as stride variants.
         side: of the pictures of the tests.
         arguments: others, for ours and Keras.
@@ -36,6 +38,8 @@ class Case:
     fusions: Mapping[str, int]
     keras: str = ""
     torch: Callable[[int, int], nn.Module] | None = None
+    also: Sequence[Callable[[int, int], nn.Module]] = ()
+    torch_parameters: int = 0
     torch_arguments: Mapping[str, Any] = field(default_factory=dict)
     side: int = 32
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -43,6 +47,11 @@ class Case:
     slow: bool = False
     tolerance: float = 1e-4
     no_top: bool = False
+
+    @property
+    def publishers(self) -> list[Callable[[int, int], nn.Module]]:
+        """Makers of all modules of PyTorch that ours is compared with."""
+        return [] if self.torch is None else [self.torch, *self.also]
 
     def __str__(self) -> str:
         return self.name
