@@ -131,6 +131,10 @@ KERAS_NAMES: dict[str, frozenset[str]] = {module: frozenset(names.split()) for m
 }.items()}
 """All public names of Keras's modules; the module's path below `keras` is the key."""
 
+_TRANSFORMS = """
+    CenterCrop CutMix MixUp RandAugment RandomBrightness RandomContrast RandomCrop RandomErasing RandomFlip RandomGrayscale RandomHue
+    RandomInvert RandomPerspective RandomRotation RandomSaturation RandomShear RandomTranslation RandomZoom
+"""
 _INSTEAD = {
     "applications": "Build it from convolt.layers, or give Model.wrap a PyTorch module.",
     "callbacks": "Write it as a subclass of convolt.callbacks.Callback.",
@@ -147,6 +151,7 @@ _INSTEAD = {
     "random": "Tensors are PyTorch's: use torch, and convolt.utils.set_random_seed.",
     "saving": "Use model.save and convolt.load_model.",
     "BackupAndRestore": "fit(checkpoint=folder) does that, and goes on bit for bit in the middle of an epoch.",
+    **{name: f"Pictures are augmented by fit(augment=[…]), with convolt.data.augment.{name}." for name in _TRANSFORMS.split()},
 }
 """What to do without, by the module of the name or by the name itself."""
 

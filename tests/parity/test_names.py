@@ -59,6 +59,14 @@ def test_the_message_says_what_to_do() -> None:
         from convolt.applications import NASNetLarge  # noqa: F401
 
 
+def test_layers_that_augment_say_which_transform_does() -> None:
+    from convolt.data.augment import registry
+
+    for name in sorted(set(registry) & missing.KERAS_NAMES["layers"]):
+        with pytest.raises(MissingFeatureError, match=rf"fit\(augment=\[…\]\), with convolt\.data\.augment\.{name}\."):
+            getattr(convolt.layers, name)
+
+
 def test_a_misspelt_name_gets_the_nearest() -> None:
     with pytest.raises(MissingImportError, match=r"unknown name 'Conv2d'.*Did you mean 'Conv2D'"):
         from convolt.layers import Conv2d  # noqa: F401

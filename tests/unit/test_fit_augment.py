@@ -19,6 +19,8 @@ from convolt.data.augment import (
     Augmentation,
     CutMix,
     MixUp,
+    ProgressiveResizing,
+    RandAugment,
     RandomBrightness,
     RandomCrop,
     RandomFlip,
@@ -26,9 +28,9 @@ from convolt.data.augment import (
     RandomTranslation,
     RandomZoom,
     Rescale,
+    TrivialAugment,
     keys,
 )
-from convolt.data.augment.progressive import ProgressiveResizing
 from convolt.data.augment.words import WORDS, parse
 from convolt.errors import ArgumentError, CheckpointError, ShapeError
 from convolt.training import inputs
@@ -220,7 +222,8 @@ def snapshot_of(model: Any) -> Callable[[], Callable[[], None]]:
 
 
 @pytest.mark.parametrize(("chain", "replays"), [([RandomFlip("horizontal"), RandomRotation(20), RandomBrightness(0.2)], 12),
-                                               ([RandomFlip("horizontal"), ProgressiveResizing(6, 12, 2)], 9)], ids=["plain", "growing"])
+                                               ([RandomFlip("horizontal"), ProgressiveResizing(6, 12, 2)], 9),
+                                               ([TrivialAugment(), RandAugment(3, 20)], 12)], ids=["plain", "growing", "policies"])
 def test_a_captured_step_gathers_and_augments_as_the_eager_one(chain: list[Any], replays: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # the stand-in for graphs records PyTorch's operations alone
     monkeypatch.setattr(sys.modules["convolt.kernels.warp"], "choose", lambda *_: "reference")

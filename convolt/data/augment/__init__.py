@@ -34,6 +34,8 @@ from convolt.data.augment.geometry import (
 )
 from convolt.data.augment.keys import keys
 from convolt.data.augment.mixing import CutMix, MixUp
+from convolt.data.augment.policies import RandAugment, TrivialAugment
+from convolt.data.augment.progressive import ProgressiveResizing
 from convolt.data.augment.scaling import Normalize, Rescale
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "MixUp",
     "Normalize",
     "Parameters",
+    "ProgressiveResizing",
+    "RandAugment",
     "RandomBlur",
     "RandomBrightness",
     "RandomChannelShift",
@@ -68,6 +72,7 @@ __all__ = [
     "Rescale",
     "Resize",
     "Transform",
+    "TrivialAugment",
     "keys",
     "registry",
 ]

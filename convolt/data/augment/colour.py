@@ -236,13 +236,23 @@ def has_colours(transform: str, draft: Draft) -> bool:
 
 def toward_gray(share: Tensor, draft: Draft) -> Tensor:
     """Returns matrices (N, C, C) that mix colours with the gray of the same lightness, `share` (N,) of it."""
-    return _blended([[*GRAY]] * 3, share, 1 - share, draft)
+    return grays(share, 1 - share, draft)
+
+
+def grays(share: Tensor, kept: Tensor, draft: Draft, last: float = 1.0) -> Tensor:
+    """Returns matrices (N, C, C): the gray of the same lightness times `share` (N,) plus the colour times `kept` (N,).
+
+    One channel is its own gray; a fourth channel is kept (`last` 1) or left out (0).
+    """
+    if draft.channels == 1:
+        return (share + kept)[:, None, None]
+    return _blended([[*GRAY]] * 3, share, kept, draft, last)
 
 
 def turned_hue(angle: Tensor, draft: Draft) -> Tensor:
     """Returns matrices (N, C, C) that turn hues by angles (N,) in radians: gray + cos · (1 - gray) + sin · (quarter turn)."""
     cos, sin = angle.cos(), angle.sin()
-    return _blended([[*GRAY]] * 3, 1 - cos, cos, draft) + _blended(QUARTER_TURN, sin, torch.zeros_like(sin), draft, last=0.0)
+    return grays(1 - cos, cos, draft) + _blended(QUARTER_TURN, sin, torch.zeros_like(sin), draft, last=0.0)
 
 
 def _blended(matrix: list[list[float]], share: Tensor, kept: Tensor, draft: Draft, last: float = 1.0) -> Tensor:

@@ -55,7 +55,9 @@ class Parameters:
         colour: (N, C, C + 1) float32, matrix and shift.
         colour_of_mean: (N, C, C) float32, what times the mean of the picture's channels is added: contrast.
         blur: (N,) standard deviations of the blur in pixels; it looks at `blur_radius` pixels on either side.
-        solarize, bits: (N,) thresholds from which values are inverted; (N,) how many bits of 8 are kept.
+        sharpness: (N,) from -1 (smoothed) over 0 (as it was) on: how much of what smoothing takes away is added.
+        autocontrast, equalize: (N,) bool, whether values are stretched to the whole range, and spread evenly over it.
+        solarize, bits: (N,) levels of 0 … 255 from which values are inverted; (N,) how many bits of 8 are kept.
         noise: (N,) standard deviations of the noise, in units of the pictures.
         boxes, values: (N, K, 4) int32 and (N, K, C) float32, as for `kernels.warp`.
         partner: (N,) from 0 to 1, where in the source the sample lies that this one is mixed with.
@@ -71,6 +73,9 @@ class Parameters:
     colour_of_mean: Tensor | None = None
     blur: Tensor | None = None
     blur_radius: int = 0
+    sharpness: Tensor | None = None
+    autocontrast: Tensor | None = None
+    equalize: Tensor | None = None
     solarize: Tensor | None = None
     bits: Tensor | None = None
     noise: Tensor | None = None
@@ -107,6 +112,9 @@ class Draft:
     values: list[Tensor] = field(default_factory=list)
     blur: Tensor | None = None
     blur_radius: int = 0
+    sharpness: Tensor | None = None
+    autocontrast: Tensor | None = None
+    equalize: Tensor | None = None
     solarize: Tensor | None = None
     bits: Tensor | None = None
     noise: Tensor | None = None
@@ -168,14 +176,18 @@ class Draft:
 
     def contrast(self, factor: Tensor) -> None:
         """Scales the distance to the picture's mean of each channel by `factor` (N,)."""
-        self._start(factor)
+        kept = torch.diag_embed(factor[:, None].expand(-1, self.channels))
+        self.mix_with_mean(kept, torch.eye(self.channels, dtype=kept.dtype, device=kept.device) - kept)
+
+    def mix_with_mean(self, matrix: Tensor, of_mean: Tensor) -> None:
+        """Multiplies channels by `matrix` (N, C, C), and adds `of_mean` (N, C, C) times the picture's mean of each channel."""
+        self._start(matrix)
         assert self.linear is not None and self.shift is not None
-        linear, shift = self.linear, self.shift
-        of_mean = torch.zeros_like(linear) if self.of_mean is None else self.of_mean
-        self.scale_colours(factor)
-        rest = 1 - factor[:, None]
-        self.shift = self.shift + rest * shift
-        self.of_mean = factor[:, None, None] * of_mean + rest[:, None] * (linear + of_mean)
+        whole = self.linear if self.of_mean is None else self.linear + self.of_mean
+        added, shift = of_mean @ whole, (of_mean @ self.shift[:, :, None])[:, :, 0]
+        self.mix_colours(matrix)
+        self.shift = self.shift + shift
+        self.of_mean = added if self.of_mean is None else self.of_mean + added
 
     def _start(self, like: Tensor) -> None:
         if self.linear is None:
@@ -202,7 +214,8 @@ class Draft:
         values = torch.stack(self.values, 1).to(torch.float32) if self.values else None
         cut = None if self.cut is None else self.cut.to(torch.int32)
         return Parameters((self.height, self.width), matrix, self._samples(matrix), self.most_samples, colour, of_mean, self.blur,
-                          self.blur_radius, self.solarize, self.bits, self.noise, boxes, values, self.partner, self.share, cut)
+                          self.blur_radius, self.sharpness, self.autocontrast, self.equalize, self.solarize, self.bits, self.noise,
+                          boxes, values, self.partner, self.share, cut)
 
     def _matrix(self) -> Tensor:
         """Returns the map between indices of pixels: from the output's corner to its centre, the map, back to the picture's corner."""

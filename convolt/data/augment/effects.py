@@ -1,4 +1,8 @@
-"""Transforms that are more than a resample and a colour matrix: noise, blur, and steps in the values. Each costs a pass of its own."""
+"""What is more than a resample and a colour matrix: blur, sharpness, steps in the values, noise. Each costs a pass of its own.
+
+They act on the moved and coloured pictures, in this order, wherever the transforms stand in the list: blur, sharpness, autocontrast,
+equalize, solarize, posterize (these four are one table, `convolt.data.augment.levels`), noise.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from torch import Tensor
 from convolt.data.augment.base import Range, Transform, between, bounds, probability, registry, unless
 from convolt.data.augment.draft import Draft, Parameters
 from convolt.data.augment.keys import bits_of, derived, real_type
+from convolt.data.augment.levels import changed_levels
 from convolt.errors import ArgumentError, explain
 
 WIDEST_BLUR = 16
@@ -72,32 +77,57 @@ def _from_zero(transform: str, argument: str, value: Range, most: float = math.i
     return bounds(transform, argument, (0.0, value) if isinstance(value, (int, float)) else value, least=0.0, most=most)
 
 
+def sharpen(draft: Draft, amounts: Tensor) -> None:
+    """Adds so much (N,) of what smoothing takes away: -1 smooths, 0 changes nothing; amounts of several add up.
+
+    Counterpart: Pillow's `ImageEnhance.Sharpness`, whose factor is 1 more.
+    """
+    draft.sharpness = amounts if draft.sharpness is None else draft.sharpness + amounts
+
+
+def autocontrast(draft: Draft, chosen: Tensor) -> None:
+    """Stretches each channel of the chosen samples (N,) to the whole range of values: Pillow's `ImageOps.autocontrast`."""
+    draft.autocontrast = chosen if draft.autocontrast is None else draft.autocontrast | chosen
+
+
+def equalize(draft: Draft, chosen: Tensor) -> None:
+    """Spreads the values of each channel of the chosen samples (N,) evenly over the range: Pillow's `ImageOps.equalize`."""
+    draft.equalize = chosen if draft.equalize is None else draft.equalize | chosen
+
+
 def solarize(draft: Draft, thresholds: Tensor) -> None:
-    """Inverts values from thresholds (N,) on, in the units of the pictures."""
+    """Inverts values from thresholds (N,) on, in levels of 0 … 255; the least of several counts: Pillow's `ImageOps.solarize`."""
     draft.solarize = thresholds if draft.solarize is None else torch.minimum(draft.solarize, thresholds)
 
 
 def posterize(draft: Draft, bits: Tensor) -> None:
-    """Keeps so many bits (N,) of 8."""
+    """Keeps so many bits (N,) of 8; the least of several counts: Pillow's `ImageOps.posterize`."""
     draft.bits = bits if draft.bits is None else torch.minimum(draft.bits, bits)
 
 
 def has_effects(chosen: Parameters) -> bool:
     """Whether anything of this file is to be done."""
-    return any(t is not None for t in (chosen.blur, chosen.noise, chosen.solarize, chosen.bits))
+    return any(t is not None for t in (chosen.blur, chosen.sharpness, chosen.noise, *_steps(chosen)))
+
+
+def _steps(chosen: Parameters) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    return chosen.autocontrast, chosen.equalize, chosen.solarize, chosen.bits
 
 
 def with_effects(images: Tensor, chosen: Parameters, keys: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Returns float pictures (N, h, w, C) after blur, steps in the values, and noise, cut to the range of values."""
+    """Returns float pictures (N, h, w, C) after all of these, cut to the range of values.
+
+    A fourth channel, alpha, is blurred and gets noise, and is otherwise left alone, as in Pillow.
+    """
     low, high = limits
     if chosen.blur is not None:
         images = blurred(images, chosen.blur.to(images.dtype), chosen.blur_radius)
-    if chosen.solarize is not None:
-        inverted = low + high - images
-        images = torch.where(images >= chosen.solarize.to(images.dtype)[:, None, None, None], inverted, images)
-    if chosen.bits is not None:
-        step = (high - low + (high - low) / 255) / 2 ** chosen.bits.to(images.dtype)[:, None, None, None]
-        images = low + ((images - low) / step).floor() * step
+    colours, alpha = (images[..., :3], images[..., 3:]) if images.shape[3] == 4 else (images, None)
+    if chosen.sharpness is not None:
+        colours = sharpened(colours, chosen.sharpness.to(images.dtype)).clamp(low, high)
+    if any(t is not None for t in _steps(chosen)):
+        colours = changed_levels(colours, limits, *_steps(chosen))
+    images = colours if alpha is None else torch.cat([colours, alpha], 3)
     if chosen.noise is not None:
         noise = normal(keys, images[0].numel()).to(images.dtype).view(images.shape)
         images = images + noise * chosen.noise.to(images.dtype)[:, None, None, None]
@@ -115,6 +145,21 @@ def blurred(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
         padded = images.index_select(axis, torch.where(places >= size, 2 * size - 1 - places, places))
         images = sum((weights[:, i] * padded.narrow(axis, i, size) for i in range(2 * radius + 1)), torch.zeros_like(images))
     return images
+
+
+def sharpened(images: Tensor, amounts: Tensor) -> Tensor:
+    """Returns (N, h, w, C) plus amounts (N,) of the difference to the smoothed picture.
+
+    Smoothing weighs a pixel 5 times, its 8 neighbours once; pixels of the border are left alone. That is Pillow's `ImageFilter.SMOOTH`.
+    """
+    inner = images[:, 1:-1, 1:-1]
+    if inner.numel() == 0:
+        return images
+    rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
+    smooth = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * inner) / 13
+    out = images.clone()
+    out[:, 1:-1, 1:-1] += amounts[:, None, None, None] * (inner - smooth)
+    return out
 
 
 def normal(keys: Tensor, count: int) -> Tensor:

@@ -59,7 +59,7 @@ WORDS: dict[str, tuple[Make, tuple[Any, ...]]] = {
     "blur": (_named("RandomBlur"), (1.0,)),
     "mixup": (_named("MixUp"), (0.2,)),
     "cutmix": (_named("CutMix"), (1.0,)),
-    "trivial": (_named("TrivialAugment"), ()),
+    "trivial": (lambda: _named("TrivialAugment")(), ()),
     "randaugment": (lambda count=2, magnitude=9: _named("RandAugment")(int(count), magnitude), ()),
 }
 """What each word makes, and its numbers where none are given."""
@@ -99,7 +99,8 @@ def parse(text: str, channels: int = 3) -> list[Transform]:
 
 _RANGED = {"rotate", "shear", "zoom", "translate", "brightness", "contrast", "saturation", "hue", "channel_shift"}
 _FORMS = {"crop": "a size, and perhaps padding: crop=32:4", "progressive": "first size, last size and epochs: progressive=16:32:5",
-          "resize": "a size: resize=64", "center_crop": "a size: center_crop=224", "resized_crop": "a size: resized_crop=224"}
+          "resize": "a size: resize=64", "center_crop": "a size: center_crop=224", "resized_crop": "a size: resized_crop=224",
+          "trivial": "the word alone", "randaugment": "how many operations and their strength from 0 to 30: randaugment=2:9"}
 
 
 def _values(word: str, text: str) -> tuple[Any, ...]:
