@@ -60,8 +60,8 @@ WORKLOADS = {
                       peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow")),
     "resnet50_predict": Workload("resnet50", "predict", IMAGENET, 1000, (16,), 16, limit=90, peers=HEAVY),
     "vgg16_predict": Workload("vgg16", "predict", IMAGENET, 1000, (16,), 16, limit=90, peers=HEAVY),
-    "resnet50": Workload("resnet50", "train", IMAGENET, 1000, (8,), 8, limit=120, peers=HEAVY),
-    "vgg16": Workload("vgg16", "train", IMAGENET, 1000, (8,), 8, limit=120, peers=HEAVY),
+    "resnet50": Workload("resnet50", "train", IMAGENET, 1000, (8,), 16, limit=120, peers=HEAVY),
+    "vgg16": Workload("vgg16", "train", IMAGENET, 1000, (8,), 16, limit=120, peers=HEAVY),
 }
 """In the order of the full round: what is cut off when its time is up is what comes last."""
 
