@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py [--device cpu|cuda] [--rounds 15] [--only NAME] [--quick]
 
-Random data, forward and backward together (gather and updates: forward only). Prints medians and their ratio and writes
+Random data, forward and backward together. Prints medians and their ratio and writes
 `benchmarks/results/kernels_DEVICE_DATE.json`. On a CPU glibc is told to keep freed memory on both sides, as training does.
 """
 
@@ -63,24 +63,6 @@ def crossentropy_job(shape: tuple[int, ...], dtype: torch.dtype, device: str) ->
     return lambda op, extra: lambda: torch.autograd.grad(op(logits, labels, **extra).mean(), logits)
 
 
-def gather_job(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Job:
-    data = torch.randint(0, 256, (4096, *shape[1:]), dtype=torch.uint8, device=device)
-    index = torch.randint(0, 4096, shape[:1], device=device)
-    flip, offset = torch.rand(shape[0], device=device) < 0.5, torch.randint(-4, 5, (shape[0], 2), device=device)
-    settings = {"flip": flip, "offset": offset, "dtype": dtype}
-    scale, shift = torch.rand(shape[3], device=device) / 64, torch.randn(shape[3], device=device)
-    return lambda op, extra: lambda: op(data, index, scale, shift, **settings, **extra)
-
-
-def update_job(name: str, sizes: list[tuple[int, ...]], device: str) -> Job:
-    params, grads, first, second = ([torch.randn(s, device=device) for s in sizes] for _ in range(4))
-    second = [s.abs() for s in second]
-    lr = torch.tensor(1e-6, device=device)
-    if name == "adam_update":
-        return lambda op, extra: lambda: op(params, grads, first, second, lr, **extra)
-    return lambda op, extra: lambda: op(params, grads, first, lr, momentum=0.9, **extra)
-
-
 def jobs(device: str, quick: bool) -> list[tuple[str, str, Job]]:
     """Returns (kernel, what, job) for the layers of the classic network and of ResNet-18."""
     found: list[tuple[str, str, Job]] = []
@@ -95,10 +77,6 @@ def jobs(device: str, quick: bool) -> list[tuple[str, str, Job]]:
                 found.append((name, f"{short} {shape}", norm_job(name, shape, dtype, device)))
         for shape in ((batch, 10), (batch, 1000)):
             found.append(("softmax_crossentropy", f"{short} {shape}", crossentropy_job(shape, dtype, device)))
-        found.append(("gather_normalize", f"{short} {(batch, 32, 32, 3)}", gather_job((batch, 32, 32, 3), dtype, device)))
-    sizes = [(64, 64, 3, 3)] * 8 + [(256, 256, 3, 3)] * 4 + [(64,)] * 40
-    for name in ("sgd_update", "adam_update"):
-        found.append((name, f"{len(sizes)} tensors", update_job(name, sizes, device)))
     return found
 
 

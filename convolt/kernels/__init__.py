@@ -2,14 +2,12 @@
 
 from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
-from convolt.kernels.gather import gather_normalize
 from convolt.kernels.norm import bn, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
 from convolt.kernels.resize import resize
 from convolt.kernels.sparse import pooled_conv
 from convolt.kernels.tiles import tiled_conv, tiled_filters, tiles_pay
-from convolt.kernels.update import adam_update, newton_schulz, sgd_update
 from convolt.kernels.warp import picture_means, warp
 from convolt.kernels.winograd import winograd_conv, winograd_max_pool, winograd_takes
 
@@ -17,21 +15,17 @@ __all__ = [
     "KERNELS",
     "Kernel",
     "KernelWarning",
-    "adam_update",
     "bias_relu_max_pool",
     "bn",
     "bn_add_relu",
     "bn_relu",
     "choose",
     "conv_relu_max_pool",
-    "gather_normalize",
     "inference_affine",
-    "newton_schulz",
     "picture_means",
     "pooled_conv",
     "relu_max_pool",
     "resize",
-    "sgd_update",
     "softmax_crossentropy",
     "tiled_conv",
     "tiled_filters",

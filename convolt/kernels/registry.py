@@ -53,8 +53,6 @@ def _rows(*kernels: Kernel) -> dict[str, Kernel]:
 _POOL = {"numba": "convolt.kernels.pool_numba", "triton": "convolt.kernels.pool_triton"}
 _WINOGRAD = {"numba": "convolt.kernels.winograd_numba"}
 _NORM = {"numba": "convolt.kernels.norm_numba", "triton": "convolt.kernels.norm_triton"}
-_GATHER = {"numba": "convolt.kernels.gather_numba", "triton": "convolt.kernels.gather_triton"}
-_UPDATE = {"triton": "convolt.kernels.update_triton"}
 _UINT8 = (torch.uint8,)
 _WARP = {"numba": "convolt.kernels.warp_numba", "triton": "convolt.kernels.warp_triton"}
 _PICTURES: dict[str, tuple[torch.dtype, ...]] = dict.fromkeys(("numba", "triton"), (torch.uint8, torch.float32))
@@ -71,13 +69,9 @@ KERNELS = _rows(
     Kernel("bn_relu", "batch normalization → ReLU", _NORM),
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),
     Kernel("softmax_crossentropy", "softmax → cross-entropy of each sample", {"triton": "convolt.kernels.crossentropy_triton"}),
-    Kernel("gather_normalize", "index → crop, flip → normalise → cast", _GATHER, {"numba": _UINT8, "triton": _UINT8}),
     Kernel("warp", "index → geometry, colour, erasing → normalise → cast", _WARP, _PICTURES),
     Kernel("picture_means", "index → mean of each channel", _WARP, _PICTURES),
     Kernel("resize", "a uint8 picture in another size, antialiased", {"numba": "convolt.kernels.resize_numba"}, {"numba": _UINT8}),
-    Kernel("sgd_update", "SGD with momentum, of all parameters", _UPDATE),
-    Kernel("adam_update", "Adam and AdamW, of all parameters", _UPDATE),
-    Kernel("newton_schulz", "Muon's orthogonalisation, batched by shape", {}),
 )
 
 _given_up: dict[tuple[str, str], str] = {}

@@ -70,15 +70,16 @@ def test_a_step_of_every_kernel_is_captured_in_a_graph() -> None:
     shapes = [(4, 3, 3, 3), (4,), (4,)]
     params = [torch.randn(s, device="cuda").requires_grad_() for s in shapes]
     twins = [p.detach().clone().requires_grad_() for p in params]
-    scale, shift, lr = torch.full((1,), 1 / 255, device="cuda"), torch.zeros(1, device="cuda"), torch.tensor(0.1, device="cuda")
+    scale, shift = torch.full((3,), 1 / 255, device="cuda"), torch.zeros(3, device="cuda")
+    straight = torch.eye(2, 3, device="cuda").expand(16, -1, -1).contiguous()
 
     def step(ps: list[torch.Tensor], mean: torch.Tensor, var: torch.Tensor, backend: str) -> None:
-        x = kernels.gather_normalize(images, index, scale, shift, backend=backend)
+        x = kernels.warp(images, straight, index=index, scale=scale, shift=shift, backend=backend).permute(0, 3, 1, 2)
         y = kernels.bn_relu(torch.nn.functional.conv2d(x, ps[0], padding=1), ps[1], ps[2], mean, var, training=True, backend=backend)
         logits = kernels.relu_max_pool(y, (8, 8), backend=backend).flatten(1)
         loss = kernels.softmax_crossentropy(logits, labels.index_select(0, index), backend=backend).mean()
         grads = torch.autograd.grad(loss, ps)
-        kernels.sgd_update([p.detach() for p in ps], grads, [], lr, backend=backend)
+        torch._foreach_add_([p.detach() for p in ps], grads, alpha=-0.1)
 
     state, twin_state = ((torch.zeros(4, device="cuda"), torch.ones(4, device="cuda")) for _ in range(2))
     start = [t.detach().clone() for t in (*params, *state)]

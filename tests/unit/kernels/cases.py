@@ -207,26 +207,6 @@ def crossentropy_cases() -> list[Case]:
     return found
 
 
-def gather_cases() -> list[Case]:
-    found = []
-    flip, offset = torch.tensor([1, 0, 1, 1, 0]).bool(), torch.tensor([[0, 0], [-3, 2], [4, -4], [1, 1], [-9, 11]])
-    for name, channels, settings in (
-            ("plain", 3, {}), ("one_channel", 1, {}), ("flip", 3, {"flip": flip}), ("crop", 3, {"offset": offset, "size": (5, 4)}),
-            ("pad", 4, {"offset": offset, "flip": flip, "size": (11, 12)}), ("reflect", 3, {"offset": offset, "border": "reflect"}),
-            ("reflect_flip", 1, {"offset": offset, "flip": flip, "border": "reflect", "size": (9, 13)})):
-        images = torch.randint(0, 256, (10, 7, 9, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-        index = torch.tensor([9, 0, 3, 3, 7])
-
-        def call(op: Op, x: list[Tensor], dtype: torch.dtype, images: Tensor = images, index: Tensor = index,
-                 settings: dict[str, Any] = settings) -> list[Tensor]:
-            device = x[0].device
-            placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in settings.items()}
-            return [op(images.to(device), index.to(device), *x, dtype=dtype, **placed)]
-
-        found.append(Case("gather_normalize", name, lambda dtype, c=channels: [torch.rand(c) / 64, random(c)], call, gradients=False))
-    return found
-
-
 def resize_cases() -> list[Case]:
     found = []
     for name, shape, size in (("shrunk", (40, 50, 3), (17, 22)), ("grown", (5, 7, 3), (12, 9)), ("grey", (21, 1, 1), (6, 4)),
@@ -297,43 +277,5 @@ def warp_cases() -> list[Case]:
     return found
 
 
-def _updated(op: Op, tensors: list[Tensor], states: int, shadows: bool, decay: bool, **settings: Any) -> list[Tensor]:
-    """Three steps from the same gradients; inputs are parameters, then gradients."""
-    half = len(tensors) // 2
-    params = [t.detach().clone() for t in tensors[:half]]
-    params[1] = params[1].contiguous(memory_format=torch.channels_last)
-    slots = [[torch.zeros_like(p) for p in params] for _ in range(states)]
-    number = {"device": params[0].device, "dtype": params[0].dtype}
-    copies = [p.to(torch.bfloat16) for p in params] if shadows else []
-    for step in range(1, 4):
-        decayed = torch.tensor(0.01, **number) if decay else None
-        grads = [g.detach() * step for g in tensors[half:]]
-        op(params, grads, *(slots or [[]]), torch.tensor(0.01 * step, **number), decay=decayed, shadows=copies, **settings)
-    return [*params, *(t for slot in slots for t in slot), *(c.to(torch.float32) for c in copies)]
-
-
-def update_cases() -> list[Case]:
-    shapes = [(3,), (5, 4, 3, 3), (40, 30), (1030,)]
-
-    def make(dtype: torch.dtype) -> list[Tensor]:
-        return [*(random(*s) for s in shapes), *(random(*s).to(dtype) for s in shapes)]
-
-    found = []
-    for kernel, name, states, settings in (
-            ("sgd_update", "plain", 0, {}), ("sgd_update", "momentum", 1, {"momentum": 0.9}),
-            ("sgd_update", "nesterov", 1, {"momentum": 0.9, "nesterov": True}), ("adam_update", "plain", 2, {"betas": (0.9, 0.99)})):
-        for extra in (False, True):
-            found.append(Case(kernel, f"{name}_decay_shadows" if extra else name, make,
-                              lambda op, x, dtype, s=states, e=extra, k=settings: _updated(op, x, s, e, e, **k), gradients=False))
-    return found
-
-
-def newton_schulz_cases() -> list[Case]:
-    shapes = [(8, 4), (4, 8), (8, 4), (6, 2, 3, 3)]
-    return [Case("newton_schulz", "mixed_shapes", lambda dtype: [random(*s).to(dtype) for s in shapes], lambda op, x, dtype: op(x),
-                 gradients=False)]
-
-
 CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(), *crossentropy_cases(),
-         *gather_cases(), *resize_cases(), *warp_cases(), *update_cases(),
-         *newton_schulz_cases()]
+         *resize_cases(), *warp_cases()]

@@ -12,7 +12,7 @@ from tests.unit.kernels import sweep
 from tests.unit.kernels.cases import CASES, Case
 
 NUMBA = [c for c in CASES if "numba" in kernels.KERNELS[c.kernel].versions]
-OF_PIXELS = ("gather", "warp", "picture", "resize")
+OF_PIXELS = ("warp", "picture", "resize")
 
 
 @pytest.mark.parametrize(("case", "dtype"), sweep.pairs("numba"), ids=sweep.label)
@@ -125,14 +125,6 @@ def test_bfloat16_is_rounded_to_nearest_even() -> None:
     exact = (x.float() * scale[:, None, None] + shift[:, None, None]).to(torch.bfloat16)
     # Numba's compiler may fuse the product and the sum, which moves a result across a tie once in a while.
     assert float((got != exact).float().mean()) < 0.01
-
-
-def test_out_is_filled() -> None:
-    images = torch.randint(0, 256, (6, 5, 4, 3), dtype=torch.uint8)
-    out = torch.empty(2, 5, 4, 3).permute(0, 3, 1, 2)
-    made = kernels.gather_normalize(images, torch.tensor([5, 1]), torch.full((1,), 2.0), torch.zeros(3), out=out)
-    assert made.data_ptr() == out.data_ptr()
-    torch.testing.assert_close(out, images[[5, 1]].permute(0, 3, 1, 2) * 2.0)
 
 
 def test_many_python_threads_may_call() -> None:

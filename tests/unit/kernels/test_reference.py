@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from convolt import kernels
 from convolt.kernels import reference
 from convolt.kernels.conv import _Conv
 from convolt.kernels.crossentropy import _Crossentropy
@@ -82,45 +81,3 @@ def test_the_place_of_the_maximum() -> None:
     x = torch.tensor([[1.0, 3.0, -1.0, -2.0], [2.0, 0.0, -3.0, 0.0]]).view(1, 1, 2, 4)
     _, code = reference.pool_forward(x, None, (2, 2), True)
     assert code is not None and code.flatten().tolist() == [1, reference.DEAD]
-
-
-def test_mirrored_indices() -> None:
-    places = torch.tensor([-4, -3, -2, -1, 0, 1, 2, 3, 4, 5])
-    assert reference._mirrored(places, 3).tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]
-    assert reference._mirrored(places, 1).tolist() == [0] * 10
-
-
-def test_gather_by_hand() -> None:
-    images = torch.arange(2 * 2 * 3, dtype=torch.uint8).view(2, 2, 3, 1)
-    got = kernels.gather_normalize(images, torch.tensor([1, 0]), torch.tensor([2.0]), torch.tensor([1.0]), flip=torch.tensor([True, False]),
-                                   offset=torch.tensor([[0, 1], [1, -1]]), size=(1, 2), backend="reference")
-    # Sample 1, first line 6 7 8: the window of columns 1, 2 mirrored; sample 0, second line 3 4 5: columns -1 (outside), 0.
-    assert got.flatten().tolist() == [17.0, 15.0, 1.0, 7.0]
-
-
-def test_adam_is_keras_recurrence() -> None:
-    torch.manual_seed(0)
-    p = torch.randn(5, dtype=torch.float64)
-    m, v, expected = torch.zeros_like(p), torch.zeros_like(p), p.clone()
-    em, ev = m.clone(), v.clone()
-    for step in range(1, 101):
-        g = torch.randn(5, dtype=torch.float64)
-        rate = 1e-3 * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
-        kernels.adam_update([p], [g], [m], [v], torch.tensor(rate, dtype=torch.float64), decay=torch.tensor(1e-4, dtype=torch.float64))
-        em, ev = 0.9 * em + 0.1 * g, 0.999 * ev + 0.001 * g * g
-        expected = expected - 1e-4 * expected - rate * em / (ev.sqrt() + 1e-7)
-    torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-14)
-
-
-def test_newton_schulz_brings_singular_values_near_one() -> None:
-    torch.manual_seed(0)
-    for update in kernels.newton_schulz([torch.randn(8, 20), torch.randn(20, 8), torch.randn(6, 3, 3, 3)], steps=8):
-        values = torch.linalg.svdvals(update.flatten(1))
-        assert float(values.min()) > 0.6 and float(values.max()) < 1.3
-
-
-def test_newton_schulz_matches_one_matrix_at_a_time() -> None:
-    torch.manual_seed(0)
-    updates = [torch.randn(8, 4), torch.randn(4, 8), torch.randn(8, 4)]
-    for got, alone in zip(kernels.newton_schulz(updates, dtype=torch.bfloat16), updates, strict=True):
-        torch.testing.assert_close(got, reference.newton_schulz([alone], dtype=torch.bfloat16)[0], rtol=1e-2, atol=2e-2)

@@ -13,7 +13,7 @@ import torch
 
 import convolt.kernels as package
 from convolt import kernels
-from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError
+from convolt.errors import ArgumentError, ShapeError
 from convolt.kernels import reference, registry
 from tests.unit.kernels.cases import CASES
 
@@ -125,16 +125,16 @@ def test_a_pass_that_fails_is_done_by_the_reference(name: str, failing: str, mon
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_failing_gather_still_fills_the_given_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_warp_still_fills_the_given_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> object:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(registry.load("gather_normalize", "numba"), "fill", fail)
+    monkeypatch.setattr(registry.load("warp", "numba"), "fill", fail)
     images = torch.randint(0, 256, (6, 5, 4, 3), dtype=torch.uint8)
-    out = torch.empty(2, 5, 4, 3).permute(0, 3, 1, 2)
+    out, straight = torch.empty(2, 5, 4, 3), torch.eye(2, 3).expand(2, -1, -1)
     with pytest.warns(kernels.KernelWarning, match="broken"):
-        kernels.gather_normalize(images, torch.tensor([5, 1]), torch.ones(1), torch.zeros(1), out=out)
-    torch.testing.assert_close(out, images[[5, 1]].permute(0, 3, 1, 2).float())
+        kernels.warp(images, straight, index=torch.tensor([5, 1]), out=out)
+    torch.testing.assert_close(out, images[[5, 1]].float())
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
@@ -159,27 +159,14 @@ def test_what_cannot_fit_is_said() -> None:
             lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 3, 3), torch.zeros(3)),
             lambda: kernels.bn_relu(torch.zeros(1, 3), one, one, one, one, training=True),
             lambda: kernels.bn_add_relu(torch.zeros(2, 3), torch.zeros(2, 4), one, one, one, one, training=True),
-            lambda: kernels.softmax_crossentropy(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64)),
-            lambda: kernels.gather_normalize(torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), one, one),
-            lambda: kernels.gather_normalize(torch.zeros(2, 3, 3, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), one, one,
-                                             out=torch.zeros(1, 3, 3, 3, dtype=torch.bfloat16)),
-            lambda: kernels.sgd_update([one], [], [], one), lambda: kernels.sgd_update([one], [torch.ones(4)], [], one)):
+            lambda: kernels.softmax_crossentropy(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64))):
         with pytest.raises(ShapeError):
             call()
     with pytest.raises(ArgumentError, match="pool_size"):
         kernels.relu_max_pool(torch.zeros(1, 1, 64, 64), (16, 16))
-    with pytest.raises(ArgumentError, match="border"):
-        kernels.gather_normalize(torch.zeros(1, 3, 3, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), one, one, border="wrap")
-    with pytest.raises(ArgumentTypeError, match="uint8"):
-        kernels.gather_normalize(torch.zeros(1, 3, 3, 3), torch.zeros(1, dtype=torch.int64), one, one)
-    with pytest.raises(ArgumentTypeError, match="one type"):
-        kernels.sgd_update([one, one], [one, one.double()], [], one)
 
 
 def test_an_empty_batch_passes() -> None:
     assert kernels.relu_max_pool(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 2, 2)
     assert kernels.conv_relu_max_pool(torch.zeros(0, 1, 6, 6), torch.zeros(5, 1, 3, 3)).shape == (0, 5, 2, 2)
     assert kernels.softmax_crossentropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).shape == (0,)
-    empty = torch.zeros(0, dtype=torch.int64)
-    assert kernels.gather_normalize(torch.zeros(2, 3, 4, 1, dtype=torch.uint8), empty, torch.ones(1), torch.ones(1)).shape == (0, 1, 3, 4)
-    kernels.adam_update([], [], [], [], torch.tensor(0.1))
