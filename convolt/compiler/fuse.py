@@ -7,13 +7,10 @@ share the parameters of the layers that they replace: saving, `summary` and resu
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
 from convolt import activations
@@ -27,10 +24,21 @@ from convolt.compiler.fused import (
     WinogradConv,
     WinogradPool,
 )
+from convolt.compiler.nodes import (
+    activation_of,
+    conv_of,
+    ends_in_relu,
+    feeds_only,
+    first_input,
+    is_relu,
+    norm_of,
+    pool_of,
+    summands,
+)
 from convolt.kernels.conv import MOST_CHANNELS
 from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
-from convolt.layers import Activation, Add, BatchNormalization, Conv2D, Layer, MaxPooling2D, ReLU
+from convolt.layers import Conv2D
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,19 @@ class Match:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A row of the table: name, what it does, and the function that finds it at a node."""
+    """A row of the table.
+
+    Attributes:
+        name: in plans.
+        what: it does, in one line.
+        match: finds it at a node.
+        leftover: whether it is for what longer rewrites leave, so that the search tries it after them.
+    """
 
     name: str
     what: str
     match: Callable[[fx.GraphModule, fx.Node], Match | None]
+    leftover: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,82 +79,6 @@ class Fused:
 
     module: fx.GraphModule
     count: dict[str, int]
-
-
-# -- what nodes are ------------------------------------------------------------------------------------------------
-
-
-def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
-    """Returns the module that a node calls, if fusing it would hide nothing: hooks and activity penalties forbid it."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
-        return None
-    module = graph.get_submodule(str(node.target))
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        return None
-    return None if isinstance(module, Layer) and module.activity_regularizer is not None else module
-
-
-def feeds_only(node: Any, user: fx.Node) -> bool:
-    """Whether nobody but `user` needs the node's value."""
-    return isinstance(node, fx.Node) and len(node.users) == 1 and user in node.users
-
-
-def first_input(node: fx.Node) -> Any:
-    """Returns the node's first argument."""
-    return node.args[0] if node.args else None
-
-
-def is_relu(graph: fx.GraphModule, node: Any) -> bool:
-    """Whether a node is a plain ReLU: layer, PyTorch module, function or method."""
-    if not isinstance(node, fx.Node):
-        return False
-    if node.op == "call_function":
-        return node.target in (torch.relu, F.relu)
-    if node.op == "call_method":
-        return node.target == "relu"
-    module = module_of(graph, node)
-    if isinstance(module, ReLU):
-        return module.max_value is None and module.negative_slope == 0 and module.threshold == 0
-    return isinstance(module, nn.ReLU) or (isinstance(module, Activation) and module.activation is activations.relu)
-
-
-def pool_of(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
-    """Returns the window of a max-pooling whose windows do not overlap and are not padded."""
-    module = module_of(graph, node)
-    if isinstance(module, MaxPooling2D):
-        return module.pool_size if module.strides == module.pool_size and module.padding == "valid" else None  # type: ignore[return-value]
-    if not isinstance(module, nn.MaxPool2d) or module.return_indices or module.ceil_mode or module.padding not in (0, (0, 0)):
-        return None
-    size, stride = (value if isinstance(value, tuple) else (value, value) for value in (module.kernel_size, module.stride))
-    return size if size == stride and module.dilation in (1, (1, 1)) else None
-
-
-def conv_of(graph: fx.GraphModule, node: Any) -> Conv2D | nn.Conv2d | None:
-    """Returns the 2-D convolution that a node calls, if it is linear or ends in ReLU."""
-    module = module_of(graph, node)
-    if isinstance(module, Conv2D) and module.activation in (activations.linear, activations.relu):
-        return module
-    return module if type(module) is nn.Conv2d else None
-
-
-def ends_in_relu(conv: nn.Module) -> bool:
-    """Whether a convolution has ReLU inside."""
-    return isinstance(conv, Conv2D) and conv.activation is activations.relu
-
-
-def norm_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
-    """Returns the batch normalization over channels that a node calls."""
-    module = module_of(graph, node)
-    if isinstance(module, BatchNormalization) and node.meta.get("masked"):
-        return None  # fused, it would count the steps that the mask leaves out
-    if isinstance(module, BatchNormalization):
-        rank = len(node.meta.get("shape", ()))
-        return module if module.axis in (-1, rank - 1) else None
-    tracked = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.track_running_stats and module.momentum is not None
-    return module if tracked else None
-
-
-# -- the table -----------------------------------------------------------------------------------------------------
 
 
 def _conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
@@ -255,27 +195,21 @@ def _relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(ReluPool(pool), (first_input(relu),), (relu, node))
 
 
-def _bn_add_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
-    total = first_input(node)
-    if not is_relu(graph, node) or not feeds_only(total, node):
-        return None
-    sides = summands(graph, total)
-    for norm_node, residual in (sides, sides[::-1]) if sides else ():
+def _bn_add(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    sides = summands(graph, node)
+    for norm_node, residual in (sides, sides[::-1]) if sides and sides[0] is not sides[1] else ():
         norm = norm_of(graph, norm_node)
-        if norm is not None and feeds_only(norm_node, total) and norm_node.meta.get("shape") == residual.meta.get("shape"):
-            return Match(Norm(norm, "add_relu"), (first_input(norm_node), residual), (norm_node, total, node))
+        if norm is not None and feeds_only(norm_node, node) and norm_node.meta.get("shape") == residual.meta.get("shape"):
+            return Match(Norm(norm, "add"), (first_input(norm_node), residual), (norm_node, node))
     return None
 
 
-def summands(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """Returns the two nodes that a node adds."""
-    if isinstance(module_of(graph, node), Add):
-        given = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
-    elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and not node.kwargs:
-        given = list(node.args)
-    else:
+def _bn_add_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    total = first_input(node)
+    found = _bn_add(graph, total) if is_relu(graph, node) and feeds_only(total, node) else None
+    if found is None or not isinstance(found.module, Norm):
         return None
-    return (given[0], given[1]) if len(given) == 2 and all(isinstance(g, fx.Node) for g in given) else None
+    return Match(Norm(found.module.norm, "add_relu"), found.inputs, (*found.covers, node))
 
 
 def _bn_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
@@ -286,6 +220,20 @@ def _bn_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(Norm(norm, "relu"), (first_input(before),), (before, node))
 
 
+def _bn_activation(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    names = {activations.relu6: "relu6", activations.silu: "silu", activations.hard_silu: "hard_silu"}
+    before, name = first_input(node), names.get(activation_of(graph, node))
+    norm = norm_of(graph, before)
+    if norm is None or name is None or not feeds_only(before, node):
+        return None
+    return Match(Norm(norm, name), (first_input(before),), (before, node))
+
+
+def _bn(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    norm = norm_of(graph, node)
+    return None if norm is None else Match(Norm(norm, ""), (first_input(node),), (node,))
+
+
 REWRITES = (  # in order: the longest chains first
     Rewrite("first conv+relu+pool", "the first convolution, bias, ReLU and max-pooling in one pass", _first_conv_relu_pool),
     Rewrite("winograd conv+pool", "3 × 3 convolution, ReLU and pooling in one pass, 2.25 times fewer products (CPU)", _winograd_pool),
@@ -293,6 +241,9 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("conv+relu+pool", "bias, ReLU and max-pooling after a convolution in one pass", _conv_relu_pool),
     Rewrite("bn+add+relu", "batch normalization, residual sum and ReLU in one pass", _bn_add_relu),
     Rewrite("bn+relu", "batch normalization and ReLU in one pass", _bn_relu),
+    Rewrite("bn+activation", "batch normalization and ReLU6, SiLU or hard SiLU in one pass", _bn_activation),
+    Rewrite("bn+add", "batch normalization and residual sum in one pass", _bn_add, leftover=True),
+    Rewrite("bn", "batch normalization alone", _bn, leftover=True),
     Rewrite("relu+pool", "ReLU and max-pooling in one pass", _relu_pool),
     Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
 )

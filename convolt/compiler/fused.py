@@ -140,11 +140,11 @@ class ReluPool(nn.Module):
 
 
 class Norm(nn.Module):
-    """Batch normalization with what follows it: nothing, ReLU, or the sum with a residual and ReLU.
+    """Batch normalization with what follows it: nothing, an activation, or the sum with a residual (and ReLU).
 
     Args:
         norm: Convolt's `BatchNormalization` or PyTorch's `BatchNorm`.
-        then: "", "relu" or "add_relu".
+        then: "", "relu", "add", "add_relu", or another activation's name (see `kernels.bn_activation`).
     """
 
     def __init__(self, norm: nn.Module, then: str) -> None:
@@ -153,7 +153,7 @@ class Norm(nn.Module):
         self.then = then
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Returns the result of the three in one op."""
+        """Returns the result of all in one op."""
         norm: Any = self.norm
         keras = isinstance(norm, BatchNormalization)
         training = norm.training and (not keras or norm.trainable)
@@ -166,9 +166,11 @@ class Norm(nn.Module):
         epsilon = norm.epsilon if keras else norm.eps
         options: dict[str, Any] = {"training": training, "momentum": share, "eps": epsilon, "unbiased": not keras}
         state = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        if self.then == "add_relu":
-            assert residual is not None
-            return kernels.bn_add_relu(x, residual, *state, **options)
-        return kernels.bn_relu(x, *state, **options) if self.then == "relu" else kernels.bn(x, *state, **options)
+        if residual is not None:
+            op = kernels.bn_add_relu if self.then == "add_relu" else kernels.bn_add
+            return op(x, residual, *state, **options)
+        if self.then in ("", "relu"):
+            return (kernels.bn_relu if self.then else kernels.bn)(x, *state, **options)
+        return kernels.bn_activation(x, *state, self.then, **options)
 
 

@@ -13,26 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 
 from convolt import activations, kernels
 from convolt.compiler.frozen import Chain, freeze
-from convolt.compiler.fuse import feeds_only, first_input, fuse, is_relu, module_of, norm_of, pool_of, summands
+from convolt.compiler.fuse import fuse
+from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands
 from convolt.compiler.trace import Untraceable, trace
 from convolt.kernels.memory import is_dense
-from convolt.layers import Activation, BatchNormalization, Conv2D, DepthwiseConv2D, Dropout, ReLU, SiLU, ZeroPadding2D
+from convolt.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Dropout, ZeroPadding2D
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """Largest difference from the model itself, relative to its largest output."""
 
 ENOUGH_WORK = {"cpu": 5e10}
 """Products (see `_work`) that repay the freezing: about a second's on two cores of a CPU. A GPU is asked for a hundred times more."""
-
-_OF_TORCH = {nn.ReLU6: activations.relu6, nn.SiLU: activations.silu, nn.Sigmoid: activations.sigmoid, nn.Tanh: activations.tanh,
-             nn.Hardswish: activations.hard_silu}
-_INSIDE = (activations.relu, activations.relu6, activations.silu, activations.sigmoid, activations.tanh, activations.hard_silu)
-
 
 @dataclass(frozen=True)
 class Frozen:
@@ -192,7 +187,7 @@ def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tup
         return graph, {}
     graph.graph.lint()
     graph.recompile()
-    return fuse(graph, ("bn+add+relu", "bn+relu", "relu+pool")).module, dict(count)
+    return fuse(graph, ("bn+add+relu", "bn+add", "bn+relu", "bn+activation", "relu+pool")).module, dict(count)
 
 
 @dataclass
@@ -248,7 +243,7 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
 
 def _can_freeze(conv: Any) -> bool:
     if isinstance(conv, (Conv2D, DepthwiseConv2D)):
-        return conv.activation in (activations.linear, *_INSIDE)
+        return conv.activation in (activations.linear, *INSIDE)
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
@@ -284,24 +279,6 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Ten
     epsilon = norm.epsilon if isinstance(norm, BatchNormalization) else norm.eps
     scale, shift = kernels.inference_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, epsilon)
     return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + bias * scale
-
-
-def activation_of(graph: fx.GraphModule, node: fx.Node) -> Any:
-    """Returns the function of `convolt.activations` that a node computes, of those that fit into a convolution."""
-    if is_relu(graph, node):
-        return activations.relu
-    module = module_of(graph, node)
-    if isinstance(module, ReLU):
-        return activations.relu6 if (module.max_value, module.negative_slope, module.threshold) == (6, 0, 0) else None
-    if isinstance(module, SiLU):
-        return activations.silu
-    if isinstance(module, Activation):
-        return module.activation if module.activation in _INSIDE else None
-    if node.op == "call_function":
-        functions: dict[Any, Callable[..., Tensor]] = {
-            F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}
-        return functions.get(node.target)
-    return _OF_TORCH.get(type(module))  # type: ignore[arg-type]
 
 
 def _replace(graph: fx.GraphModule, found: _Found, batch: int, dtype: torch.dtype, count: Counter[str]) -> None:

@@ -1,6 +1,6 @@
 """The measured search: rewrites are tried one after the other on a real batch, and those that pay are kept.
 
-Greedy, from the plain rewrites to the special ones: each candidate is the form found so far plus one rewrite. First its
+Greedy, from the plain rewrites to the special ones and what these left: each candidate is the form found so far plus one rewrite. First its
 loss and gradients are held against float64, then it is timed in turn with that form.
 """
 
@@ -99,9 +99,9 @@ class Search:
         plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3, least=1)
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
-            plain_first = list(reversed(REWRITES))
-            plain_first.sort(key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
-            candidates += [rewrite.name for rewrite in plain_first if fuse(self._traced, (rewrite.name,)).count]
+            in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
+            in_turn.sort(key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
+            candidates += [rewrite.name for rewrite in in_turn if fuse(self._traced, (rewrite.name,)).count]
         reference: Gradients | None = None
         for name in candidates:
             if name != BFLOAT16 and self._changes_nothing(name):

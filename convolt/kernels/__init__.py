@@ -2,7 +2,7 @@
 
 from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
-from convolt.kernels.norm import bn, bn_add_relu, bn_relu, inference_affine
+from convolt.kernels.norm import bn, bn_activation, bn_add, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
 from convolt.kernels.resize import resize
@@ -17,6 +17,8 @@ __all__ = [
     "KernelWarning",
     "bias_relu_max_pool",
     "bn",
+    "bn_activation",
+    "bn_add",
     "bn_add_relu",
     "bn_relu",
     "choose",

@@ -1,4 +1,4 @@
-"""Batch normalization (+ residual) (+ ReLU) on the CPU, in training and inference, float32 or bfloat16.
+"""Batch normalization (+ residual) (+ activation) on the CPU, in training and inference, float32 or bfloat16.
 
 A tensor is a table of rows by channels. Statistics are taken in blocks of rows that stay in the L1 cache: the block's
 mean, then the sums of its deviations from that mean (zero but for rounding, which they correct) and of their squares,
@@ -8,6 +8,7 @@ the deviation, and the result is the same for any number of threads.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,17 @@ import torch
 from numba.extending import register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, from_float, to_float
+from convolt.kernels.bits_numba import Compiled, exp32, from_float, to_float
 from convolt.kernels.memory import bits, empty_like, rows_of
-from convolt.kernels.reference import follow
+from convolt.kernels.norm_reference import follow
 from convolt.kernels.threads import over_rows
 
-NO_FLOOR = float("-inf")
+BETWEEN, SILU, HARD_SILU = range(3)
+"""Kinds of activations: cut off at a floor and a ceiling, which most are, or one of the smooth ones."""
+INFINITE = float("inf")
+HOW = {"linear": (BETWEEN, -INFINITE, INFINITE), "relu": (BETWEEN, 0.0, INFINITE), "relu6": (BETWEEN, 0.0, 6.0),
+       "silu": (SILU, 0.0, 0.0), "hard_silu": (HARD_SILU, 0.0, 0.0)}
+"""Activation → its kind, for which kernels are compiled, floor and ceiling."""
 RUN = 8
 """Rows that are summed in float32 before the sum is added in float64."""
 
@@ -97,70 +103,107 @@ def _add_up(parts: Any, total: Any) -> None:
             total[i] += part[i]
 
 
-@Compiled
-def _apply(x: Any, residual: Any, out: Any, mean: Any, scale: Any, shift: Any, floor: Any, channels: Any, first: Any, last: Any) -> None:
-    add = residual.size > 0
-    for row in range(first, last):
-        s = row * channels
-        a, y = x[s : s + channels], out[s : s + channels]
-        if add:
-            r = residual[s : s + channels]
-            for i in range(channels):
-                z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i] + to_float(r[i])
-                y[i] = from_float(floor if z <= floor else z, a[i])
-        else:
-            for i in range(channels):
-                z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i]
-                y[i] = from_float(floor if z <= floor else z, a[i])
+@register_jitable
+def activated(z: Any, kind: Any, floor: Any, ceiling: Any) -> Any:
+    """The activation of a float32."""
+    one, three = np.float32(1), np.float32(3)
+    if kind == SILU:
+        return z / (one + exp32(-z))
+    if kind == HARD_SILU:
+        return np.float32(0) if z <= -three else z if z >= three else z * (z + three) * np.float32(1 / 6)
+    return floor if z <= floor else ceiling if z >= ceiling else z
 
 
-@Compiled
-def _reduce(grad: Any, x: Any, out: Any, masked: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, sums: Any, products: Any,
-            sizes: Any, first: Any, last: Any) -> None:
-    rows, channels, block_rows = sizes
-    from_out = out.size > 0
-    zero = grad.dtype.type(0)
-    total, product = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
-    for block in range(first, last):
-        wide_total, wide_product = sums[block * channels : (block + 1) * channels], products[block * channels : (block + 1) * channels]
-        wide_total[:] = 0.0
-        wide_product[:] = 0.0
-        stop = min(rows, (block + 1) * block_rows)
-        for row in range(block * block_rows, stop):
+@register_jitable
+def passed(v: Any, z: Any, kind: Any, floor: Any, ceiling: Any) -> Any:
+    """The gradient of the activation's input z."""
+    zero, one, three = np.float32(0), np.float32(1), np.float32(3)
+    if kind == SILU:
+        share = one / (one + exp32(-z))
+        return v * share * (one + z * (one - share))
+    if kind == HARD_SILU:
+        return zero if z <= -three else v if z >= three else v * (z * np.float32(1 / 3) + np.float32(0.5))
+    return zero if z <= floor else zero if z >= ceiling else v
+
+
+@functools.cache
+def _apply(kind: int) -> Compiled:
+    """Returns the forward pass for a kind of activations."""
+
+    def compute(x: Any, residual: Any, out: Any, mean: Any, scale: Any, shift: Any, floor: Any, ceiling: Any, channels: Any,
+                first: Any, last: Any) -> None:
+        add = residual.size > 0
+        for row in range(first, last):
             s = row * channels
-            g, a = grad[s : s + channels], x[s : s + channels]
-            if from_out:
-                y, d = out[s : s + channels], masked[s : s + channels]
+            a, y = x[s : s + channels], out[s : s + channels]
+            if add:
+                r = residual[s : s + channels]
                 for i in range(channels):
-                    dead = to_float(y[i]) <= floor
-                    v = to_float(g[i])
-                    v = np.float32(0) if dead else v
-                    d[i] = zero if dead else g[i]
-                    total[i] += v
-                    product[i] += v * ((to_float(a[i]) - mean[i]) * rstd[i])
+                    z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i] + to_float(r[i])
+                    y[i] = from_float(activated(z, kind, floor, ceiling), a[i])
             else:
                 for i in range(channels):
-                    centred = to_float(a[i]) - mean[i]
-                    v = to_float(g[i])
-                    v = np.float32(0) if centred * scale[i] + shift[i] <= floor else v
-                    total[i] += v
-                    product[i] += v * (centred * rstd[i])
-            if row % RUN == RUN - 1 or row == stop - 1:
-                _flush(total, wide_total)
-                _flush(product, wide_product)
+                    z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i]
+                    y[i] = from_float(activated(z, kind, floor, ceiling), a[i])
+
+    return Compiled(compute)
 
 
-@Compiled
-def _input_gradient(grad: Any, x: Any, out: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, mean_grad: Any,
-                    mean_product: Any, channels: Any, first: Any, last: Any) -> None:
-    for row in range(first, last):
-        s = row * channels
-        g, a, d = grad[s : s + channels], x[s : s + channels], out[s : s + channels]
-        for i in range(channels):
-            centred = to_float(a[i]) - mean[i]
-            v = to_float(g[i])
-            v = np.float32(0) if centred * scale[i] + shift[i] <= floor else v
-            d[i] = from_float(scale[i] * (v - mean_grad[i] - centred * rstd[i] * mean_product[i]), a[i])
+@functools.cache
+def _reduce(kind: int) -> Compiled:
+    """Returns the sums of the backward pass."""
+
+    def compute(grad: Any, x: Any, out: Any, masked: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, ceiling: Any,
+                sums: Any, products: Any, sizes: Any, first: Any, last: Any) -> None:
+        rows, channels, block_rows = sizes
+        from_out = out.size > 0
+        zero = grad.dtype.type(0)
+        total, product = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
+        for block in range(first, last):
+            wide_total, wide_product = sums[block * channels : (block + 1) * channels], products[block * channels : (block + 1) * channels]
+            wide_total[:] = 0.0
+            wide_product[:] = 0.0
+            stop = min(rows, (block + 1) * block_rows)
+            for row in range(block * block_rows, stop):
+                s = row * channels
+                g, a = grad[s : s + channels], x[s : s + channels]
+                if from_out:
+                    y, d = out[s : s + channels], masked[s : s + channels]
+                    for i in range(channels):
+                        dead = to_float(y[i]) <= floor
+                        v = to_float(g[i])
+                        v = np.float32(0) if dead else v
+                        d[i] = zero if dead else g[i]
+                        total[i] += v
+                        product[i] += v * ((to_float(a[i]) - mean[i]) * rstd[i])
+                else:
+                    for i in range(channels):
+                        centred = to_float(a[i]) - mean[i]
+                        v = passed(to_float(g[i]), centred * scale[i] + shift[i], kind, floor, ceiling)
+                        total[i] += v
+                        product[i] += v * (centred * rstd[i])
+                if row % RUN == RUN - 1 or row == stop - 1:
+                    _flush(total, wide_total)
+                    _flush(product, wide_product)
+
+    return Compiled(compute)
+
+
+@functools.cache
+def _input_gradient(kind: int) -> Compiled:
+    """Returns the pass for the input's gradient."""
+
+    def compute(grad: Any, x: Any, out: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, ceiling: Any, mean_grad: Any,
+                mean_product: Any, channels: Any, first: Any, last: Any) -> None:
+        for row in range(first, last):
+            s = row * channels
+            g, a, d = grad[s : s + channels], x[s : s + channels], out[s : s + channels]
+            for i in range(channels):
+                centred = to_float(a[i]) - mean[i]
+                v = passed(to_float(g[i]), centred * scale[i] + shift[i], kind, floor, ceiling)
+                d[i] = from_float(scale[i] * (v - mean_grad[i] - centred * rstd[i] * mean_product[i]), a[i])
+
+    return Compiled(compute)
 
 
 def _blocks(x: Tensor) -> tuple[int, tuple[int, int, int]]:
@@ -176,13 +219,19 @@ def _vectors(x: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
     return scale, torch.zeros(x.shape[1]) if bias is None else bias.detach().to(torch.float32)
 
 
+def _how(compile_for: Any, activation: str) -> tuple[Any, np.float32, np.float32]:
+    """Returns the kernel for an activation, and its floor and ceiling."""
+    kind, floor, ceiling = HOW[activation]
+    return compile_for(kind), np.float32(floor), np.float32(ceiling)
+
+
 def _nothing(x: Tensor) -> Any:
     return bits(x.new_empty(0, x.shape[1]))
 
 
 def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
             running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
-            relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+            activation: str) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory and the same type."""
     count, sizes = _blocks(x)
     channels = sizes[1]
@@ -192,42 +241,42 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
     mean64, var = torch.empty(2, channels, dtype=torch.float64)
     _join(*flat, mean64.numpy(), var.numpy(), sizes)
     mean, rstd = mean64.float(), torch.rsqrt(var + eps).float()
-    out = _affine(x, residual, mean, *_vectors(x, rstd, weight, bias), relu)
+    out = _affine(x, residual, mean, *_vectors(x, rstd, weight, bias), activation)
     follow(running_mean, running_var, mean, var.float(), momentum, factor)
     return out, mean, rstd
 
 
-def _affine(x: Tensor, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
-    out, floor = empty_like(x), np.float32(0.0 if relu else NO_FLOOR)
+def _affine(x: Tensor, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
+    out, (apply, *limits) = empty_like(x), _how(_apply, activation)
     arrays = (bits(x), _nothing(x) if residual is None else bits(residual), bits(out), mean.numpy(), scale.numpy(), shift.numpy())
-    over_rows(lambda first, last: _apply(*arrays, floor, x.shape[1], first, last), rows_of(x), 2 * x.nbytes)
+    over_rows(lambda first, last: apply(*arrays, *limits, x.shape[1], first, last), rows_of(x), 2 * x.nbytes)
     return out
 
 
-def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
     """See `reference.norm_inference`."""
-    return _affine(x, residual, torch.zeros(x.shape[1]), scale.detach().float(), shift.detach().float(), relu)
+    return _affine(x, residual, torch.zeros(x.shape[1]), scale.detach().float(), shift.detach().float(), activation)
 
 
 def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,
-             relu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+             activation: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.norm_backward`; all large tensors have channels-last memory and the same type."""
     count, sizes = _blocks(x)
     rows, channels, _ = sizes
     scale, shift = _vectors(x, rstd, weight, bias)
-    floor = np.float32(0.0 if relu else NO_FLOOR)
+    reduce, *limits = _how(_reduce, activation)
     vectors = (mean.numpy(), rstd.numpy(), scale.numpy(), shift.numpy())
     sums, products = torch.empty(2, count, channels, dtype=torch.float64)
     total, product = torch.empty(2, channels, dtype=torch.float64)
     masked = grad if out is None else empty_like(grad)
     arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *vectors)
     partial = (sums.view(-1).numpy(), products.view(-1).numpy())
-    over_rows(lambda first, last: _reduce(*arrays, floor, *partial, sizes, first, last), count, 2 * x.nbytes)
+    over_rows(lambda first, last: reduce(*arrays, *limits, *partial, sizes, first, last), count, 2 * x.nbytes)
     _add_up(partial[0], total.numpy())
     _add_up(partial[1], product.numpy())
     dx = empty_like(x)
     means = ((total / rows).float().numpy(), (product / rows).float().numpy())
     second = (bits(masked), bits(x), bits(dx), *vectors)
-    floor = floor if out is None else np.float32(NO_FLOOR)
-    over_rows(lambda first, last: _input_gradient(*second, floor, *means, channels, first, last), rows, 3 * x.nbytes)
+    gradient, *limits = _how(_input_gradient, activation if out is None else "linear")
+    over_rows(lambda first, last: gradient(*second, *limits, *means, channels, first, last), rows, 3 * x.nbytes)
     return dx, masked, product.float(), total.float()

@@ -1,4 +1,4 @@
-"""Batch normalization (+ residual) (+ ReLU) on CUDA devices, in training and inference.
+"""Batch normalization (+ residual) (+ activation) on CUDA devices, in training and inference.
 
 A tensor is a table of rows by channels; a program takes a tile of it. Within a tile statistics are float32: its mean and
 the squared deviations from that. Tiles are joined in float64 by Chan's formula, first along the rows of a program, then
@@ -84,9 +84,36 @@ def _vector(pointer, c, channels, HAS: tl.constexpr, default):
 
 
 @triton.jit
+def _activated(z, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "relu":
+        z = tl.where(z <= 0.0, 0.0, z)
+    elif ACTIVATION == "relu6":
+        z = tl.where(z <= 0.0, 0.0, tl.where(z >= 6.0, 6.0, z))
+    elif ACTIVATION == "silu":
+        z = z / (1.0 + tl.exp(-z))
+    elif ACTIVATION == "hard_silu":
+        z = tl.where(z <= -3.0, 0.0, tl.where(z >= 3.0, z, z * (z + 3.0) / 6.0))
+    return z
+
+
+@triton.jit
+def _passed(g, z, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "relu":
+        g = tl.where(z <= 0.0, 0.0, g)
+    elif ACTIVATION == "relu6":
+        g = tl.where((z <= 0.0) | (z >= 6.0), 0.0, g)
+    elif ACTIVATION == "silu":
+        share = 1.0 / (1.0 + tl.exp(-z))
+        g = g * share * (1.0 + z * (1.0 - share))
+    elif ACTIVATION == "hard_silu":
+        g = tl.where(z <= -3.0, 0.0, tl.where(z >= 3.0, g, g * (z / 3.0 + 0.5)))
+    return g
+
+
+@triton.jit
 def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, running_var, rows, channels, momentum, factor, eps,
-           ADD: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, RUNNING: tl.constexpr, COUNTED: tl.constexpr, RELU: tl.constexpr,
-           BM: tl.constexpr, BC: tl.constexpr):
+           ADD: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, RUNNING: tl.constexpr, COUNTED: tl.constexpr,
+           ACTIVATION: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     some = c < channels
@@ -98,8 +125,7 @@ def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, runnin
     z = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - m[None, :]) * scale[None, :] + shift[None, :]
     if ADD:
         z += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
-    if RELU:
-        z = tl.where(z <= 0.0, 0.0, z)
+    z = _activated(z, ACTIVATION)
     tl.store(out + at, z.to(out.dtype.element_ty), mask=mask)
     if tl.program_id(0) == 0:  # one program for each block of channels keeps the books
         tl.store(rstd + c, inverse, mask=some)
@@ -115,7 +141,7 @@ def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, runnin
 
 @triton.jit
 def _reduce(grad, x, out, masked, mean, rstd, weight, bias, partial, rows, channels, chunk, parts, FROM_OUT: tl.constexpr,
-            WEIGHT: tl.constexpr, BIAS: tl.constexpr, RELU: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+            WEIGHT: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     some = c < channels
     first = tl.program_id(0).to(tl.int64) * chunk
@@ -133,8 +159,8 @@ def _reduce(grad, x, out, masked, mean, rstd, weight, bias, partial, rows, chann
         if FROM_OUT:
             g = tl.where(tl.load(out + at, mask=mask, other=0.0).to(tl.float32) <= 0.0, 0.0, g)
             tl.store(masked + at, g.to(masked.dtype.element_ty), mask=mask)
-        elif RELU:
-            g = tl.where(centred * scale[None, :] + shift[None, :] <= 0.0, 0.0, g)
+        else:
+            g = _passed(g, centred * scale[None, :] + shift[None, :], ACTIVATION)
         total += tl.sum(tl.where(mask, g, 0.0), axis=0).to(tl.float64)
         product += tl.sum(tl.where(mask, g * (centred * inverse[None, :]), 0.0), axis=0).to(tl.float64)
     at_part = tl.program_id(0) * channels + c
@@ -144,7 +170,7 @@ def _reduce(grad, x, out, masked, mean, rstd, weight, bias, partial, rows, chann
 
 @triton.jit
 def _input_gradient(grad, x, out, mean, rstd, weight, bias, sums, rows, channels, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
-                    RELU: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+                    ACTIVATION: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     some = c < channels
@@ -156,14 +182,14 @@ def _input_gradient(grad, x, out, mean, rstd, weight, bias, sums, rows, channels
     at = r[:, None] * channels + c[None, :]
     g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
     centred = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - m[None, :]
-    if RELU:
-        g = tl.where(centred * scale[None, :] + shift[None, :] <= 0.0, 0.0, g)
+    g = _passed(g, centred * scale[None, :] + shift[None, :], ACTIVATION)
     d = scale[None, :] * (g - mean_grad[None, :] - centred * inverse[None, :] * mean_product[None, :])
     tl.store(out + at, d.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _affine(x, residual, out, scale, shift, rows, channels, ADD: tl.constexpr, RELU: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+def _affine(x, residual, out, scale, shift, rows, channels, ADD: tl.constexpr, ACTIVATION: tl.constexpr, BM: tl.constexpr,
+            BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     some = c < channels
@@ -173,8 +199,7 @@ def _affine(x, residual, out, scale, shift, rows, channels, ADD: tl.constexpr, R
     z += tl.load(shift + c, mask=some, other=0.0)[None, :]
     if ADD:
         z += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
-    if RELU:
-        z = tl.where(z <= 0.0, 0.0, z)
+    z = _activated(z, ACTIVATION)
     tl.store(out + at, z.to(out.dtype.element_ty), mask=mask)
 
 
@@ -194,7 +219,7 @@ def _parts(rows: int, block_rows: int) -> tuple[int, int]:
 
 def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
             running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
-            relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+            activation: str) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory."""
     rows, channels, bm, bc = _tile(x)
     parts, chunk = _parts(rows, bm)
@@ -209,28 +234,28 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
         _apply[-(-rows // bm), blocks](
             x, x if residual is None else residual, out, mean, var, rstd, mean if weight is None else weight,
             mean if bias is None else bias, running_mean if follows else mean, running_var if follows else var, rows, channels,
-            momentum, factor, eps, residual is not None, weight is not None, bias is not None, follows, isinstance(momentum, Tensor), relu,
-            bm, bc)
+            momentum, factor, eps, residual is not None, weight is not None, bias is not None, follows, isinstance(momentum, Tensor),
+            activation, bm, bc)
     return out, mean, rstd
 
 
-def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
     """See `reference.norm_inference`."""
     rows, channels, bm, bc = _tile(x)
     out = empty_like(x)
     with current_device(x):
         _affine[-(-rows // bm), -(-channels // bc)](x, x if residual is None else residual, out, scale.detach(), shift.detach(), rows,
-                                                    channels, residual is not None, relu, bm, bc)
+                                                    channels, residual is not None, activation, bm, bc)
     return out
 
 
 def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,
-             relu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+             activation: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.norm_backward`; all large tensors have channels-last memory."""
     rows, channels, bm, bc = _tile(x)
     parts, chunk = _parts(rows, bm)
     blocks = -(-channels // bc)
-    from_out = relu and out is not None
+    from_out = out is not None
     masked = empty_like(grad) if from_out else grad
     partial = torch.empty((2, parts, channels), dtype=torch.float64, device=x.device)
     has = (weight is not None, bias is not None)
@@ -238,7 +263,8 @@ def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Te
     dx = empty_like(x)
     with current_device(x):
         _reduce[parts, blocks](grad, x, x if out is None else out, masked, *vectors, partial, rows, channels, chunk, parts, from_out, *has,
-                               relu, bm, bc)
+                               activation, bm, bc)
         sums = partial.sum(1)
-        _input_gradient[-(-rows // bm), blocks](masked, x, dx, *vectors, sums, rows, channels, *has, relu and not from_out, bm, bc)
+        _input_gradient[-(-rows // bm), blocks](masked, x, dx, *vectors, sums, rows, channels, *has,
+                                                "linear" if from_out else activation, bm, bc)
     return dx, masked, sums[1].float(), sums[0].float()

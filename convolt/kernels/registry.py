@@ -66,6 +66,8 @@ KERNELS = _rows(
     Kernel("winograd_conv", "3 × 3 convolution with fewer products", _WINOGRAD),
     Kernel("winograd_max_pool", "3 × 3 convolution with fewer products → (ReLU →) 2 × 2 max-pooling", _WINOGRAD),
     Kernel("bn", "batch normalization", _NORM),
+    Kernel("bn_activation", "batch normalization → ReLU6, SiLU or hard SiLU", _NORM),
+    Kernel("bn_add", "batch normalization → + residual", _NORM),
     Kernel("bn_relu", "batch normalization → ReLU", _NORM),
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),
     Kernel("softmax_crossentropy", "softmax → cross-entropy of each sample", {"triton": "convolt.kernels.crossentropy_triton"}),

@@ -17,18 +17,22 @@ def image_input() -> list:
     return [layers.Input((12, 10, 3))]
 
 
-def residual() -> Model:
+def residual(linear: bool = False) -> Model:
     image = layers.Input((12, 10, 3))
     x = layers.Conv2D(4, 3, padding="same")(image)
     y = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
-    x = layers.ReLU()(layers.Add()([x, y]))
-    return Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    x = layers.Add()([x, y])
+    return Model(image, layers.Dense(3)(layers.Flatten()(x if linear else layers.ReLU()(x))))
+
+
+def linear_residual() -> Model:
+    return residual(linear=True)
 
 
 class TorchResidual(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, linear: bool = False) -> None:
         super().__init__()
-        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Identity() if linear else nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.relu(x + self.bn(self.conv(x)))
@@ -86,6 +90,20 @@ LEGAL = {
         lambda: Sequential([*image_input(), layers.BatchNormalization(scale=False), layers.Activation("relu")]),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
     ],
+    "bn+activation": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(max_value=6.0)]),
+        lambda: Sequential([*image_input(), layers.BatchNormalization(center=False), layers.Activation("swish")]),
+        lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.Activation("hard_swish")]),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6()),
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.SiLU(inplace=True)),
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Hardswish()),
+    ],
+    "bn+add": [linear_residual, lambda: Model.wrap(TorchResidual(linear=True))],
+    "bn": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization()]),
+        lambda: Sequential([*image_input(), layers.Flatten(), layers.Dense(5), layers.BatchNormalization(), layers.LeakyReLU()]),
+        lambda: nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Flatten(), nn.Linear(360, 4)),
+    ],
     "bn+add+relu": [residual, lambda: Model.wrap(TorchResidual())],
     "relu+pool": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2), layers.BatchNormalization(), layers.Dropout(0.0),
@@ -111,7 +129,7 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
     x = torch.randn(5, 12, 10, 3).permute(0, 3, 1, 2).requires_grad_(input_gradient)
     traced = trace(model, [x[:2]])
     fused = fuse(traced, None if make in LEGAL[name] else (name,))
-    assert fused.count == {name: 1}
+    assert {n: count for n, count in fused.count.items() if n == name or n != "bn"} == {name: 1}  # bn stands beside others
     assert [id(p) for p in fused.module.parameters()] == [id(p) for p in model.parameters()]
     for module in (model, reference, fused.module):
         module.train(training)
@@ -171,13 +189,24 @@ def used_twice() -> Model:
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(3, strides=2)]),
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(padding="same")]),
     lambda: Sequential([*image_input(), layers.BatchNormalization(axis=1), layers.ReLU()]),
-    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.ReLU(max_value=6.0)]),
-    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.LeakyReLU()]),
     lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
     lambda: nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
 ])
 def test_what_is_not_legal_stays(make: object) -> None:
     assert fuse(trace(make(), [torch.zeros(2, 3, 12, 10)])).count == {}
+
+
+@pytest.mark.parametrize("after", [layers.LeakyReLU, lambda: layers.ReLU(max_value=5.0), lambda: layers.Activation("tanh")])
+def test_batch_normalization_before_other_activations_is_fused_alone(after: object) -> None:
+    model = Sequential([*image_input(), layers.BatchNormalization(), after()])
+    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"bn": 1}
+
+
+def test_batch_normalization_added_to_itself_is_fused_alone() -> None:
+    image = layers.Input((12, 10, 3))
+    x = layers.BatchNormalization()(image)
+    model = Model(image, layers.ReLU()(layers.Add()([x, x])))
+    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"bn": 1}
 
 
 def test_names_choose_among_the_rewrites() -> None:

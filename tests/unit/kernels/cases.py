@@ -171,12 +171,12 @@ def _norm(op: Op, x: list[Tensor], affine: bool = True, **settings: Any) -> list
 
 def norm_cases() -> list[Case]:
     found = []
-    for kernel in ("bn", "bn_relu", "bn_add_relu"):
+    for kernel in ("bn", "bn_relu", "bn_add", "bn_add_relu"):
         def add(name: str, shape: tuple[int, ...], scale: float = 1.0, offset: float = 0.0, gradients: bool = True, kernel: str = kernel,
                 **settings: Any) -> None:
             def make(dtype: torch.dtype) -> list[Tensor]:
                 large = [random(*shape, scale=scale, offset=offset).to(dtype)]
-                large += [random(*shape).to(dtype)] if kernel == "bn_add_relu" else []
+                large += [random(*shape).to(dtype)] if "add" in kernel else []
                 return [*large, *(random(shape[1]) + 1.0 for _ in range(4))]
 
             found.append(Case(kernel, name, make, lambda op, x, dtype: _norm(op, x, **settings), gradients, states=2))
@@ -191,6 +191,13 @@ def norm_cases() -> list[Case]:
         add("inference", (3, 7, 5, 4), gradients=False, training=False)
         add("inference_no_affine", (3, 1, 5, 4), gradients=False, training=False, affine=False)
         add("frozen", (3, 7, 5, 4), training=False)
+    for activation in ("linear", "relu", "relu6", "silu", "hard_silu"):
+        for name, shape, scale, training in (("small", (4, 5, 7, 9), 1.0, True), ("odd_channels", (2, 33, 4, 3), 1.0, True),
+                                             ("large_values", (4, 9, 6, 5), 1e4, True), ("inference", (3, 7, 5, 4), 3.0, False)):
+            found.append(Case(
+                "bn_activation", f"{activation}_{name}",
+                lambda dtype, s=shape, k=scale: [random(*s, scale=k).to(dtype), *(3 * random(s[1]) + 1.0 for _ in range(4))],
+                lambda op, x, dtype, a=activation, t=training: _norm(op, x, activation=a, training=t), training, states=2))
     return found
 
 

@@ -121,7 +121,7 @@ def test_bfloat16_is_rounded_to_nearest_even() -> None:
     scale, shift = torch.rand(16), torch.randn(16)
     from convolt.kernels import norm_numba
 
-    got = norm_numba.inference(x.contiguous(memory_format=torch.channels_last), None, scale, shift, False)
+    got = norm_numba.inference(x.contiguous(memory_format=torch.channels_last), None, scale, shift, "linear")
     exact = (x.float() * scale[:, None, None] + shift[:, None, None]).to(torch.bfloat16)
     # Numba's compiler may fuse the product and the sum, which moves a result across a tie once in a while.
     assert float((got != exact).float().mean()) < 0.01

@@ -26,8 +26,8 @@ def settled(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
 
 
-def _settings(channels: int, relu: bool) -> tuple[object, ...]:
-    return (None, None, 0.1, 1.0, 1e-3, relu)
+def _settings(activation: str) -> tuple[object, ...]:
+    return (None, None, 0.1, 1.0, 1e-3, activation)
 
 
 LABELS = torch.tensor([2, 0, 1])
@@ -42,12 +42,17 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
     "conv passes": (lambda w, b: _Conv.apply(settled(2, 2, 7, 6).detach(), w, b, "reference"), [settled(3, 2, 3, 3), SHIFT]),
     "bn": (lambda x, w, b: reference.bn(x, w, b, torch.zeros(3).double(), torch.ones(3).double(), training=True),
            [settled(4, 3, 2, 2), settled(3), settled(3)]),
-    "bn passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn", "reference", _settings(3, False)),
+    "bn passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn", "reference", _settings("linear")),
                   [settled(4, 3, 2, 2), settled(3), settled(3)]),
-    "bn_relu passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn_relu", "reference", _settings(3, True)),
+    "bn_relu passes": (lambda x, w, b: _Norm.apply(x, None, w, b, "bn_relu", "reference", _settings("relu")),
                        [settled(4, 3, 2, 2), settled(3), settled(3)]),
-    "bn_relu passes, no affine": (lambda x: _Norm.apply(x, None, None, None, "bn_relu", "reference", _settings(3, True)), [settled(5, 3)]),
-    "bn_add_relu passes": (lambda x, r, w, b: _Norm.apply(x, r, w, b, "bn_add_relu", "reference", _settings(3, True)),
+    "bn_add passes": (lambda x, r, w, b: _Norm.apply(x, r, w, b, "bn_add", "reference", _settings("linear")),
+                      [settled(4, 3, 2), apart(4, 3, 2), settled(3), settled(3)]),
+    **{f"{name} passes": (lambda x, w, b, name=name: _Norm.apply(x, None, w, b, "bn_activation", "reference", _settings(name)),
+                          [settled(4, 3, 2, 2), (5 * settled(3)).detach().requires_grad_(), settled(3)])
+       for name in ("relu6", "silu", "hard_silu")},
+    "bn_relu passes, no affine": (lambda x: _Norm.apply(x, None, None, None, "bn_relu", "reference", _settings("relu")), [settled(5, 3)]),
+    "bn_add_relu passes": (lambda x, r, w, b: _Norm.apply(x, r, w, b, "bn_add_relu", "reference", _settings("relu")),
                            [settled(4, 3, 2), apart(4, 3, 2), settled(3), settled(3)]),
     "crossentropy": (lambda x: reference.softmax_crossentropy(x, LABELS, 0.1), [settled(3, 4)]),
     "crossentropy passes": (lambda x: _Crossentropy.apply(x, LABELS, "reference", 0.1), [settled(3, 4)]),
@@ -71,7 +76,7 @@ def test_passes_equal_compositions() -> None:
     other_mean, other_var = mean.clone(), var.clone()
     x, r, w = settled(4, 3, 2, 2), apart(4, 3, 2, 2), settled(3)
     plain = reference.bn_add_relu(x, r, w, b, mean, var, training=True, momentum=0.2)
-    torch.testing.assert_close(reference.norm_forward(x, r, w, b, other_mean, other_var, 0.2, 1.0, 1e-3, True)[0], plain)
+    torch.testing.assert_close(reference.norm_forward(x, r, w, b, other_mean, other_var, 0.2, 1.0, 1e-3, "relu")[0], plain)
     torch.testing.assert_close((other_mean, other_var), (mean, var))
     logits = settled(3, 4)
     torch.testing.assert_close(reference.crossentropy_forward(logits, LABELS, 0.2)[0], reference.softmax_crossentropy(logits, LABELS, 0.2))

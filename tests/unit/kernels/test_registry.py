@@ -97,7 +97,7 @@ def test_a_version_that_cannot_be_imported_is_given_up_once(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("failing", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["bias_relu_max_pool", "conv_relu_max_pool", "bn_relu", "bn_add_relu"])
+@pytest.mark.parametrize("name", ["bias_relu_max_pool", "conv_relu_max_pool", "bn_relu", "bn_add", "bn_add_relu"])
 def test_a_pass_that_fails_is_done_by_the_reference(name: str, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> object:
         raise RuntimeError("the compiler gave up")
