@@ -38,26 +38,23 @@ def lr_find(
     device: options.Device = "auto",
     precision: Precise = Precision.AUTO,
     code: options.Code = None,
+    model_option: options.ModelOption = None,
     json: Json = False,
 ) -> None:
     """Suggest a learning rate: try all of them on a few batches of DATA."""
     from json import dumps
 
-    from convolt.cli import model_spec, parts, recipe, say, starting
+    from convolt.cli import parts, recipe, say, starting
     from convolt.utils import set_random_seed
 
     set_random_seed(seed)
     source = parts.load(data, options.parse_size(image_size), color_mode)
-    y = source.y_train
-    count = len(source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
-    made = model_spec.make_model(model, tuple(int(n) for n in source.x_train.shape[1:]), count, code)
-    if weights is not None:
-        starting.load_start(made, model, weights)
-    if names := options.split_names(freeze):
-        starting.freeze(made, names)
+    begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or (), weights=weights,
+                           freeze=options.split_names(freeze))
+    made = begun.model
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device)
-    found = made.lr_find(source.x_train, y, batch_size=batch_size, start=start, end=end, steps=steps, seed=seed)
+    found = made.lr_find(source.x_train, source.y_train, batch_size=batch_size, start=start, end=end, steps=steps, seed=seed)
     if plot is not None:
         found.plot(plot)
     if json:
@@ -66,5 +63,9 @@ def lr_find(
     say.heading(found.describe())
     if plot is not None:
         say.rows([("plot", plot)])
+    say.rows(begun.rows)
     if found.suggestion is not None:
-        say.commands([["convolt", "train", model, "--data", data, "--optimizer", optimizer, "--lr", f"{found.suggestion:.2g}"]])
+        same = [word for text in model_option or () for word in ("--model-option", text)]
+        same += ["--weights", weights] if weights is not None else []
+        same += ["--freeze", ",".join(options.split_names(freeze))] if freeze else []
+        say.commands([["convolt", "train", model, "--data", data, *same, "--optimizer", optimizer, "--lr", f"{found.suggestion:.2g}"]])

@@ -7,20 +7,21 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from convolt import applications
+from convolt.applications.family import STANDARD
+from convolt.cli import model_options
 from convolt.errors import ArgumentError, ConvoltError, ModelFileError, ShapeError, did_you_mean, explain
 from convolt.formats import SUFFIXES
 from convolt.formats.architecture import all_built
 from convolt.models import Model, load_model
 
-ARCHITECTURES: dict[str, Callable[[tuple[int, ...], int], Model]] = {
-    name: applications.get(name).make for name in applications.names()
-}
+_GIVEN = ("input_shape", "classes", "num_classes")
+"""Arguments of an architecture or of the user's function that DATA decides."""
 
 
 def is_saved(spec: str) -> bool:
@@ -46,7 +47,8 @@ def short_name(spec: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
 
 
-def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str | None = None) -> Model:
+def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str | None = None,
+               options: Mapping[str, str] | None = None) -> Model:
     """Returns the model that MODEL means, with its parameters made.
 
     Args:
@@ -54,25 +56,32 @@ def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str 
         input_shape: of one sample, channels last.
         classes: number of classes (or of outputs).
         code: the user's file with the classes that a saved model needs.
+        options: names and texts of `--model-option`.
 
     Raises:
-        ArgumentError: there is no such architecture, file or function; the nearest is named.
+        ArgumentError: there is no such architecture, file, function or option; the nearest is named.
         ModelFileError: the user's code fails or returns no model; the line is named.
         ShapeError: the model does not take such samples.
     """
+    options = options or {}
     if is_saved(spec):
+        if options:
+            raise ArgumentError(explain(model_options.FLAG, ", ".join(options), "a built-in architecture or file.py:function as MODEL",
+                                        "A saved file has its architecture in it."))
         model = open_saved(spec, code)
     elif (parts := _code_parts(spec)) is not None:
-        model = _from_code(spec, *parts, input_shape, classes)
-    elif spec in ARCHITECTURES:
-        model = ARCHITECTURES[spec](input_shape, classes)
+        model = _from_code(spec, *parts, input_shape, classes, options)
+    elif spec in applications.names():
+        entry = applications.get(spec)
+        defaults = model_options.parameters_of(entry.function, (*STANDARD, *_GIVEN))
+        model = entry.make(input_shape, classes, **model_options.typed(spec, defaults, options))
     else:
         raise ArgumentError(
             explain(
                 "MODEL",
                 repr(spec),
                 "a built-in architecture, file.py:function or a saved file (.safetensors, .keras, .h5)",
-                did_you_mean(spec, ARCHITECTURES),
+                did_you_mean(spec, applications.names()),
             )
         )
     if not all_built(model):
@@ -119,7 +128,7 @@ def _check_input(spec: str, model: Model, input_shape: tuple[int, ...]) -> None:
 # -- the user's own file -----------------------------------------------------------------------------------------------
 
 
-def _from_code(spec: str, path: str, name: str, input_shape: tuple[int, ...], classes: int) -> Model:
+def _from_code(spec: str, path: str, name: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, str]) -> Model:
     module = import_file(path)
     own = {
         key: value
@@ -145,28 +154,30 @@ def _from_code(spec: str, path: str, name: str, input_shape: tuple[int, ...], cl
             )
         )
     thing = vars(module)[name]
+    is_model = isinstance(thing, Model) or not callable(thing)
+    more = model_options.typed(spec, {} if is_model else model_options.parameters_of(thing, _GIVEN), options)
     with _named_errors(spec, "making the model"):
-        model = thing if isinstance(thing, Model) else _call(spec, thing, input_shape, classes)
+        model = thing if isinstance(thing, Model) else _call(spec, thing, input_shape, classes, more)
     if not isinstance(model, Model):
         fix = f"Return convolt.Model.wrap({name}(...), input_shape) for a PyTorch module." if hasattr(model, "parameters") else ""
         raise ModelFileError(explain(f"MODEL {spec}", f"a {type(model).__name__}", "a convolt.Model", fix))
     return model
 
 
-def _call(spec: str, function: Any, input_shape: tuple[int, ...], classes: int) -> Any:
-    """Calls function(input_shape, classes), by these names where it has them; or function()."""
+def _call(spec: str, function: Any, input_shape: tuple[int, ...], classes: int, more: Mapping[str, Any]) -> Any:
+    """Calls function(input_shape, classes), by these names where it has them; or function(). `more` are others by name."""
     if not callable(function):
         raise ModelFileError(
             explain(f"MODEL {spec}", f"a {type(function).__name__}", "a function that returns a model, or a Model class")
         )
-    values = {"input_shape": input_shape, "classes": classes, "num_classes": classes}
+    values = {"input_shape": input_shape, "classes": classes, "num_classes": classes, **more}
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     by_name = {p.name: values[p.name] for p in parameters if p.name in values and p.kind is not p.POSITIONAL_ONLY}
     needed = [p.name for p in parameters if p.default is p.empty and p.name not in by_name]
     if not needed:
         return function(**by_name)
-    if len(needed) == 2 and not by_name:
-        return function(input_shape, classes)
+    if len(needed) == 2 and by_name.keys() == more.keys():
+        return function(input_shape, classes, **more)
     raise ModelFileError(
         explain(
             f"MODEL {spec}",

@@ -216,3 +216,12 @@ Freeze = Annotated[
         help="Layers that do not learn: [b]backbone[/b] (all but the head), or names and patterns such as [b]block1_*[/b].",
     ),
 ]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-option",
+        metavar="NAME=VALUE",
+        show_default=False,
+        help="An argument of the architecture, such as [b]variant=torch[/b] or [b]dropout=0.3[/b], or of your function; may be repeated.",
+    ),
+]

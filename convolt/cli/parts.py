@@ -57,6 +57,12 @@ def class_numbers(y: np.ndarray) -> np.ndarray:
     return y.argmax(axis=1) if y.ndim == 2 else y
 
 
+def sample_shape(source: Source) -> tuple[tuple[int, ...], int]:
+    """Returns the shape of one sample and the number of classes (of outputs, where labels are no classes)."""
+    y = source.y_train
+    return tuple(int(n) for n in source.x_train.shape[1:]), len(source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
+
+
 def describe_shape(shape: tuple[int, ...]) -> str:
     """Returns the shape of a sample as words: "28×28×1"."""
     return "×".join(str(n) for n in shape)

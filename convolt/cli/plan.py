@@ -30,18 +30,19 @@ def plan(
     color_mode: options.Colors = ColorMode.AUTO,
     device: options.Device = "auto",
     code: options.Code = None,
+    model_option: options.ModelOption = None,
     graph: Graph = False,
     json: Json = False,
 ) -> None:
     """Measure in which form a model trains fastest on DATA, and show each candidate with the reason for its verdict."""
     from json import dumps
 
-    from convolt.cli import model_spec, parts, recipe, say
+    from convolt.cli import parts, recipe, say, starting
 
     source = parts.load(data, options.parse_size(image_size), color_mode)
     y = source.y_train
-    count = len(source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
-    made = model_spec.make_model(model, tuple(int(n) for n in source.x_train.shape[1:]), count, code)
+    begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or ())
+    made = begun.model
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device,
                  fusions=options.parse_fusions(fusions), execution=execution.value, micro_batch=micro_batch)
@@ -50,6 +51,7 @@ def plan(
         typer.echo(dumps(found.to_json(), indent=2))
         return
     say.heading(f"{model} on {source.name}, batch {batch_size}: {found.device}, {found.precision}")
+    say.rows(begun.rows)
     say.table(["candidate", "images/s", "kept for backward", "loss error", "gradient error", "verdict", "why"], _rows(found),
               right=[1, 2, 3, 4])
     if graph:

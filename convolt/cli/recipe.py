@@ -125,6 +125,11 @@ def _smoothing(loss: str, share: float, classes: int, arguments: dict[str, bool]
 
 def _check_classes(model: Model, shape: tuple[int, ...], classes: int, source: Source) -> None:
     units = shape[-1]
+    if len(shape) == 4:
+        raise ShapeError(explain(f"model {model.name!r}", f"maps of classes, outputs of shape {(None, *shape[1:])}",
+                                 f"one row for each picture, (None, {classes}), as {source.name} has one class for each",
+                                 "A network with a class for each pixel, such as U-Net, learns from masks: train it from Python, "
+                                 "model.fit(pictures, masks) with masks of shape (N, height, width)."))
     if len(shape) != 2 or not (units == classes or (units == 1 and classes == 2)):
         raise ShapeError(
             explain(

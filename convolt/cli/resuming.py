@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from convolt.cli import say
+from convolt.cli.model_options import FLAG, parse
 from convolt.errors import ArgumentError, explain
 
 if TYPE_CHECKING:
@@ -63,6 +65,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArgumentError(explain(str(path), f"{type(error).__name__}: {error}", "what `convolt train` writes")) from error
     return dict(config)
+
+
+def model_options(config: dict[str, Any], given: Sequence[str]) -> list[str]:
+    """Returns the options of the architecture that a run began with, as NAME=VALUE.
+
+    Args:
+        config: of the run.
+        given: what the command line says now.
+
+    Raises:
+        ArgumentError: that is something else.
+    """
+    model = config.get("model")
+    saved = model.get("options") if isinstance(model, dict) else None
+    found = {str(name): str(text) for name, text in saved.items()} if isinstance(saved, dict) else {}
+    for name, text in parse(given).items():
+        if text not in (found.get(name), AUTO):
+            raise ArgumentError(explain(FLAG, f"{name}={text}", f"{name}={found[name]}, as the run has it" if name in found else
+                                        "the options that the run began with", "--resume never begins anew."))
+    return [f"{name}={text}" for name, text in found.items()]
 
 
 def saved_options(folder: Path, options: type[TrainOptions]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""What a training begins with: the weights of a file, the layers that do not learn, and the data that fit a saved model."""
+"""What a training begins with: a model whose options fit, the weights of a file, layers that do not learn, data that fit a saved model."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +14,117 @@ from torch import Tensor
 
 from convolt import applications
 from convolt.applications.weights import COUNTER, TorchNames, has_torch_names, load
-from convolt.errors import ArgumentError, ModelFileError, explain
+from convolt.cli import model_options, model_spec
+from convolt.errors import ArgumentError, ModelFileError, ShapeError, explain
 from convolt.formats import safetensors
 from convolt.formats.guard import expect_kind, few
 from convolt.models.parts import head_start, parts_of
 
 if TYPE_CHECKING:
+    from convolt.applications.family import Architecture
     from convolt.models import Model
+
+Options = dict[str, str]
+"""Options of an architecture: names, and texts of values."""
+
+CHOICES = {"stem": ("large", "small"), "variant": ("keras", "torch")}
+"""Options under which published weights differ; where nobody says them, a file of weights chooses."""
 
 SETS = {"digits": ((8, 8, 1), 10), "mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
 """Data sets that are known by name: shape of a sample, and number of classes."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with.
+
+    Attributes:
+        model: with its parameters made, and the weights of the file if one was given.
+        options: of its architecture: those that were given, and those that the size of the pictures or the file decided.
+        rows: labels and sentences for the plan.
+    """
+
+    model: Model
+    options: Options
+    rows: list[tuple[str, str]]
+
+
+def begin(spec: str, input_shape: tuple[int, ...], classes: int, *, code: str | None = None, options: Sequence[str] = (),
+          weights: str | None = None, freeze: Sequence[str] = ()) -> Start:
+    """Makes the model that MODEL means, with its options, weights and frozen layers.
+
+    Args:
+        spec, input_shape, classes, code: as `model_spec.make_model` takes them.
+        options: values of `--model-option`.
+        weights: a file. If it fits another variant or stem than the usual one, and none was given, that one is taken.
+        freeze: what does not learn; empty: everything learns.
+
+    Raises:
+        ArgumentError, ModelFileError, ShapeError: as `make_model`, `load_start` and `freeze_layers` do.
+    """
+    given = {name: text for name, text in model_options.parse(options).items() if (name, text) != ("stem", "auto")}
+    entry = _entry(spec)
+    by_size = {name: text for name, text in model_options.texts(entry.fitted(input_shape) if entry else {}).items() if name not in given}
+    chosen = by_size | given
+
+    def make(options: Options) -> Model:
+        return model_spec.make_model(spec, input_shape, classes, code, options)
+
+    rows = []
+    if weights is None:
+        model = make(chosen)
+    else:
+        model, chosen, text = _load_fitting(make, spec, weights, chosen, given)
+        rows.append(("weights", text))
+    if chosen:
+        why = {name: "" if name in given else " (the pictures' size)" if by_size.get(name) == text else " (the weights need it)"
+               for name, text in chosen.items()}
+        rows.insert(0, ("options", ", ".join(f"{name}={text}{why[name]}" for name, text in chosen.items())))
+    if freeze:
+        rows.append(("freeze", freeze_layers(model, freeze)))
+    return Start(model, chosen, rows)
+
+
+def _load_fitting(make: Callable[[Options], Model], spec: str, weights: str, chosen: Options,
+                  given: Mapping[str, str]) -> tuple[Model, Options, str]:
+    """Returns the model with the weights of a file, the options under which they fit, and what was loaded.
+
+    Raises:
+        ModelFileError: they do not fit, or only under other options than the given ones, which the message says.
+    """
+    model = make(chosen)
+    try:
+        return model, chosen, load_start(model, spec, weights)
+    except ModelFileError as error:
+        first = error
+    for other in _alternatives(spec, chosen):
+        try:
+            model = make(other)
+            text = load_start(model, spec, weights)
+        except (ModelFileError, ShapeError):
+            continue  # the first error is the one that is told
+        if other.items() >= given.items():
+            return model, other, text
+        needed = {name: other[name] for name in given if other[name] != given[name]}
+        raise ModelFileError(f"{first} The file fits {' '.join(model_options.flags(needed))}.") from first
+    raise first
+
+
+def _alternatives(spec: str, chosen: Options) -> Iterator[Options]:
+    """Yields the options with other variants and stems, those with fewer changes first."""
+    entry = _entry(spec)
+    names = [name for name in CHOICES if entry is not None and name in entry.options]
+    usual = {name: str(entry.options[name]) for name in names} if entry else {}
+    now = usual | chosen
+    others = [now | dict(zip(names, values, strict=True)) for values in itertools.product(*(CHOICES[name] for name in names))]
+    changes = {i: sum(other[name] != now[name] for name in names) for i, other in enumerate(others)}
+    for i in sorted(changes, key=changes.__getitem__):
+        if changes[i]:
+            yield {name: text for name, text in others[i].items() if name in chosen or usual.get(name) != text}
+
+
+def _entry(spec: str) -> Architecture | None:
+    return applications.get(spec) if spec in applications.names() else None
 
 
 def load_start(model: Model, spec: str, weights: str) -> str:
@@ -41,7 +145,7 @@ def load_start(model: Model, spec: str, weights: str) -> str:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise ArgumentError(explain("--weights", f"{weights}, which does not exist", "a file with weights (.safetensors, .h5, .keras)"))
-    entry = applications.get(spec) if spec in applications.names() else None
+    entry = _entry(spec)
     names = None if entry is None else entry.torch
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     new = _load_what_fits(model, path, names, before)
@@ -104,13 +208,13 @@ def _kind(path: Path) -> str:
     return expect_kind(path, "safetensors", "hdf5", "keras").name
 
 
-def freeze(model: Model, what: list[str]) -> str:
+def freeze_layers(model: Model, what: Sequence[str]) -> str:
     """Freezes layers; returns how much of the model learns, as words.
 
     Raises:
         ArgumentError: no layer fits, or nothing is left that learns.
     """
-    model.freeze(what)
+    model.freeze(list(what))
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if not learning:
         raise ArgumentError(explain("--freeze", ", ".join(what), "layers that leave some to learn", "backbone leaves the head."))

@@ -34,20 +34,26 @@ def summary(
     image_size: options.ImageSize = None,
     color_mode: options.Colors = ColorMode.AUTO,
     code: options.Code = None,
+    model_option: options.ModelOption = None,
 ) -> None:
     """Show the layers of a model, with shapes, parameters and FLOPs."""
     if data is not None and (input_shape is not None or classes is not None):
         raise typer.BadParameter("--data and --input-shape (or --classes) say the same thing: give one of them.")
-    from convolt.cli import model_spec
+    from convolt.cli import model_spec, say, starting
 
+    rows: list[tuple[str, str]] = []
     if model_spec.is_saved(model) and data is None and input_shape is None:
+        if model_option:
+            raise typer.BadParameter("A saved file has its architecture in it: --model-option is for built-in ones and file.py:function.")
         made = model_spec.open_saved(model, code, "cpu")
     else:
         if data is None and input_shape is None:
             raise typer.BadParameter("MODEL needs the shape of a sample: give --data DATA, or --input-shape such as 28,28,1.")
         shape, count = _shape_of(data, input_shape, classes, options.parse_size(image_size), color_mode)
-        made = model_spec.make_model(model, shape, count, code)
+        begun = starting.begin(model, shape, count, code=code, options=model_option or ())
+        made, rows = begun.model, begun.rows
     made.summary()
+    say.rows(rows)
     if made.class_names:
         shown = ", ".join(made.class_names[:20]) + (", …" if len(made.class_names) > 20 else "")
         typer.echo(f"Classes: {len(made.class_names)}: {shown}")
@@ -61,6 +67,4 @@ def _shape_of(
         return options.parse_numbers(input_shape or ""), classes or 10
     from convolt.cli import parts
 
-    source = parts.load(data, image_size, color_mode)
-    y = source.y_train
-    return tuple(int(n) for n in source.x_train.shape[1:]), len(source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
+    return parts.sample_shape(parts.load(data, image_size, color_mode))

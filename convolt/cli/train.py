@@ -47,6 +47,7 @@ class TrainOptions:
     fusions: str = "auto"
     execution: Execution = Execution.AUTO
     micro_batch: int | None = None
+    model_option: tuple[str, ...] = ()
 
     def as_command(self) -> list[str]:
         """Returns the line that repeats the run from its start: what differs from the defaults, the seed, and what a recipe sets."""
@@ -62,6 +63,9 @@ class TrainOptions:
             if value is None and field.name == "augment" and of_recipe.get("augment"):
                 value = NONE
             if value is None or (value == field.default and field.name not in ("epochs", "seed", *of_recipe)):
+                continue
+            if field.name == "model_option":
+                command += [word for text in value for word in ("--model-option", text)]
                 continue
             command += ["--" + field.name.replace("_", "-"), ",".join(value) if isinstance(value, tuple) else str(value)]
         return command
@@ -200,6 +204,7 @@ def train(
     fusions: options.Fusions = "auto",
     execution: options.Executed = Execution.AUTO,
     micro_batch: options.MicroBatch = None,
+    model_option: options.ModelOption = None,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.
 
@@ -209,7 +214,7 @@ def train(
     """
     given = {name: value for name, value in locals().items() if name != "context"}
     given |= {"metrics": tuple(options.split_names(metrics)), "allow_change": tuple(options.split_names(allow_change)),
-              "freeze": tuple(options.split_names(freeze))}
+              "freeze": tuple(options.split_names(freeze)), "model_option": tuple(model_option or ())}
     said = {name for name in given if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
     anew = resume in (None, resuming.AUTO, resuming.NEVER)
     if not anew:

@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,28 +59,27 @@ class Training:
         set_random_seed(options.seed)
         self.source = load_source(options)
         self.parts = parts.split(self.source, options.validation_split)
-        self.model = self._make_model()
-        self.start = [("freeze", starting.freeze(self.model, list(options.freeze)))] if options.freeze else []
+        stem = options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"
+        self.resumed = resuming.choose(options, stem, is_locked)
+        self.before = {} if self.resumed is None else resuming.read_config(self.resumed)
+        self.start = self._begin()
+        self.model = self.start.model
         self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics), options.label_smoothing)
         self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device,
                            fusions=parse_fusions(options.fusions), execution=options.execution.value, micro_batch=options.micro_batch)
         self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
         self.saves_whole = _can_be_described(self.model)
-        stem = options.name or f"{model_spec.short_name(options.model)}-{_folder_name(self.source)}"
-        self.resumed = resuming.choose(options, stem, is_locked)
-        if options.weights and self.resumed is None:  # a resumed run has its own
-            self.start.insert(0, ("weights", starting.load_start(self.model, options.model, options.weights)))
         self.folder = RunFolder.create(options.runs, stem) if self.resumed is None else RunFolder(self.resumed)
-        self.before = {} if self.resumed is None else resuming.read_config(self.resumed)
         self.summary = summarize(self.model)
         self.watch = GpuStat(self.folder.path) if options.gpustat is Switch.ON else None
         self.started = time.time()
 
-    def _make_model(self) -> Model:
-        shape = tuple(int(n) for n in self.source.x_train.shape[1:])
-        y = self.source.y_train
-        count = len(self.source.class_names) or (y.shape[1] if y.ndim == 2 else 1)
-        return model_spec.make_model(self.options.model, shape, count, self.options.code)
+    def _begin(self) -> starting.Start:
+        """Makes the model; a resumed run has its own weights, and the options of the architecture that it began with."""
+        options, resumed = self.options, self.resumed is not None
+        words = resuming.model_options(self.before, options.model_option) if resumed else options.model_option
+        return starting.begin(options.model, *parts.sample_shape(self.source), code=options.code, options=words,
+                              weights=None if resumed else options.weights, freeze=options.freeze)
 
     def run(self) -> int:
         """Trains, measures, writes, prints; returns the exit code."""
@@ -157,7 +157,7 @@ class Training:
             ("data", f"{len(train):,} samples of {shape} {train.x.dtype} to train{held_out}{classes}{self._reading_text()}"),
             ("validation", self._validation_text()),
             ("model", model),
-            *self.start,
+            *self.start.rows,
             *([("recipe", text)] if (text := defaults.recipe_text(self.options)) else []),
             (
                 "training",
@@ -237,7 +237,7 @@ class Training:
     def write_start(self) -> None:
         """Writes what is known before the first step."""
         if self.resumed is None:
-            self.folder.write_command(self.options.as_command())
+            self.folder.write_command(self._command())
         self.write_config("running", None, None)
         if self.source.skipped:
             self.folder.write_skipped([(bad.path, bad.reason) for bad in self.source.skipped])
@@ -252,12 +252,13 @@ class Training:
         config = {
             "status": status,
             "options": self.options.as_json(),
-            "command": self.options.as_command(),
+            "command": self._command(),
             "seed": self.options.seed,
             "plan": self._plan_config(),
             "data": self._data_config(),
             "model": {
                 "class": type(self.model).__name__,
+                "options": self.start.options,
                 "parameters": self.model.count_params(),
                 "flops_per_sample": self.summary.flops,
             },
@@ -272,6 +273,11 @@ class Training:
             "result": result,
         }
         self.folder.write_config(config)
+
+    def _command(self) -> list[str]:
+        """Returns the line that repeats the run, with the options of the architecture that pictures and weights decided."""
+        words = tuple(f"{name}={text}" for name, text in self.start.options.items())
+        return replace(self.options, model_option=words).as_command()
 
     def _plan_config(self) -> dict[str, Any]:
         """Returns where and how the steps run; what `fit` measured is in it once it has."""

@@ -58,6 +58,12 @@ class Part:
         """Whether the layer works on features without place: a vector, or a map of 1×1."""
         return self.size is not None and all(side == 1 for side in self.size)
 
+    @property
+    def ends_places(self) -> bool:
+        """Whether the layer makes one vector of a map: pools all of it, or flattens it."""
+        name = type(self.module).__name__
+        return name == "Flatten" or name.startswith("Global")
+
 
 def parts_of(model: nn.Module) -> list[Part]:
     """Returns the parts of a model in the order in which they are called (of a subclass: in which they were made), each once."""
@@ -148,6 +154,9 @@ def head_start(model: Any, parts: list[Part]) -> int:
         if not parts[i].on_features:
             break
         head.insert(0, i)
+    without_place = [i for i in range(len(parts)) if parts[i].ends_places and any(k > i for k in head)]
+    if without_place:  # small pictures end as maps of 1×1 long before the pooling
+        head = [i for i in head if i > without_place[-1]]
     if head and (len(head) < len(weighted) or len(head) == 1):
         return head[0]
     if weighted and (head or type(parts[-1].module).__name__ in _ENDS):

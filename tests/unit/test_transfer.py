@@ -323,3 +323,16 @@ def test_vgg16_under_a_new_head(functional: bool, tmp_path: Path) -> None:
     assert summarize(again).trainable == 1026
     pytest.importorskip("onnxruntime")
     model.export(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("name", "head"), [
+    ("resnet18", ["predictions"]), ("mobilenet_v3_small", ["conv_2", "logits"]), ("efficientnetb0", ["predictions"]),
+    ("vgg16", ["fc1", "fc2", "predictions"]), ("densenet121", ["predictions"]),
+])  # fmt: skip
+def test_maps_of_one_pixel_before_the_pooling_are_no_head(name: str, head: list[str]) -> None:
+    """Pictures of 32×32 with the stem for large ones end as maps of 1×1, several convolutions before the classifier."""
+    entry = get(name)
+    with torch.device("meta"):
+        model = entry.make((32, 32, 3), 4, **({"stem": "large"} if "stem" in entry.options else {}))
+    parts = parts_of(model)
+    assert [part.path.rpartition(".")[2] for part in parts[head_start(model, parts):] if part.weighted] == head
