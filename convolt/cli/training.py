@@ -19,7 +19,6 @@ from convolt.cli import defaults, model_spec, parts, recipe, results, resuming, 
 from convolt.cli.interrupt import Interrupts
 from convolt.cli.options import Switch, parse_fusions, parse_size
 from convolt.cli.train import TrainOptions
-from convolt.compiler import check_fusions
 from convolt.configurable import to_json
 from convolt.data.augment.words import parse
 from convolt.data.batches import epoch_order
@@ -52,7 +51,6 @@ class Training:
         self.options = options
         optimizer = make_optimizer(options)  # misspelt names are told before data are read
         sampling.get(options.sampler)
-        check_fusions(parse_fusions(options.fusions))
         if options.augment is not None:
             parse(options.augment)
         device = devices.resolve(options.device)

@@ -1,9 +1,9 @@
-"""Running what the plan chose: here, the whole training step as one captured graph that is replayed.
+"""Running what the plan chose: here, the whole training step as one captured graph that is replayed, or several steps in one.
 
 On CUDA, launching the hundred kernels of a small network's step costs more than running them. A CUDA graph launches all
 of them at once. What that asks for: static addresses, so each batch is copied into the same buffers; nothing that reads
 the device, which a step never does; and numbers that change from step to step (learning rate, bias corrections) in
-device tensors, filled before each replay.
+device tensors, filled before each replay. A graph of several steps takes these numbers from the rows of one tensor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,8 +31,8 @@ class GraphBackend(Protocol):
     def warm_up(self, work: Callable[[], None]) -> None:
         """Runs work in the way that a capture needs beforehand."""
 
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Records work without running it and returns what runs it."""
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
+        """Records work, which draws from `generators` beside PyTorch's own, without running it, and returns what runs it."""
 
 
 class CudaGraphs:
@@ -54,9 +54,12 @@ class CudaGraphs:
             work()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Records work; the pinning threads of a loader may go on meanwhile."""
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
+        """Records work; the pinning threads of a loader may go on meanwhile. Each replay moves the generators on."""
         graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            if generator.device == self._device:
+                graph.register_generator_state(generator)
         torch.cuda.synchronize(self._device)
         # Graphs of one step never run at once, and none leaves anything in its memory for another: they share it.
         pool = next((other.pool() for other in self._graphs), None)
@@ -69,17 +72,17 @@ class CudaGraphs:
 class CapturedStep:
     """A training step that is captured once and replayed for each batch of the same shape.
 
-    The first steps and batches of another shape (the last one of an epoch) run eagerly; where augmentation gives pictures of
-    another size from some epoch on, the graphs are made anew. Where steps differ in what they do on
-    the device (an optimizer that adds up gradients updates only every k-th time), each variant is captured at its turn.
-    Graphs are captured anew when memory runs out and the micro-batches become smaller. It stands in for the step in the
-    loop: what it does not change, such as `evaluate`, is the step's own.
+    The first steps run eagerly, and so does the first one of each shape (that of the last batch of an epoch is another) and of
+    each variant: an optimizer that adds up gradients updates only every k-th time. Where augmentation gives pictures of another
+    size from some epoch on, the graphs are made anew, as they are when memory runs out and the micro-batches become smaller. It
+    stands in for the step in the loop: what it does not change, such as `evaluate`, is the step's own.
 
     Args:
         step: with `device_part(batch)`, the part of a step that touches the device alone; `attempt`, which tries again with
-            smaller micro-batches; and `room.limit`, their size.
+            smaller micro-batches; `room.limit`, their size; `kept.generators()`, from which the model draws; and `together`,
+            how many steps are executed at once. That many batches of one shape are one graph.
         optimizer: with `prepare_step()` and `finish_step()`, the parts of an update on the host, and `variant`, the name of
-            the device part between them.
+            the device part between them; for several steps `numbers_ahead`, `use_numbers` and `works_between`.
         backend: captures and replays.
         on_failure: called with the reason when the capture fails.
     """
@@ -90,7 +93,8 @@ class CapturedStep:
         self._backend = backend
         self._on_failure = on_failure
         self._warm_ups: Counter[Any] = Counter()
-        self._static: Any = None
+        self._static: dict[Any, list[Any]] = {}
+        self._numbers: torch.Tensor | None = None
         self._stage: Any = None
         self._replays: dict[Any, Callable[[], None]] = {}
         self._limit: int | None = None
@@ -101,51 +105,102 @@ class CapturedStep:
 
     def train(self, batch: Any) -> None:
         """Trains on one batch."""
-        if self._stage != (stage := _stage(batch)):  # pictures of another size from now on: as if from the start
-            self._stage, self._static = stage, None
+        self._train([batch])
+
+    def train_together(self, batches: Sequence[Any]) -> None:
+        """Trains on several batches, one step after the other, in one graph where there are `together` of one shape."""
+        if len(batches) == self._step.together and why_not_together(self._optimizer) is None and len({_shape(b) for b in batches}) == 1:
+            self._train(batches)
+        else:
+            for batch in batches:
+                self._train([batch])
+
+    def _train(self, batches: Sequence[Any]) -> None:
+        if self._stage != (stage := _stage(batches[0])):  # pictures of another size from now on: as if from the start
+            self._stage = stage
+            self._static.clear()
             self._replays.clear()
             self._warm_ups.clear()
-        if self._failed or (self._static is not None and _shapes(batch) != _shapes(self._static)):
-            self._step.train(batch)
-        elif self._warm_ups.total() < WARM_UP_STEPS or not self._warm_ups[self._optimizer.variant]:
-            self._warm_ups[self._optimizer.variant] += 1
-            self._backend.warm_up(lambda: self._step.train(batch))
+        kinds = self._kinds(batches)
+        if self._failed:
+            self._run_eagerly(batches)
+        elif self._warm_ups.total() < WARM_UP_STEPS or not all(self._warm_ups[kind] for kind in kinds):
+            self._warm_ups.update(kinds)
+            self._backend.warm_up(lambda: self._run_eagerly(batches))
         else:
-            self._train_captured(batch)
+            self._train_captured(batches, kinds)
 
-    def _train_captured(self, batch: Any) -> None:
-        if self._static is None:
-            self._static = batch.copied()
+    def _run_eagerly(self, batches: Sequence[Any]) -> None:
+        for batch in batches:
+            self._step.train(batch)
+
+    def _kinds(self, batches: Sequence[Any]) -> tuple[Any, ...]:
+        """Returns what each of the steps to come does on the device: the shape of its batch and the optimizer's variant."""
+        start, kinds = self._optimizer.steps, []
+        for batch in batches:
+            kinds.append((_shape(batch), self._optimizer.variant))
+            self._optimizer.steps += 1
+        self._optimizer.steps = start
+        return tuple(kinds)
+
+    def _train_captured(self, batches: Sequence[Any], kinds: tuple[Any, ...]) -> None:
+        static = self._filled(batches)
+        if len(batches) == 1:
+            self._optimizer.prepare_step()
         else:
-            for target, source in zip(self._static.tensors(), batch.tensors(), strict=True):
-                target.copy_(source, non_blocking=True)
-        self._optimizer.prepare_step()
+            numbers = self._optimizer.numbers_ahead(len(batches))
+            self._numbers = numbers if self._numbers is None else self._numbers.copy_(numbers)
         try:
-            replay = self._captured()
+            replay = self._captured(static, kinds)
         except RuntimeError as error:  # CUDA reports what a graph cannot hold as a RuntimeError
             self._give_up(error)
-            self._step.attempt(lambda: self._step.device_part(batch), batch)
-            self._optimizer.finish_step()
+            self._run_eagerly(batches)
             return
         replay()
-        self._optimizer.finish_step()
+        for _ in batches:
+            self._optimizer.finish_step()
 
-    def _captured(self) -> Callable[[], None]:
-        """Returns the graph for what the step to come does, captured now if there is none."""
+    def _filled(self, batches: Sequence[Any]) -> list[Any]:
+        """Returns batches in memory that stays, filled with the given ones."""
+        static = self._static.setdefault(_shape(batches[0]), [])
+        for place, batch in enumerate(batches):
+            if place == len(static):
+                static.append(batch.copied())
+                continue
+            for target, source in zip(static[place].tensors(), batch.tensors(), strict=True):
+                target.copy_(source, non_blocking=True)
+        return static[: len(batches)]
+
+    def _captured(self, static: list[Any], kinds: tuple[Any, ...]) -> Callable[[], None]:
+        """Returns the graph for what the steps to come do, captured now if there is none."""
         if self._step.room.limit != self._limit:
             self._replays.clear()
-        variant = self._optimizer.variant
-        if variant not in self._replays:
-            self._replays[variant] = self._step.attempt(self._capture, self._static)
+        if kinds not in self._replays:
+            self._replays[kinds] = self._step.attempt(lambda: self._capture(static), static[0])
             self._limit = self._step.room.limit
-        return self._replays[variant]
+        return self._replays[kinds]
 
-    def _capture(self) -> Callable[[], None]:
-        return self._backend.capture(lambda: self._step.device_part(self._static))
+    def _capture(self, static: list[Any]) -> Callable[[], None]:
+        return self._backend.capture(lambda: self._device_part(static), self._step.kept.generators())
+
+    def _device_part(self, static: list[Any]) -> None:
+        if len(static) == 1:
+            self._step.device_part(static[0])
+            return
+        assert self._numbers is not None
+        start = self._optimizer.steps
+        try:
+            for batch, row in zip(static, self._numbers.unbind(), strict=True):
+                self._optimizer.use_numbers(row)
+                self._step.device_part(batch)
+                self._optimizer.steps += 1  # the variant of the next step follows from it; nothing else does between two steps
+        finally:
+            self._optimizer.steps = start
 
     def _give_up(self, error: RuntimeError) -> None:
         self._failed = True
         self._replays.clear()
+        self._static.clear()
         reason = str(error).splitlines()[0]
         self._on_failure(reason)
         warnings.warn(f"the training step could not be captured in a graph and runs eagerly: {reason}", CaptureWarning, stacklevel=4)
@@ -155,17 +210,19 @@ def _stage(batch: Any) -> Any:
     return None if batch.pending is None else batch.pending.stage
 
 
-def _shapes(batch: Any) -> list[Any]:
-    return [len(batch.y), len(batch.weights), *((t.shape, t.dtype) for t in batch.tensors())]
+def _shape(batch: Any) -> Any:
+    return len(batch.y), len(batch.weights), *((t.shape, t.dtype) for t in batch.tensors())
 
 
-def why_not_captured(model: Any, optimizer: Any, device: torch.device) -> str | None:
+def why_not_captured(optimizer: Any, device: torch.device) -> str | None:
     """Returns why a step cannot be captured on this device, by rule; None if it can."""
     if device.type != "cuda":
         return f"graphs of whole steps need CUDA, not {device.type}"
-    seeded = [name for name, module in model.named_modules() if getattr(module, "generators", None)]
-    if seeded:
-        return f"layer {seeded[0]!r} has a seed, and so a random generator of its own"
     if not getattr(optimizer, "capturable", True):
         return f"the optimizer {optimizer.name!r} keeps its learning rate on the host"
     return None
+
+
+def why_not_together(optimizer: Any) -> str | None:
+    """Returns why several steps cannot be captured in one graph, by rule; None if they can."""
+    return f"the optimizer {optimizer.name!r} works on the weights between two steps" if optimizer.works_between else None

@@ -41,6 +41,7 @@ class Plan:
         threads: of the host's computation.
         execution: "eager", or "graph": the whole step captured once and replayed.
         micro_batch: most samples that are computed at once; None: whole batches.
+        steps_per_execution: how many steps are executed between two calls of the callbacks, on CUDA as one graph.
         residency: "resident" (all samples lie on the device) or "streamed" (batches come from the host).
         residency_why: how much there is, or why it does not lie on the device.
         rows: the candidates.
@@ -56,6 +57,7 @@ class Plan:
     threads: int
     execution: str = "eager"
     micro_batch: int | None = None
+    steps_per_execution: int = 1
     residency: str = "resident"
     residency_why: str = ""
     rows: tuple[Row, ...] = ()
@@ -83,8 +85,8 @@ class Plan:
         """Returns the plan in one or two lines."""
         fused = ", ".join(f"{name} ×{count}" for name, count in self.fusions.items())
         form = f"fused ({fused})" if self.form == "fused" else "layer by layer"
-        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and row.name != GRAPH), None)
-        step = ", whole step in one graph" if self.execution == "graph" else ""
+        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and not row.name.startswith("graph of ")), None)
+        step = self._in_words()
         step += f", at most {self.micro_batch} samples at once" if self.micro_batch else ""
         lines = [f"Plan: {self.device}, {self.precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
                  + (f": {chosen.why}{self._gain()}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
@@ -99,11 +101,27 @@ class Plan:
         timed = [row.seconds for row in self.rows if row.seconds and (row.verdict == "chosen" or row.name == LAYERS)]
         return f", {timed[0] / timed[-1]:.2f}× layer by layer" if len(timed) > 2 else ""
 
-    def with_execution(self, refused: str | None) -> Plan:
-        """Returns the plan with the whole step in a graph, or with the reason why not."""
-        if refused is None:
-            return dataclasses.replace(self, execution="graph", rows=(*self.rows, plain_row(GRAPH, "chosen", "the rule on CUDA")))
-        return dataclasses.replace(self, execution="eager", rows=(*self.rows, plain_row(GRAPH, "refused", refused)))
+    def with_execution(self, refused: str | None, together: int | None = None, apart: str | None = None) -> Plan:
+        """Returns the plan with the whole step in a graph, or with the reason why not.
+
+        Args:
+            refused: why no step can be captured; None if it can.
+            together: steps between two calls of the callbacks; None: as they are.
+            apart: why that many steps cannot be one graph.
+        """
+        count = together or self.steps_per_execution
+        rows = [*self.rows, plain_row(GRAPH, "refused" if refused else "chosen", refused or "the rule on CUDA")]
+        if together is not None and together > 1 and refused is None:
+            rows.append(plain_row(f"graph of {count} steps", "refused" if apart else "chosen", apart or "asked for"))
+        return dataclasses.replace(self, execution="eager" if refused else "graph", steps_per_execution=count, rows=tuple(rows))
+
+    def _in_words(self) -> str:
+        """Returns how the steps run, where that is worth a word."""
+        count = self.steps_per_execution
+        in_one = any(row.name == f"graph of {count} steps" and row.verdict == "chosen" for row in self.rows)
+        if self.execution == "graph":
+            return f", {count} steps in one graph" if in_one else ", whole step in one graph"
+        return f", callbacks every {count} steps" if count > 1 else ""
 
     def as_fusions(self) -> str | tuple[str, ...]:
         """Returns what `compile(fusions=…)` takes to get this form again without measuring."""

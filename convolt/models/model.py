@@ -202,7 +202,7 @@ class Model(Looking, Transfer, OwnSteps, Layer):
     @names_arguments
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None,
                 weighted_metrics: Any = None, *, precision: str = "auto", device: Any = "auto", fusions: Any = "auto",
-                execution: str = "auto", micro_batch: int | None = None, run_eagerly: bool = False, steps_per_execution: int = 1,
+                execution: str = "auto", micro_batch: int | None = None, run_eagerly: bool = False, steps_per_execution: int | str = 1,
                 jit_compile: bool | str = "auto") -> None:
         """Fixes how the model is trained.
 
@@ -221,8 +221,9 @@ class Model(Looking, Transfer, OwnSteps, Layer):
                 the update of the whole batch with less memory; normalization by batch statistics sees the parts. None: whole
                 batches, until memory runs out, when half as many are tried.
             run_eagerly: Keras's way to say execution="eager".
-            steps_per_execution, jit_compile: accepted for Keras's sake; the way in which the step runs is Convolt's own
-                choice and neither changes the result.
+            steps_per_execution: steps, of training and of evaluation, between two calls of the callbacks' batch hooks, which
+                get the last of their numbers; on CUDA these steps are one graph. "auto": 1. The result does not depend on it.
+            jit_compile: accepted for Keras's sake; the way in which the step runs is Convolt's own choice.
 
         Raises:
             ArgumentError: an unknown name; the message has the nearest.
@@ -231,7 +232,8 @@ class Model(Looking, Transfer, OwnSteps, Layer):
         from convolt.training.trainer import Trainer
 
         self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, weighted_metrics, precision=precision, device=device,
-                                fusions=fusions, execution="eager" if run_eagerly else execution, micro_batch=micro_batch)
+                                fusions=fusions, execution="eager" if run_eagerly else execution, micro_batch=micro_batch,
+                                steps_per_execution=steps_per_execution)
 
     @property
     def trainer(self) -> Trainer:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from convolt.configurable import Configurable, Registry
 from convolt.errors import ArgumentError, ArgumentTypeError, StateError, did_you_mean, explain
+from convolt.optimizers.ahead import StepsAhead
 from convolt.optimizers.arguments import checked_parameters
 from convolt.optimizers.averages import HasAverages, WeightAverages
 from convolt.optimizers.by_hand import StepsByHand
@@ -42,7 +43,7 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "xpu", "mps"})
 """Device types with fused kernels for `torch.optim.Adam` and `SGD`; elsewhere `_foreach_` functions do the same."""
 
 
-class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Configurable):
+class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsAhead, StepsByHand, Configurable):
     """Base of optimizers: arguments, accumulation, clipping, weight decay, averages, state.
 
     Args:
@@ -265,6 +266,13 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
         """Part 1 of a step, on the host: fills the numbers of this step into their tensors, without waiting."""
         self._require_bound("step")
         self._require_own_weights("step")
+        for name, value in self._values().items():
+            if self._filled.get(name) != value:
+                self._numbers[name].fill_(value)
+                self._filled[name] = value
+
+    def _values(self) -> dict[str, float]:
+        """Returns the numbers of the step to come, by the names of their tensors."""
         rate, updates = float(self.learning_rate), self.iterations
         values = {_scaled(name, factor): value for factor in dict.fromkeys(self._factors.values())
                   for name, value in self.numbers(rate * factor, updates).items()}
@@ -272,10 +280,7 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsByHand, Config
         if self.use_ema:
             momentum = self.ema_momentum if updates else 0.0  # the first average is the first weights
             values |= {"keep": momentum, "add": 1.0 - momentum}
-        for name, value in values.items():
-            if self._filled.get(name) != value:
-                self._numbers[name].fill_(value)
-                self._filled[name] = value
+        return values
 
     @torch.no_grad()
     def update(self, closure: Callable[[], Any] | None = None) -> None:

@@ -92,6 +92,18 @@ class Wrapper(Optimizer):
         self._require_own_weights("step")
         self.optimizer.prepare_step()
 
+    def numbers_ahead(self, count: int) -> Tensor:
+        self._require_own_weights("step")
+        return self.optimizer.numbers_ahead(count)
+
+    def use_numbers(self, row: Tensor) -> None:
+        self.optimizer.use_numbers(row)
+
+    @property
+    def works_between(self) -> bool:
+        """Whether the wrapper, or one inside it, launches work after an update."""
+        return type(self).after_update is not Wrapper.after_update or self.optimizer.works_between
+
     def update(self, closure: Callable[[], Any] | None = None) -> None:
         self.optimizer.update(closure)
 
@@ -128,9 +140,13 @@ class Wrapper(Optimizer):
         return self.optimizer._parameters
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
+    def steps(self) -> int:
         """Finished steps."""
         return self.optimizer.steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self.optimizer.steps = value
 
     @property
     def iterations(self) -> int:

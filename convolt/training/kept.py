@@ -36,6 +36,10 @@ class KeptState:
         generators = [{device: g.get_state() for device, g in module.generators.items()} for module in self._seeded]
         self._random = (torch.get_rng_state(), torch.cuda.get_rng_state_all() if cuda else [], generators)
 
+    def generators(self) -> list[torch.Generator]:
+        """Returns the random generators of seeded layers, as far as a forward pass has made them."""
+        return [generator for module in self._seeded for generator in module.generators.values()]
+
     @torch.no_grad()
     def put_back(self) -> None:
         """Makes the state what it was at the last `keep`, and forgets penalties of an unfinished forward."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from convolt.data.batches import Resident, Streamed
+from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import DataError, explain
 from convolt.training.checkpoint.capture import VALIDATION, Cursor
 from convolt.training.checkpoint.keeper import Keeper
@@ -95,13 +96,13 @@ def train_epoch(model: Any, step: Runner, data: Resident | Streamed, at: Cursor,
     if not at.within:
         step.train_totals.reset()
     done, seen = at.batch, at.seen
-    for index, batch in enumerate(keeper.batches(data, at), at.batch):
+    for batches in executions(keeper.batches(data, at), step.together):
         if hooks:
-            callbacks.on_train_batch_begin(index)
-        step.train(batch)
-        done, seen = index + 1, seen + batch.size
+            callbacks.on_train_batch_begin(done)
+        step.train_together(batches)
+        done, seen = done + len(batches), seen + sum(batch.size for batch in batches)
         if hooks:
-            callbacks.on_train_batch_end(index, LazyLogs(step.train_totals.read))  # SYNC only if a callback looks
+            callbacks.on_train_batch_end(done - 1, LazyLogs(step.train_totals.read))  # SYNC only if a callback looks
             if model.stop_training:
                 break
         if progress.wants_update():
@@ -116,6 +117,13 @@ def train_epoch(model: Any, step: Runner, data: Resident | Streamed, at: Cursor,
     return Cursor(at.epoch, done, seen, VALIDATION, dict(logs)), logs
 
 
+def executions(batches: Iterable[Batch], together: int) -> Iterator[list[Batch]]:
+    """Yields the batches in groups of `together`, between which callbacks are called; the last one may be smaller."""
+    left = iter(batches)
+    while group := list(itertools.islice(left, together)):
+        yield group
+
+
 def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: CallbackList,
              progress: Progress | None = None, keeper: Keeper | None = None) -> dict[str, Any]:
     """Returns the loss and the metrics over all of `data`; the model is left in the mode that it had."""
@@ -124,16 +132,17 @@ def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: Cal
     model.eval()
     callbacks.on_test_begin()
     step.test_totals.reset()
-    seen = 0
-    for index, batch in enumerate(data.epoch()):
+    done, seen = 0, 0
+    for batches in executions(data.epoch(), step.together):
         if hooks:
-            callbacks.on_test_batch_begin(index)
-        step.evaluate(batch)
-        seen += batch.size
+            callbacks.on_test_batch_begin(done)
+        for batch in batches:
+            step.evaluate(batch)
+        done, seen = done + len(batches), seen + sum(batch.size for batch in batches)
         if hooks:
-            callbacks.on_test_batch_end(index, LazyLogs(step.test_totals.read))  # SYNC only if a callback looks
+            callbacks.on_test_batch_end(done - 1, LazyLogs(step.test_totals.read))  # SYNC only if a callback looks
         if progress is not None and progress.wants_update():
-            progress.update(index + 1, seen, scalars(step.test_totals.read()))  # SYNC: about four times a second
+            progress.update(done, seen, scalars(step.test_totals.read()))  # SYNC: about four times a second
         if keeper is not None:
             keeper.poll()
     if not seen:

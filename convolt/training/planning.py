@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from convolt import devices
 from convolt.compiler import Plan, first_plan, make_plan
-from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured
+from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured, why_not_together
 from convolt.compiler.measure import Probe
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
@@ -49,11 +49,19 @@ class FirstStep:
 
     def train(self, batch: Batch) -> None:
         """Trains on one batch."""
-        if self._begun and self._plan is not None:
+        self.train_together([batch])
+
+    def train_together(self, batches: Sequence[Batch]) -> None:
+        """Trains on several batches, one step after the other."""
+        left = list(batches)
+        if not self._begun:
+            self._runner.train(left.pop(0))
+            self._begun = True
+        if left and self._plan is not None:
             plan, self._plan = self._plan, None
-            self._runner = plan(batch)
-        self._begun = True
-        self._runner.train(batch)
+            self._runner = plan(left[0])
+        if left:
+            self._runner.train_together(left)
 
 
 Runner = Step | CapturedStep | FirstStep
@@ -68,6 +76,7 @@ class Planning(Feeding):
     precision: str
     fusions: Any
     execution: str
+    steps_per_execution: int
     _example: list[torch.Tensor]
 
     def _first_plan(self, step: Step, data: Resident | Streamed, saved: Plan | None) -> bool:
@@ -153,9 +162,10 @@ class Planning(Feeding):
                                               "This version rewrites the model otherwise; resume=False starts anew."))
             return replace(saved, before=plan.before, after=plan.after)
         resident = isinstance(data, Resident)
-        refused = why_not_captured(self.model, self.optimizer, self.device) if resident else "batches of a stream differ in shape"
+        refused = why_not_captured(self.optimizer, self.device) if resident else "batches of a stream differ in shape"
         refused = refused or other_optimizer(self.model)
-        return plan.with_execution("asked for eager" if self.execution == "eager" else refused)
+        return plan.with_execution("asked for eager" if self.execution == "eager" else refused, self.steps_per_execution,
+                                   why_not_together(self.optimizer))
 
     def _probe(self, step: Step, batch: Batch) -> Probe:
         """Returns what measures on a batch, and what holds results against float64 on a part of it."""

@@ -139,6 +139,7 @@ class Step:
         self._constrained = constraints.gather(model)
         self.precision = precision  # of training; a plan may choose another one
         self._given_precision = precision
+        self.together = 1  # steps that are executed between two looks at callbacks
         self.module: Any = model  # what runs in the model's place, once a plan has chosen it
         self.train_totals = Totals(heads, device)
         self.test_totals = Totals(heads, device)
@@ -146,6 +147,11 @@ class Step:
         self.test_room = Room("evaluation", micro_batch)
         self.kept = KeptState(model)
         self._changing = False
+
+    def train_together(self, batches: Sequence[Batch]) -> None:
+        """Trains on several batches, one step after the other."""
+        for batch in batches:
+            self.train(batch)
 
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward, update; adds to `train_totals`."""

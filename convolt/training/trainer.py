@@ -48,12 +48,16 @@ class Trainer(Planning):
         fusions: "auto", "none", "all" or names of rewrites.
         execution: "auto" (a graph of the whole step where that works) or "eager".
         micro_batch: most samples that are computed at once; None: whole batches, while they fit.
+        steps_per_execution: steps between two calls of the callbacks, in one graph where that works; "auto": 1.
     """
 
     def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
-                 precision: str, device: Any, fusions: Any = "auto", execution: str = "auto", micro_batch: int | None = None) -> None:
+                 precision: str, device: Any, fusions: Any = "auto", execution: str = "auto", micro_batch: int | None = None,
+                 steps_per_execution: int | str = 1) -> None:
         check_fusions(fusions)
         check_count("compile(micro_batch)", micro_batch)
+        check_count("compile(steps_per_execution)", None if steps_per_execution == AUTO else steps_per_execution)
+        self.steps_per_execution = 1 if steps_per_execution in (AUTO, None) else int(steps_per_execution)
         if execution not in ("auto", "eager"):
             raise ArgumentError(explain("compile(execution)", repr(execution), "'auto' or 'eager'"))
         if precision != "auto" and precision not in PRECISIONS:
@@ -166,7 +170,7 @@ class Trainer(Planning):
         """Returns what saves the state of this training, after comparing it with the one that is resumed."""
         settings |= {**model_settings(self.model), **optimizer_settings(self.optimizer), **self.spec, "precision": self.precision,
                      "device": str(self.device), "fusions": self.fusions, "execution": self.execution, "micro_batch": self.micro_batch,
-                     "callbacks": callbacks.keys(),
+                     "steps_per_execution": self.steps_per_execution, "callbacks": callbacks.keys(),
                      "length of schedule": getattr(self.optimizer.schedule, "resolved_steps", None)}
         generators = getattr(data, "generators", ())
         live = Live(self.model, self.optimizer, step.train_totals, callbacks, generators)
@@ -259,6 +263,7 @@ class Trainer(Planning):
                 metric.to(self.device)
         precision = PRECISIONS.get(self.precision, torch.float32)
         self._step = make_step(self.model, self._heads, self.optimizer, precision, self.device, self.micro_batch)
+        self._step.together = self.steps_per_execution
 
     def _make_heads(self, names: Sequence[str]) -> list[Head]:
         return make_heads(names, self.spec["loss"], self.spec["loss_weights"], self.spec["metrics"], self.spec["weighted_metrics"])

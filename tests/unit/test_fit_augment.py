@@ -221,12 +221,15 @@ def snapshot_of(model: Any) -> Callable[[], Callable[[], None]]:
     return snapshot
 
 
-@pytest.mark.parametrize(("chain", "replays"), [([RandomFlip("horizontal"), RandomRotation(20), RandomBrightness(0.2)], 12),
-                                               ([RandomFlip("horizontal"), ProgressiveResizing(6, 12, 2)], 9),
-                                               ([TrivialAugment(), RandAugment(3, 20)], 12)], ids=["plain", "growing", "policies"])
-def test_a_captured_step_gathers_and_augments_as_the_eager_one(chain: list[Any], replays: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the stand-in for graphs records PyTorch's operations alone
-    monkeypatch.setattr(sys.modules["convolt.kernels.warp"], "choose", lambda *_: "reference")
+@pytest.mark.parametrize(("chain", "replays"), [([RandomFlip("horizontal"), RandomRotation(20), RandomBrightness(0.2)], 47),
+                                               ([RandomFlip("horizontal"), ProgressiveResizing(6, 12, 2)], 44),
+                                               ([TrivialAugment(), RandAugment(3, 20)], 47)], ids=["plain", "growing", "policies"])
+@pytest.mark.parametrize("kernels", ["numba", "reference"])
+def test_a_captured_step_gathers_and_augments_as_the_eager_one(
+    chain: list[Any], replays: int, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "reference":  # whose single operations the stand-in for graphs records
+        monkeypatch.setattr(sys.modules["convolt.kernels.warp"], "choose", lambda *_: "reference")
     eager, captured = net(), net()
     backend = None
     for model in (eager, captured):
@@ -241,10 +244,10 @@ def test_a_captured_step_gathers_and_augments_as_the_eager_one(chain: list[Any],
         if model is captured:
             backend = ReplayOnCpu(snapshot_of(model))
             step = CapturedStep(step, model.optimizer, backend, pytest.fail)
-        for epoch in range(3):
+        for epoch in range(10):  # of five steps each
             for batch in data.epoch(epoch):
                 step.train(batch)
-    assert backend is not None and backend.replays == replays
+    assert backend is not None and backend.replays == replays and (backend.kernels > 0) == (kernels == "numba")
     assert weights(eager) == weights(captured)
 
 

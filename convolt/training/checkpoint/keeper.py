@@ -41,7 +41,7 @@ class Keeper:
         return data.epoch(at.epoch, at.batch, at.seen)
 
     def step_done(self, epoch: int, batch: int, seen: int) -> None:
-        """Told after each step: batches and samples of the epoch so far."""
+        """Told after each step, or after several that were executed together: batches and samples of the epoch so far."""
 
     def validation_begin(self, at: Cursor) -> None:
         """Told when an epoch's training is done and its validation begins."""
@@ -96,6 +96,7 @@ class CheckpointKeeper(Keeper):
         self._epoch_random: dict[str, Tensor] = {}
         self._before_validation: tuple[Cursor, dict[str, Tensor]] | None = None
         self._best: tuple[str, float] | None = None
+        self._steps = int(live.optimizer.steps)
         self.reached = Cursor(0)
 
     # -- what the loop calls -----------------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ class CheckpointKeeper(Keeper):
         self.live.restore(tensors, state, keep_rate=rate, other_callbacks="callbacks" in self._allowed)
         self._epoch_random = _under(tensors, "random_at_epoch/")
         self.live.set_random(_under(tensors, "random/"))
+        self._steps = self.live.optimizer.steps
         best = state.get("best")
         self._best = (str(best[0]), float(best[1])) if isinstance(best, list) and len(best) == 2 else None
         self._started = self._last = self._clock()
@@ -146,8 +148,7 @@ class CheckpointKeeper(Keeper):
         if self._signals.received is not None:
             self._stop(self.reached)
         self._writer.check()
-        every = self._options.every_steps
-        if (every is not None and self.live.optimizer.steps % every == 0) or self._is_time():
+        if self._is_due() or self._is_time():
             self._save(self.reached)
 
     def validation_begin(self, at: Cursor) -> None:
@@ -206,6 +207,12 @@ class CheckpointKeeper(Keeper):
         return {"stalled_seconds": self._stalled, "trained_seconds": trained, "stalled_share": share, "copies": self._count}
 
     # -- saving ------------------------------------------------------------------------------------------------------
+
+    def _is_due(self) -> bool:
+        """Whether a multiple of `every_steps` has been reached since the last look; several steps may lie between two looks."""
+        every, steps, before = self._options.every_steps, self.live.optimizer.steps, self._steps
+        self._steps = steps
+        return every is not None and steps // every > before // every
 
     def _is_time(self) -> bool:
         seconds = self._options.every_seconds
