@@ -25,7 +25,7 @@ from convolt.data.augment.progressive import ProgressiveResizing
 from convolt.data.augment.scaling import Scaling
 from convolt.data.augment.words import parse
 from convolt.data.batches import Batch
-from convolt.errors import ArgumentError, ShapeError, explain
+from convolt.errors import ArgumentError, ShapeError, did_you_mean, explain
 from convolt.training.checks import extremes
 from convolt.training.heads import Head
 
@@ -52,6 +52,7 @@ class Augmenter:
         self._at: dict[Size | None, Augmentation] = {}
         self._heads: Sequence[Head] = ()
         self._shapes: Mapping[str, tuple[int, ...]] = {}
+        self._boxes: int | None = None
 
     # -- what the batches ask for ----------------------------------------------------------------------------------------
 
@@ -65,19 +66,19 @@ class Augmenter:
         return None if self._schedule is None else self._schedule.size(epoch)
 
     def finish(self, batch: Batch) -> Batch:
-        """Returns a batch with its pictures changed, masks moved along, and labels mixed where pictures are; no host sync."""
+        """Returns a batch with its pictures changed, masks and boxes moved along, labels mixed where pictures are; no host sync."""
         pending, pictures = batch.pending, batch.x[0]
         assert pending is not None
-        dense = [i for i, y in enumerate(batch.y) if y.ndim >= 3 and y.shape[1:3] == pictures.shape[1:3]]
+        dense = [i for i, y in enumerate(batch.y) if y.ndim >= 3 and y.shape[1:3] == pictures.shape[1:3] and i != self._boxes]
         if len(dense) > 1:
             raise ArgumentError(explain("fit(augment)", f"{len(dense)} outputs with a label for each pixel", "one at the most"))
         labels, classes = self._shares(batch.y[0]) if self.mixes else (None, None)
         made = self._chain(pending.stage).apply(pictures, pending.index, pending.keys, labels=labels, classes=classes,
-                                                masks=batch.y[dense[0]] if dense else None)
-        y, weights = (tuple(t if pending.index is None or i in kept else t.index_select(0, pending.index) for i, t in enumerate(part))
-                      for part, kept in ((batch.y, dense), (batch.weights, [])))
-        if made.masks is not None:
-            y = tuple(made.masks if i in dense else t for i, t in enumerate(y))
+                                                masks=batch.y[dense[0]] if dense else None,
+                                                boxes=None if self._boxes is None else batch.y[self._boxes])
+        moved = {i: t for i, t in ((dense[0] if dense else None, made.masks), (self._boxes, made.boxes)) if t is not None}
+        y, weights = (tuple(kept[i] if i in kept else t if pending.index is None else t.index_select(0, pending.index)
+                            for i, t in enumerate(part)) for part, kept in ((batch.y, moved), (batch.weights, {})))
         soft: tuple[Tensor, ...] = ()
         if labels is not None and made.labels is not None:
             y, soft = (self._hard(made.labels, y[0]),), (made.labels,)
@@ -137,15 +138,16 @@ class Augmenter:
         return [x[:1] if size == (height, width) else torch.zeros((1, *size, channels), dtype=x.dtype, device=x.device)]
 
     def prepare(self, heads: Sequence[Head], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Finds the loss that takes mixed labels, where there are any.
+        """Finds the output of the boxes, and the loss that takes mixed labels, where there are any.
 
         Args:
             heads: the outputs.
             shapes: of the outputs, by name, with the class axis at index 1.
 
         Raises:
-            ArgumentError: the loss cannot take them, or there are several outputs.
+            ArgumentError: no output is called so, or the loss cannot take mixed labels, or there are several outputs then.
         """
+        self._boxes = _place(self.augmentation.boxes, [head.name for head in heads])
         if not self.mixes:
             return
         if len(heads) != 1:
@@ -239,6 +241,16 @@ def soft_loss(loss: Any, shape: Sequence[int]) -> losses.Loss:
         name = getattr(loss, "name", type(loss).__name__)
         raise ArgumentError(explain("fit(augment)", f"mixed pictures and the loss {name!r}", "a loss that takes shares of classes", fix))
     return loss
+
+
+def _place(output: str | int | None, names: Sequence[str]) -> int | None:
+    """Returns the number of the output that `Augmentation(boxes=…)` means."""
+    if output is None or (isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(names)):
+        return output
+    if output in names:
+        return names.index(output)
+    raise ArgumentError(explain("Augmentation(boxes)", repr(output), f"an output of the model, one of {list(names)}, or its number",
+                                did_you_mean(str(output), names)))
 
 
 def _repeats(parts: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -17,7 +17,7 @@ from convolt.data.augment.draft import Draft, Parameters
 from convolt.data.augment.effects import has_effects, with_effects
 from convolt.data.augment.keys import derived, uniform
 from convolt.data.augment.scaling import Scaling
-from convolt.data.augment.targets import moved_boxes, moved_masks, soft_labels
+from convolt.data.augment.targets import BOX_FORMATS, moved_boxes, moved_masks, soft_labels
 from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, explain
 from convolt.kernels.warp import picture_means, warp
 
@@ -53,6 +53,8 @@ class Augmentation(Configurable):
             for floats.
         least_visible: boxes of which a smaller share is left are dropped (see `targets.moved_boxes`).
         mask_fill_value: what masks show beyond the border where fill_mode is "constant".
+        boxes: in `fit`, which output has boxes as its targets: its name, or its number from 0; None: none has.
+        box_format: of boxes: "xyxy" (left, top, right, bottom in pixels) or "rel_xyxy" (fractions of width and height).
 
     Raises:
         ArgumentError: transforms do not agree, or a name is unknown.
@@ -60,13 +62,17 @@ class Augmentation(Configurable):
     """
 
     def __init__(self, transforms: Any, fill_mode: str | None = None, fill_value: float | None = None, interpolation: str | None = None,
-                 value_range: tuple[float, float] | None = None, least_visible: float = 0.1, mask_fill_value: float = 0.0) -> None:
+                 value_range: tuple[float, float] | None = None, least_visible: float = 0.1, mask_fill_value: float = 0.0,
+                 boxes: str | int | None = None, box_format: str = "xyxy") -> None:
         one = isinstance(transforms, (Transform, str, Mapping))
         self.transforms: list[Transform] = [registry.make(t, Transform) for t in ([transforms] if one else transforms)]
         self.fill_mode, self.fill_value, self.interpolation = fill_mode, fill_value, interpolation
         self.value_range = None if value_range is None else tuple(value_range)
         self.least_visible = probability("Augmentation", least_visible, "least_visible")
         self.mask_fill_value = mask_fill_value
+        self.boxes, self.box_format = boxes, box_format
+        if box_format not in BOX_FORMATS:
+            raise ArgumentError(explain("Augmentation(box_format)", repr(box_format), f"one of {', '.join(BOX_FORMATS)}"))
         self._fill_mode: str = self._agreed("fill_mode", "reflect")
         self._fill_value = float(self._agreed("fill_value", 0.0))
         self._interpolation: str = self._agreed("interpolation", "bilinear")
@@ -152,7 +158,7 @@ class Augmentation(Configurable):
             index: (N,) integers, which rows of `source`; None takes all in order.
             keys: (N,) int64, from `augment.keys`.
             labels: (M, …), in the order of `source`.
-            boxes: (M, B, 4) left, top, right, bottom in pixels, likewise; see `targets.moved_boxes`.
+            boxes: (M, B, 4) or (M, 4) in `box_format`, likewise; see `targets.moved_boxes`.
             masks: (M, H, W) or (M, H, W, K), likewise; moved with the nearest value.
             dtype: of the pictures: float32, bfloat16, float16, or uint8 (rounded).
             classes: how many there are, where MixUp or CutMix mixes labels that are numbers of classes.
@@ -165,9 +171,11 @@ class Augmentation(Configurable):
         _, height, width, channels = pictures.shape
         chosen = self.parameters(keys, height, width, channels, self._range_of(pictures))
         pictures = pictures.contiguous()
-        batch = Augmented(self._images(pictures, index, keys, chosen, dtype), _taken(labels, index), _taken(boxes, index))
+        batch = Augmented(self._images(pictures, index, keys, chosen, dtype), _taken(labels, index))
         if boxes is not None:
-            batch = dataclasses.replace(batch, boxes=moved_boxes(_taken(boxes, index), chosen.matrix, chosen.size, self.least_visible))
+            unit = (height, width) if self.box_format == "rel_xyxy" else None
+            moved = moved_boxes(_taken(boxes, index), chosen.matrix, chosen.size, self.least_visible, unit)
+            batch = dataclasses.replace(batch, boxes=moved)
         if masks is not None:
             flat = self._matrix_of(chosen, len(keys), keys.device)
             batch = dataclasses.replace(batch, masks=moved_masks(masks, index, flat, chosen.size, self._fill_mode, self.mask_fill_value))

@@ -28,23 +28,33 @@ def soft_labels(labels: Tensor, classes: int | None) -> Tensor:
     return F.one_hot(labels.reshape(-1).long(), classes).to(torch.float32)
 
 
-def moved_boxes(boxes: Tensor, matrix: Tensor | None, size: tuple[int, int], least_visible: float) -> Tensor:
-    """Returns boxes (N, B, 4) as they lie in the output.
+BOX_FORMATS = ("xyxy", "rel_xyxy")
+"""Left, top, right, bottom in pixels, or as fractions of the picture's width and height; the names are Keras's."""
+
+
+def moved_boxes(boxes: Tensor, matrix: Tensor | None, size: tuple[int, int], least_visible: float,
+                unit: tuple[int, int] | None = None) -> Tensor:
+    """Returns boxes (N, B, 4), or one for each picture (N, 4), as they lie in the output.
 
     Boxes are left, top, right, bottom in pixels, counted from the picture's corner, so that the whole picture is 0, 0, width, height.
     The output's box is the smallest upright one around the four moved corners, cut to the output. It is dropped, all four numbers -1,
     where less than `least_visible` of its area is left, and where the given box had no area (such as one of -1s).
 
     Args:
-        boxes: (N, B, 4).
+        boxes: (N, B, 4) or (N, 4).
         matrix: (N, 2, 3) or (N, 3, 3), output pixel → picture, or None.
         size: height and width of the output.
         least_visible: share of the area, from 0 to 1.
+        unit: height and width of the pictures where boxes are fractions of them, and then of the output's; None: pixels.
     """
+    if boxes.ndim == 2:
+        return moved_boxes(boxes[:, None], matrix, size, least_visible, unit)[:, 0]
     if boxes.ndim != 3 or boxes.shape[2] != 4:
-        raise ShapeError(explain("augment (boxes)", f"shape {tuple(boxes.shape)}", "(samples, boxes, 4)"))
+        raise ShapeError(explain("augment (boxes)", f"shape {tuple(boxes.shape)}", "(samples, boxes, 4), or (samples, 4)"))
     boxes = boxes if boxes.is_floating_point() else boxes.to(torch.float32)
     left, top, right, bottom = boxes.unbind(2)
+    if unit is not None:
+        left, top, right, bottom = left * unit[1], top * unit[0], right * unit[1], bottom * unit[0]
     given = (right > left) & (bottom > top)
     if matrix is not None:
         x = torch.stack([left, right, right, left], 2).flatten(1) - 0.5
@@ -58,6 +68,8 @@ def moved_boxes(boxes: Tensor, matrix: Tensor | None, size: tuple[int, int], lea
     cut = (left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height))
     visible = (cut[2] - cut[0]) * (cut[3] - cut[1])
     kept = given & (visible > 0) & (visible >= least_visible * area)
+    if unit is not None:
+        cut = (cut[0] / width, cut[1] / height, cut[2] / width, cut[3] / height)
     return torch.where(kept[:, :, None], torch.stack(cut, 2), DROPPED)
 
 

@@ -243,6 +243,21 @@ def test_boxes_move_along() -> None:
         assert seen > 20
 
 
+def test_boxes_may_be_fractions_and_one_for_each_picture() -> None:
+    pixels = torch.tensor([[3, 2, 9, 7], [-1, -1, -1, -1], [0, 0, 26, 24], [20, 20, 26, 24], [5, 1, 6, 20], [1, 1, 2, 2]])
+    whole = torch.tensor([SIZE + 2, SIZE, SIZE + 2, SIZE])
+    transforms = [A.RandomFlip(), A.RandomCrop(20, 16), A.RandomZoom(0.2), A.Resize(30, 10)]
+    several = A.Augmentation(transforms).apply(bytes_of(), None, keys(), boxes=pixels[:, None]).boxes
+    one = A.Augmentation(transforms).apply(bytes_of(), None, keys(), boxes=pixels).boxes
+    engine = A.Augmentation(transforms, box_format="rel_xyxy")
+    shares = engine.apply(bytes_of(), None, keys(), boxes=pixels / whole).boxes
+    assert several is not None and one is not None and shares is not None and torch.equal(several[:, 0], one)
+    gone = (one == -1).all(1)
+    assert bool(gone[1]) and not bool(gone.all()) and torch.equal(gone, (shares == -1).all(1))
+    torch.testing.assert_close(shares[~gone] * torch.tensor([10, 30, 10, 30]), one[~gone], atol=1e-4, rtol=0)
+    assert A.Augmentation.from_config(engine.get_config()).box_format == "rel_xyxy"
+
+
 def test_boxes_of_turned_pictures_hold_the_whole() -> None:
     boxes = torch.tensor([[[8, 8, 16, 16]]], dtype=torch.float32)
     out = A.Augmentation([A.RandomRotation((45, 45))]).apply(torch.zeros(1, 24, 24, 3), None, keys(1), boxes=boxes).boxes
@@ -284,6 +299,7 @@ def test_messages() -> None:
             (lambda: A.RandomCrop(0), "height, width"), (lambda: A.RandomErasing(2.0), "probability"),
             (lambda: A.Cutout(1.5), "size"), (lambda: A.MixUp(0), "alpha"), (lambda: A.RandomRotation(1, fill_mode="mirror"), "fill_mode"),
             (lambda: A.Augmentation(["random_flop"]), "Did you mean"), (lambda: A.Normalize(0, 0), "std"),
+            (lambda: A.Augmentation([], box_format="xywh"), "box_format"),
             (lambda: A.Augmentation([A.RandomRotation(1, fill_mode="wrap"), A.RandomZoom(0.1, fill_mode="nearest")]), "one for all"),
             (lambda: A.Augmentation([A.MixUp()]).apply(x, None, keys(), torch.arange(6)), "classes="),
             (lambda: A.Augmentation([A.MixUp()]).apply(x, None, keys(), masks=x[..., 0]), "MixUp"),
