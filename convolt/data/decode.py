@@ -139,6 +139,12 @@ def _as_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
+def warn(text: str, category: type[Warning], stacklevel: int = 2) -> None:
+    """Warns like `warnings.warn`, but never in the moment in which a thread that decodes has the process's filters ignore everything."""
+    with _open_lock:
+        warnings.warn(text, category, stacklevel=stacklevel + 1)
+
+
 def check_decoding(color_mode: str, image_size: tuple[int, int] | None, interpolation: str, fit: str) -> None:
     """Raises `ArgumentError` unless these arguments of `decode_image` can be used."""
     for name, value, known in (("color_mode", color_mode, tuple(CHANNELS)), ("interpolation", interpolation, INTERPOLATIONS),

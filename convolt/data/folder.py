@@ -111,7 +111,7 @@ class ImageFolder(PictureFiles):
         check_decoding(color_mode, image_size, interpolation, fit)
         index = index_folder(path, labels, class_names, follow_links)
         super().__init__(index, f"image folder {index.root}", image_size, color_mode, interpolation, fit, workers)
-        self.label_mode = label_mode
+        self.label_mode, self.named = label_mode, isinstance(labels, str)
 
 
 def check_same_classes(train: Sequence[str], other: Sequence[str], where: str) -> None:

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convolt.data.decode import check_decoding
 from convolt.data.folder import read_file
 from convolt.data.pictures import Pictures
+from convolt.data.reader import default_workers
+from convolt.data.stream import Sample, SampleStream
 from convolt.errors import ArgumentError, DataError, MissingPackageError, did_you_mean, explain
 
 IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 
 
+BUFFER = 1000
+"""Samples of a stream among which the next one is drawn."""
+
+_KINDS = {"datasets.arrow_dataset": "Dataset", "datasets.iterable_dataset": "IterableDataset", "datasets.dataset_dict": "DatasetDict"}
+
+
+def is_huggingface(value: Any) -> bool:
+    """Whether `value` is a set of the package `datasets`, which is not imported: whoever has one has imported it."""
+    kinds = [getattr(sys.modules[home], kind) for home, kind in _KINDS.items() if home in sys.modules]
+    return isinstance(value, tuple(kinds))
+
+
 def from_huggingface(dataset: Any, image_column: str | None = None, label_column: str | None = None, *,
                      image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
-                     fit: str = "stretch", workers: int | None = None) -> Pictures:
+                     fit: str = "stretch", workers: int | None = None) -> Pictures | HuggingFaceStream:
     """Returns the pictures of a `datasets.Dataset`, such as `datasets.load_dataset("beans", split="train")`.
 
-    The names of a `ClassLabel` column are kept; a column of lists of labels becomes one of zeros and ones.
+    The names of a `ClassLabel` column are kept; a column of lists of labels becomes one of zeros and ones. A `datasets.IterableDataset`
+    (`streaming=True`) becomes a stream of batches, in an order that `fit` draws anew for each epoch within a buffer of 1,000 pictures.
 
     Args:
-        dataset: with a column of the type `Image`; one split, and not a stream.
+        dataset: with a column of the type `Image`; one split.
         image_column: None: the only column of that type.
         label_column: None: the only column of the type `ClassLabel` (or a list of such), else "label", "labels", "class" or "target",
             or no labels if there is none.
-        image_size, color_mode, interpolation, fit, workers: see `ImageFolder`.
+        image_size, color_mode, interpolation, fit, workers: see `ImageFolder`; a stream needs `image_size`.
 
     Raises:
-        ArgumentError: it is not such a dataset, or has no such column.
+        ArgumentError: it is not such a dataset, has no such column, or a transform of its own, which would not be run.
         DataError: labels are missing or no whole numbers.
         MissingPackageError: the package `datasets` is not installed.
     """
@@ -42,10 +60,11 @@ def from_huggingface(dataset: Any, image_column: str | None = None, label_column
     if isinstance(dataset, dict):
         raise ArgumentError(explain("from_huggingface(dataset)", f"the splits {list(dataset)}", "one split",
                                     f"Pass dataset[{next(iter(dataset), 'train')!r}]."))
-    if not isinstance(dataset, datasets.Dataset):
-        raise ArgumentError(explain("from_huggingface(dataset)", f"a {type(dataset).__name__}", "a datasets.Dataset",
-                                    "A stream (IterableDataset) gives no random order: load it without streaming=True."))
-    features = dict(dataset.features)
+    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
+        raise ArgumentError(explain("from_huggingface(dataset)", f"a {type(dataset).__name__}",
+                                    "a datasets.Dataset or datasets.IterableDataset"))
+    check_decoding(color_mode, image_size, interpolation, fit)
+    features = _features(dataset)
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     picture_column = _column(image_column, images, IMAGE_COLUMNS, features, "image_column")
     if picture_column not in images:
@@ -53,9 +72,36 @@ def from_huggingface(dataset: Any, image_column: str | None = None, label_column
                                     "a column of the type Image"))
     classes = [name for name, feature in features.items() if isinstance(_inner(feature), datasets.ClassLabel)]
     wanted = _column(label_column, classes, LABEL_COLUMNS, features, "label_column", needed=False)
+    dataset = dataset.with_format(None)
+    columns = [str(picture_column)] if wanted is None else [str(picture_column), wanted]
+    raw = dataset.select_columns(columns).cast_column(picture_column, datasets.Image(decode=False))
+    if isinstance(dataset, datasets.IterableDataset):
+        if image_size is None:
+            raise ArgumentError(explain("from_huggingface(image_size)", "None with a stream", "(height, width)",
+                                        "The size of all pictures cannot be known before they come: image_size=(224, 224)."))
+        decoding = {"color_mode": color_mode, "image_size": image_size, "interpolation": interpolation, "fit": fit}
+        return HuggingFaceStream(raw, columns, features, decoding, default_workers(workers))
     labels, names = _labels(dataset, wanted, features)
-    raw = dataset.select_columns([picture_column]).cast_column(picture_column, datasets.Image(decode=False))
-    return HuggingFacePictures(raw, str(picture_column), labels, names, image_size, color_mode, interpolation, fit, workers)
+    found = HuggingFacePictures(raw.select_columns(columns[:1]), columns[0], labels, names, image_size, color_mode, interpolation, fit,
+                                workers)
+    found.named = wanted is not None and bool(_names(features[wanted]))
+    return found
+
+
+def _features(dataset: Any) -> dict[str, Any]:
+    """Returns the types of the columns."""
+    if dataset.features is None:
+        raise ArgumentError(explain("from_huggingface(dataset)", "a stream whose columns have no types yet", "columns with types",
+                                    "Name them: dataset.cast(datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(…)))."))
+    if getattr(dataset, "format", {}).get("type") == "custom":
+        raise ArgumentError(explain("from_huggingface(dataset)", "a set with a transform of its own", "the pictures themselves",
+                                    "dataset.with_format(None) leaves the transform out, and fit(augment=…) changes pictures on the "
+                                    "device; or give fit a DataLoader, which runs the transform."))
+    return dict(dataset.features)
+
+
+def _names(feature: Any) -> list[str]:
+    return list(getattr(_inner(feature), "names", None) or [])
 
 
 def _inner(feature: Any) -> Any:
@@ -84,7 +130,7 @@ def _labels(dataset: Any, column: str | None, features: dict[str, Any]) -> tuple
     if column is None:
         return None, []
     values = list(dataset[column])
-    names = list(getattr(_inner(features[column]), "names", None) or [])
+    names = _names(features[column])
     if values and isinstance(values[0], (list, tuple)):
         count = len(names) or 1 + max((int(n) for row in values for n in row), default=0)
         several = np.zeros((len(values), count), np.float32)
@@ -119,12 +165,59 @@ class HuggingFacePictures(Pictures):
 
     def content(self, index: int) -> bytes:
         """Returns the encoded picture: its bytes in the table, or the local file that the table names."""
-        cell = self._dataset[int(self._rows[index])][self._column]
-        if cell is None:
-            raise DataError(explain(self.files[index], "no picture", "one"))
-        if cell.get("bytes") is not None:
-            return bytes(cell["bytes"])
-        path = str(cell.get("path") or "")
-        if "://" in path or "::" in path:
-            raise DataError(explain(self.files[index], f"the address {path!r}", "bytes, or a local file"))
-        return read_file(Path(path))
+        return _content(self.files[index], self._dataset[int(self._rows[index])][self._column])
+
+
+def _content(name: str, cell: Any) -> bytes:
+    """Returns the encoded picture of a cell: its bytes, or the local file that it names."""
+    if cell is None:
+        raise DataError(explain(name, "no picture", "one"))
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    path = str(cell.get("path") or "")
+    if "://" in path or "::" in path:
+        raise DataError(explain(name, f"the address {path!r}", "bytes, or a local file"))
+    return read_file(Path(path))
+
+
+class HuggingFaceStream(SampleStream):
+    """The pictures of a `datasets.IterableDataset` as a stream of batches; see `from_huggingface`."""
+
+    def __init__(self, dataset: Any, columns: list[str], features: dict[str, Any], decoding: dict[str, Any], workers: int) -> None:
+        feature = features[columns[1]] if len(columns) > 1 else None
+        names = _names(feature)
+        several = feature is not None and _inner(feature) is not feature
+        if several and not names:
+            raise ArgumentError(explain("from_huggingface(dataset)", f"a stream with lists of numbers as labels ({columns[1]!r})",
+                                        "lists of the type ClassLabel", "How many classes there are is not known before all have come."))
+        super().__init__(decoding, len(names) or None, names, several, BUFFER, workers)
+        self._dataset, self._columns = dataset, columns
+
+    def __repr__(self) -> str:
+        return f"HuggingFaceStream({self._dataset.info.dataset_name or 'of ' + ', '.join(self._columns)})"
+
+    def fingerprint(self) -> str:
+        """Returns what tells this stream from others, as far as it can be known."""
+        return f"{self!r} {self._dataset.info.version} {self._dataset.split} {self._columns} {self.class_names} {self._decoding}"
+
+    def samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
+        """Yields the samples of an epoch, mixed by the set itself: its shards, and within a buffer."""
+        dataset = self._dataset if seed is None else self._dataset.shuffle(seed=seed, buffer_size=self.shuffle)
+        dataset.set_epoch(epoch)
+        for row, cells in enumerate(dataset):
+            cell = cells[self._columns[0]]
+            name = (cell or {}).get("path") or f"row {row} of epoch {epoch + 1}"
+            yield name, _reader(name, cell), None if len(self._columns) == 1 else _label_of(name, cells[self._columns[1]])
+
+
+def _reader(name: str, cell: Any) -> Callable[[], bytes]:
+    return lambda: _content(name, cell)
+
+
+def _label_of(name: str, value: Any) -> tuple[int, ...]:
+    labels = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in labels):
+        raise DataError(explain(f"dataset, {name}", f"the label {value!r}", "a whole number from 0",
+                                "Texts become classes with dataset.cast_column(name, datasets.ClassLabel(names=…)); rows without labels go "
+                                "with filter."))
+    return labels

@@ -12,12 +12,12 @@ import numpy as np
 
 from convolt.data.index import index_folder
 from convolt.data.pack_format import ENCODED, PIXELS, Header, PartInfo, read_header
-from convolt.data.pictures import Pictures
+from convolt.data.packed import Packed, PackedPictures, PackedPixels
 from convolt.errors import ConvoltWarning, DataError, explain
 
 
 class StalePackWarning(ConvoltWarning):
-    """The pictures that a pack was made from have changed since."""
+    """The pictures that a pack was made from have changed since, or a pack beside its folder cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,22 @@ class PackPart:
         info: what the header says of it.
         pictures: uint8 (N, H, W, C), mapped from the file, or `Pictures` that are decoded when needed.
         labels: int64 (N,), float32 (N, classes), or None.
+        as_pictures: the part as `Pictures`, pixels and all; what `fit` takes it for.
     """
 
     info: PartInfo
-    pictures: np.ndarray | Pictures
+    pictures: np.ndarray | Packed
     labels: np.ndarray | None
+    as_pictures: Packed
 
 
 @dataclass(frozen=True)
 class Pack:
-    """An opened pack: its parts by name, and the names of the classes."""
+    """An opened pack: its parts by name, and the names of the classes.
+
+    `fit` takes its "train" part, `fit(validation_data=…)` its "validation" part or else its "test" part, `evaluate` its "test" part or
+    else its "validation" part.
+    """
 
     path: Path
     header: Header
@@ -47,6 +53,18 @@ class Pack:
     def class_names(self) -> list[str]:
         """Name of each label."""
         return self.header.class_names
+
+    def pictures_of(self, *names: str) -> Packed:
+        """Returns the first of these parts that there is, as `Pictures`.
+
+        Raises:
+            DataError: there is none of them.
+        """
+        for name in names:
+            if name in self.parts:
+                return self.parts[name].as_pictures
+        raise DataError(explain(f"pack {self.path}", f"the parts {list(self.parts)}", f"a part {' or '.join(map(repr, names))}",
+                                "validation_split holds out a part of the pictures of training; pack.parts has each part."))
 
     def stale(self) -> str:
         """Returns what has changed in the folders that the pack was made from; "" if nothing has, or if they are not there."""
@@ -90,15 +108,12 @@ def _part(path: Path, info: PartInfo, header: Header, raw: dict[str, np.ndarray]
         pixels = raw["data"].reshape(info.count, *info.shape)
         if verify:
             _verify(thing, pixels, checksums, info.files)
-        return PackPart(info, pixels, labels)
+        return PackPart(info, pixels, labels, PackedPixels(path, info, header, labels, workers, pixels))
     offsets = raw["offsets"].view("<i8")
     if offsets[0] != 0 or offsets[-1] != info.bytes or (np.diff(offsets) < 0).any():
         raise DataError(explain(thing, "offsets that do not follow one another", "a whole pack", "Pack the folder anew."))
-    decoding = {name: header.decoding.get(name) for name in ("color_mode", "interpolation", "fit")}
-    size = header.decoding.get("image_size")
-    pictures = PackedPictures(f"pack {path}", info, labels, header.class_names, raw["data"], offsets, checksums,
-                              tuple(size) if isinstance(size, list) else None, decoding, workers)
-    return PackPart(info, pictures, labels)
+    pictures = PackedPictures(path, info, header, labels, workers, raw["data"], offsets, checksums)
+    return PackPart(info, pictures, labels, pictures)
 
 
 def _labels(thing: str, info: PartInfo, raw: np.ndarray, classes: int) -> np.ndarray | None:
@@ -123,24 +138,6 @@ def _verify(thing: str, pixels: np.ndarray, checksums: np.ndarray, files: list[s
                                     "The disk or a copy of the file is at fault: pack the folder anew."))
 
 
-class PackedPictures(Pictures):
-    """The encoded pictures of a pack."""
-
-    def __init__(self, title: str, info: PartInfo, labels: np.ndarray | None, class_names: list[str], data: np.ndarray, offsets: np.ndarray,
-                 checksums: np.ndarray, size: tuple[int, int] | None, decoding: dict[str, object], workers: int | None) -> None:
-        options = {name: str(value) for name, value in decoding.items() if value is not None}
-        super().__init__(title, info.files, labels, class_names, size, workers=workers, **options)
-        self._data, self._offsets, self._checksums = data, offsets, checksums
-
-    def content(self, index: int) -> bytes:
-        """Returns the encoded picture, compared with its checksum."""
-        row = self._rows[index]
-        encoded = self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
-        if zlib.crc32(encoded) != self._checksums[row]:
-            raise DataError(explain(self.files[index], "bytes with another checksum", "those that were packed"))
-        return encoded
-
-
 def folder_state(folder: Path) -> str:
     """Returns a digest of the names, sizes and times of the pictures in a folder; their content is not read."""
     digest = hashlib.sha256()
@@ -150,4 +147,5 @@ def folder_state(folder: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["ENCODED", "PIXELS", "Pack", "PackPart", "PackedPictures", "StalePackWarning", "folder_state", "open_pack"]
+__all__ = ["ENCODED", "PIXELS", "Pack", "PackPart", "Packed", "PackedPictures", "PackedPixels", "StalePackWarning", "folder_state",
+           "open_pack"]

@@ -43,7 +43,8 @@ def write_pack(path: str | Path, parts: Mapping[str, Pictures], *, encoded: bool
         raise ArgumentError(explain("write_pack(max_side)", max_side, "a whole number from 8, with encoded=True"))
     first = next(iter(parts.values()))
     size = None if first.image_size is None else list(first.image_size)
-    decoding = {"image_size": size, "color_mode": first.color_mode, "interpolation": first.interpolation, "fit": first.fit}
+    decoding = {"image_size": size, "color_mode": first.color_mode, "interpolation": first.interpolation, "fit": first.fit,
+                **({"max_side": max_side} if max_side is not None else {})}
     infos = []
     with atomic_file(Path(path).expanduser()) as file:
         file.seek(FIRST)

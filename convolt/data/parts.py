@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -157,3 +158,35 @@ def pack_beside(folder: Path, image_size: Size, color_mode: str) -> Path | None:
         warnings.warn(f"{changed}: the pictures are decoded anew. Pack the folder again.", StalePackWarning, stacklevel=3)
         return None
     return path
+
+
+def packed_in_place_of(folder: ImageFolder) -> tuple[Pictures, str]:
+    """Returns (the pictures of a folder, from a pack beside it where a fresh one holds them; a sentence about one that does not).
+
+    A pack `pets.pack` is beside the folder `pets`, and beside its parts such as `pets/train`, of which each is looked for in it.
+
+    Warns:
+        StalePackWarning: the folder has changed since it was packed, or the pack is damaged; the pictures are then decoded anew.
+    """
+    root = Path(os.path.abspath(folder.root))
+    paths = [at.with_name(f"{at.name}.pack") for at in (root, root.parent) if at.name]
+    for path in paths:
+        if not path.is_file():
+            continue
+        source = str(folder.root.resolve())
+        try:
+            if all(part.info.source != source for part in open_pack(path, verify=False).parts.values()):
+                continue  # of another folder: its pictures need no checking
+            pack = open_pack(path, workers=folder.workers)
+        except DataError as error:
+            warnings.warn(f"{error} {folder.title} is decoded anew.", StalePackWarning, stacklevel=6)
+            continue
+        parts = [part.as_pictures for part in pack.parts.values() if part.info.source == source]
+        if changed := pack.stale():
+            warnings.warn(f"{changed}: the pictures are decoded anew. Pack the folder again.", StalePackWarning, stacklevel=6)
+            continue
+        found = next((part for part in parts if part.holds(folder)), None)
+        if found is not None:
+            return found.in_place_of(folder), ""
+        return folder, f"{path} is not used: it holds other pictures of {folder.root}, or decoded in another way ({pack.header.decoding})."
+    return folder, ""

@@ -6,7 +6,6 @@ import copy
 import csv
 import hashlib
 import io
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from convolt.data.decode import CHANNELS, check_decoding, decode_image
+from convolt.data.decode import CHANNELS, check_decoding, decode_image, warn
 from convolt.data.files import atomic_file
 from convolt.data.label_modes import LabelMode, check_label_mode, targets_of
 from convolt.data.reader import SMALL, ahead, default_workers
@@ -72,12 +71,12 @@ class Pictures(ABC):
         image_size, color_mode, interpolation, fit: how pictures are decoded; see `decode_image`.
         workers: threads that decode.
         bad: the files that were met and left out so far, with the reason, here or in a `subset`.
-        mapped: whether `load` takes no memory, since the pixels lie decoded in a mapped file.
         origin: the pack that the pixels come from; "" for none.
+        named: whether `class_names` are names, and not the labels' numbers, which nobody named.
     """
 
-    mapped = False
     origin = ""
+    named = True
 
     def __init__(self, title: str, files: list[str], labels: np.ndarray | None, class_names: Sequence[str],
                  image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
@@ -114,6 +113,11 @@ class Pictures(ABC):
     def bad(self) -> list[BadFile]:
         """The files that were met and left out so far, sorted by path."""
         return [self._bad[path] for path in sorted(self._bad)]
+
+    @property
+    def mapped(self) -> bool:
+        """Whether `load` takes no memory, since the pixels lie decoded in a mapped file."""
+        return False
 
     @property
     def label_mode(self) -> LabelMode:
@@ -255,7 +259,7 @@ class Pictures(ABC):
                 self._check_bad()
             if not self._told.issuperset(self.files[i] for i in missed):
                 self._told.update(self._bad)
-                warnings.warn(f"{self.root_text()}: {self._bad_text()}", SkippedFilesWarning, stacklevel=3)
+                warn(f"{self.root_text()}: {self._bad_text()}", SkippedFilesWarning, 3)
             self._check_classes(missed)
             yield x[: len(kept)], np.asarray(rows, np.int64)[kept]
 

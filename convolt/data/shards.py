@@ -78,8 +78,10 @@ def from_tar(shards: str | Path | Sequence[str | Path], *, class_names: Sequence
     if not files:
         raise DataError(explain(f"shards {shards}", "no pictures", f"members ending in {', '.join(EXTENSIONS)}"))
     labels, names = _labels(files, found, class_names)
-    return TarPictures(f"shards {shards}", paths, files, np.asarray(places, np.int64), labels, names, image_size, color_mode,
-                       interpolation, fit, workers)
+    pictures = TarPictures(f"shards {shards}", paths, files, np.asarray(places, np.int64), labels, names, image_size, color_mode,
+                           interpolation, fit, workers)
+    pictures.named = class_names is not None
+    return pictures
 
 
 Entry = tuple[str, int, int, tuple[int, ...] | None]

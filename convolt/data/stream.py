@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convolt.data.decode import check_decoding, decode_image
+from convolt.data.decode import check_decoding, decode_image, warn
 from convolt.data.index import EXTENSIONS
 from convolt.data.pictures import MAX_BAD_SHARE, PIECE, BadFile, SkippedFilesWarning, write_skipped
 from convolt.data.reader import ahead, default_workers
@@ -23,7 +22,7 @@ from convolt.errors import ArgumentError, DataError, MissingPackageError, explai
 FEW = 1000
 """Samples before which a share of bad ones says nothing."""
 
-Sample = tuple[str, bytes, tuple[int, ...] | None]
+Sample = tuple[str, bytes | Callable[[], bytes], tuple[int, ...] | None]
 Decoded = tuple[np.ndarray | BadFile, np.ndarray | None]
 
 
@@ -87,7 +86,12 @@ class SampleStream(ABC):
 
     @abstractmethod
     def samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
-        """Yields (name, encoded picture, labels or None) in an order that depends on (seed, epoch) alone; None keeps the source's."""
+        """Yields (name, encoded picture or what reads it, labels or None), in an order that depends on (seed, epoch) alone.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            seed: None keeps the order of the source.
+        """
 
     @property
     def bad(self) -> list[BadFile]:
@@ -141,8 +145,8 @@ class SampleStream(ABC):
         name, content, label = sample
         target = self._label(name, label)
         try:
-            return decode_image(content, **self._decoding), target
-        except DataError as error:
+            return decode_image(content() if callable(content) else content, **self._decoding), target
+        except (DataError, OSError) as error:
             return BadFile(name, str(error)), target
 
     def _label(self, name: str, label: tuple[int, ...] | None) -> np.ndarray | None:
@@ -167,7 +171,7 @@ class SampleStream(ABC):
             return True
         if picture.path not in self._bad:
             self._bad[picture.path] = picture
-            warnings.warn(f"{self!r}: left out {picture.path}: {picture.reason}", SkippedFilesWarning, stacklevel=2)
+            warn(f"{self!r}: left out {picture.path}: {picture.reason}", SkippedFilesWarning)
         if self._met >= FEW and len(self._bad) > MAX_BAD_SHARE * self._met:
             raise DataError(explain(f"{self!r}", f"more than {MAX_BAD_SHARE:.0%} bad samples ({len(self._bad)} of {self._met})",
                                     "pictures that can be read", f"The last: {picture.path}: {picture.reason}"))

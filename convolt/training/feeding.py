@@ -12,7 +12,7 @@ from convolt import losses
 from convolt.data.batches import Resident, Streamed
 from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, explain
-from convolt.training import checks, inputs
+from convolt.training import checks, given, inputs
 from convolt.training.batch_size import AUTO, find_batch_size
 from convolt.training.heads import Head
 from convolt.training.picture_inputs import PictureStream, check_label_form, open_pictures
@@ -37,6 +37,13 @@ class Feeding:
     def _ready_step(self, bind: bool = False) -> Step:
         """Returns the step, whose optimizer has the parameters."""
         raise NotImplementedError
+
+    def _given(self, what: str, x: Any) -> Any:
+        """Returns what stands for pictures as such, anything else as it is, and notes how it is read."""
+        found, note = given.as_pictures(what, x, self.model.input_shapes)
+        if note:
+            self._notes.append(note)
+        return found
 
     def _data(self, what: str, x: Any, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
               drawing: Drawing = inputs.IN_ORDER, class_weight: Mapping[int, float] | None = None, split: float = 0.0) -> tuple[Any, Any]:
@@ -63,6 +70,7 @@ class Feeding:
         check_label_form(x, self.spec["loss"])
         train, later = open_pictures(what, x, y, split, self.device)
         data, _ = self._data(what, train.x, train.y, sample_weight, batch_size, steps, drawing, class_weight)
+        data.why += f", from {x.origin}" if x.origin else ""
         if later is None:
             return data, None
         notes, size = self._notes, data.batch_size if batch_size == AUTO else batch_size

@@ -99,7 +99,7 @@ def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, st
         raise ArgumentError(explain("lr_find(x)", "a generator, whose batches would be used up", "data that can be read again",
                                     "Give arrays, a Dataset, a DataLoader, or an object whose __iter__ starts an epoch."))
     drawing = make_drawing(seed, True, sampler, augment, channels_of(x))
-    data, _ = trainer._data("fit", x, y, sample_weight, batch_size, None, drawing, class_weight)
+    data, _ = trainer._data("fit", trainer._given("fit", x), y, sample_weight, batch_size, None, drawing, class_weight)
     step = trainer._ready_step(bind=True)
     with _untouched(trainer, step, getattr(data, "generators", ())):
         optimizer = trainer.optimizer

@@ -80,7 +80,7 @@ def check_label_form(pictures: Pictures, loss: Any) -> None:
 
 
 def _open(pictures: Pictures, room: int, device: torch.device) -> Opened:
-    if pictures.nbytes <= room:
+    if pictures.mapped or pictures.nbytes <= room:
         return Opened(*pictures.load())
     return Opened(PictureStream(pictures, room, device), None)
 

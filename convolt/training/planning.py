@@ -127,7 +127,7 @@ class Planning(Feeding):
 
     def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
         """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
-        data, _ = self._data("fit", x, y, None, batch_size, None, Drawing(0, shuffle=True))
+        data, _ = self._data("fit", self._given("fit", x), y, None, batch_size, None, Drawing(0, shuffle=True))
         return self._plan(self._ready_step(bind=True), data, data_batch(data), 10**9)
 
     def _plan(self, step: Step, data: Resident | Streamed, batch: Batch | None, steps: int | None, saved: Plan | None = None) -> Plan:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from convolt.data.batches import Batch
+from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, DataError, explain
-from convolt.training import checks, inputs, plots
+from convolt.training import checks, given, inputs, plots
 from convolt.training.heads import Head
+from convolt.training.picture_inputs import PictureStream
 from convolt.training.sampling import make_drawing
 
 
@@ -49,7 +51,7 @@ def show_batch(x: Any, y: Any = None, *, augment: Any = None, sampler: Any = Non
     """Draws the first pictures of an epoch as `fit` with the same arguments would give them to the model.
 
     Args:
-        x, y: as in `fit`: arrays, a `Dataset`, a loader, or anything that gives batches.
+        x, y: as in `fit`: arrays, pictures in files, a `Dataset`, a loader, or anything that gives batches.
         augment, sampler, shuffle, seed: as in `fit`.
         class_names: in the order of the labels; None: those that `x` knows, else numbers.
         count: of pictures, up to 36.
@@ -65,6 +67,7 @@ def show_batch(x: Any, y: Any = None, *, augment: Any = None, sampler: Any = Non
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= plots.MAX_IMAGES:
         raise ArgumentError(explain("show_batch(count)", repr(count), f"a whole number from 1 to {plots.MAX_IMAGES}"))
+    x, _ = given.as_pictures("fit", x, ())
     names = class_names if class_names is not None else getattr(x, "class_names", None)
     batch = _first(x, y, count, epoch, make_drawing(seed, shuffle, sampler, augment, inputs.channels_of(x)))
     pictures = batch.x[0].float().numpy() if batch.x[0].dtype == torch.bfloat16 else batch.x[0].numpy()
@@ -81,6 +84,8 @@ def show_batch(x: Any, y: Any = None, *, augment: Any = None, sampler: Any = Non
 def _first(x: Any, y: Any, count: int, epoch: int, drawing: Any) -> Batch:
     """Returns the first samples of an epoch, augmented, on the CPU."""
     host = torch.device("cpu")
+    if isinstance(x, Pictures):
+        x = PictureStream(x, 0, host)
     if inputs.is_stream(x):
         data: Any = inputs.from_stream(x, host, count, None, ["x"], ["y"], drawing)
     else:

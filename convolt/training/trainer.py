@@ -14,7 +14,7 @@ from convolt import metrics as metric_classes
 from convolt.compiler import Plan, check_fusions
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import ArgumentError, DataError, NonFiniteError, did_you_mean, explain
-from convolt.training import inputs, loop, nonfinite
+from convolt.training import given, inputs, loop, nonfinite
 from convolt.training.adapting import adapt_layers
 from convolt.training.batch_size import AUTO
 from convolt.training.callbacks import History
@@ -113,14 +113,17 @@ class Trainer(Planning):
                             ("validation_freq", validation_freq)):
             check_count(f"fit({name})", value)
         self._notes = []
+        x, validation_data = self._given("fit", x), self._given(given.VALIDATION, validation_data)
+        given.check_classes(x, validation_data)
         drawing = make_drawing(seed, shuffle, sampler, augment, inputs.channels_of(x), session.order_seed if session else None)
         data, held_out = self._data("fit", x, y, sample_weight, size, steps_per_epoch, drawing, class_weight, validation_split)
         size = data.batch_size if size == AUTO else size
         validation = held_out
         if validation_data is not None:
             vx, vy, vw = inputs.unpack_validation(validation_data)
-            validation, _ = self._data("fit(validation_data)", vx, vy, vw, validation_batch_size or size, validation_steps)
+            validation, _ = self._data(given.VALIDATION, vx, vy, vw, validation_batch_size or size, validation_steps)
         step = self._prepare_training(data, epochs)
+        given.give_class_names(self.model, given.names_of(x))
         progress = Progress(epochs, data.steps, verbose, device=self.device)
         for note in self._notes:
             progress.note(note)
@@ -202,7 +205,7 @@ class Trainer(Planning):
                  callbacks: Any) -> dict[str, Any]:
         """Returns losses and metrics by name; see `Model.evaluate`."""
         check_count("evaluate(batch_size)", batch_size)
-        data, _ = self._data("evaluate", x, y, sample_weight, batch_size, steps)
+        data, _ = self._data("evaluate", self._given("evaluate", x), y, sample_weight, batch_size, steps)
         progress = Progress(1, data.steps, verbose, label="evaluate", device=self.device)
         callback_list = CallbackList(callbacks, self.model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
         progress.epoch_begin(0)

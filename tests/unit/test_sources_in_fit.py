@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 
 import convolt
+import convolt.training.show
 from convolt import layers
-from convolt.data import ImageFolder, SkippedFilesWarning, from_webdataset, write_pack
+from convolt.data import ImageFolder, SkippedFilesWarning, from_webdataset, image_dataset_from_directory, open_pack, write_pack
 from convolt.data import pictures as pictures_module
+from convolt.data.pack import StalePackWarning
 from convolt.errors import ArgumentError, DataError, ShapeError
+from convolt.training.given import ClassNamesWarning
 from tests.unit.pictures import encode
 
 
@@ -179,3 +182,157 @@ def test_parts_of_a_folder_tell_it_what_they_left_out(pets, monkeypatch):
     with pytest.warns(SkippedFilesWarning):
         trained(folder, validation_split=0.25)
     assert [bad.path for bad in folder.bad] == ["cat/003.png"]
+
+
+# -- packs ---------------------------------------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("encoded", [False, True], ids=["pixels", "encoded"])
+def test_fit_takes_a_pack(pets, tmp_path, monkeypatch, encoded, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    train, rest = ImageFolder(pets).split(0.5)
+    test, validation = rest.split(0.5)
+    write_pack(tmp_path / "a.pack", {"train": train, "test": test, "validation": validation}, encoded=encoded)
+    pack = open_pack(tmp_path / "a.pack")
+    expected, values = trained(train, validation_data=validation)
+    model, found = trained(pack, validation_data=pack)
+    assert found == values
+    same_weights(model, expected)
+    assert model.class_names == ["cat", "dog"]
+    assert f", from {tmp_path / 'a.pack'}" in model.trainer.plan.describe()
+    assert model.evaluate(pack, verbose=0) == expected.evaluate(test, verbose=0)
+    parts = pack.parts
+    assert trained(parts["train"], validation_data=parts["validation"])[1] == values
+    assert trained(pack, validation_split=0.25)[1] == trained(train, validation_split=0.25)[1]
+    parts["train"].as_pictures.label_mode = "categorical"
+    same_weights(trained(pack, small_model("categorical_crossentropy"))[0], trained(train)[0])
+
+
+def test_a_pack_without_the_part_that_is_meant(pets, tmp_path):
+    write_pack(tmp_path / "a.pack", {"train": ImageFolder(pets)})
+    with pytest.raises(DataError, match=r"got the parts \['train'\]; expected a part 'validation' or 'test'.*validation_split"):
+        trained(open_pack(tmp_path / "a.pack"), validation_data=open_pack(tmp_path / "a.pack"))
+
+
+def test_the_pixels_of_a_pack_are_not_copied(pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    write_pack(tmp_path / "a.pack", {"train": ImageFolder(pets)})
+    pack = open_pack(tmp_path / "a.pack")
+    model, _ = trained(pack)
+    assert model.trainer.plan.residency == "resident", "mapped pixels take no memory"
+    part = pack.parts["train"]
+    assert np.shares_memory(part.as_pictures.load()[0], part.pictures)
+    assert trained(pack, validation_split=0.25)[0].trainer.plan.residency == "streamed"
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("encoded", [False, True], ids=["pixels", "encoded"])
+def test_a_fresh_pack_beside_the_folder_is_read_in_its_place(pets, tmp_path, monkeypatch, encoded, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    (pets / "cat" / "003.png").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkippedFilesWarning)
+        expected, values = trained(ImageFolder(pets), validation_split=0.25, augment="flip")
+        mixed = ImageFolder(pets).subset(np.random.default_rng(0).permutation(24))
+        write_pack(tmp_path / "pets.pack", {"train": mixed}, encoded=encoded)
+    monkeypatch.setattr(ImageFolder, "content", lambda *_: pytest.fail("a file was read"))
+    folder = ImageFolder(pets)
+    model, found = trained(folder, validation_split=0.25, augment="flip")
+    assert found == values
+    same_weights(model, expected)
+    assert f"from {tmp_path / 'pets.pack'}" in model.trainer.plan.describe()
+    assert [bad.path for bad in folder.bad] == ["cat/003.png"]
+    train, validation = ImageFolder(pets).split(0.25)
+    assert trained(train, validation_data=validation, augment="flip")[1] == values
+    assert "pets.pack" in small_model().trainer.find_plan(ImageFolder(pets), None, 8).describe()
+
+
+def test_a_pack_of_parts_inside_the_folder(tmp_path, monkeypatch):
+    for number, part in enumerate(("train", "val")):
+        make_folder(tmp_path / "pets" / part, count=8, first=100 * number)
+    parts = {"train": ImageFolder(tmp_path / "pets" / "train"), "validation": ImageFolder(tmp_path / "pets" / "val")}
+    expected = trained(parts["train"], validation_data=parts["validation"])[1]
+    write_pack(tmp_path / "pets.pack", parts)
+    monkeypatch.setattr(ImageFolder, "content", lambda *_: pytest.fail("a file was read"))
+    found = trained(ImageFolder(tmp_path / "pets" / "train"), validation_data=ImageFolder(tmp_path / "pets" / "val"))[1]
+    assert found == expected
+
+
+def test_a_pack_that_is_not_fresh_is_told_and_not_used(pets, tmp_path, capsys):
+    write_pack(tmp_path / "pets.pack", {"train": ImageFolder(pets)})
+    model, _ = trained(ImageFolder(pets, image_size=(8, 8)), verbose=2)
+    assert "pets.pack is not used: it holds other pictures" in capsys.readouterr().out
+    assert "pets.pack" not in model.trainer.plan.describe()
+    (pets / "cat" / "012.png").write_bytes(picture(0, 99))
+    with pytest.warns(StalePackWarning, match=r"has changed since .*pets\.pack was packed: the pictures are decoded anew"):
+        model, _ = trained(ImageFolder(pets))
+    assert "pets.pack" not in model.trainer.plan.describe()
+    with pytest.warns(StalePackWarning, match="the pack's pictures are used"):
+        trained(open_pack(tmp_path / "pets.pack"))
+    (tmp_path / "pets.pack").write_bytes(b"CVLTPACK")
+    with pytest.warns(StalePackWarning, match=r"pets\.pack.*is decoded anew"):
+        trained(ImageFolder(pets))
+
+
+def test_a_pack_of_smaller_pictures_is_another_set(tmp_path):
+    folder = make_folder(tmp_path / "pets", count=3)
+    write_pack(tmp_path / "a.pack", {"train": ImageFolder(folder)}, encoded=True)
+    write_pack(tmp_path / "b.pack", {"train": ImageFolder(folder)}, encoded=True, max_side=8)
+    packs = [open_pack(tmp_path / name) for name in ("a.pack", "b.pack")]
+    same, smaller = (pack.parts["train"].as_pictures.in_place_of(ImageFolder(folder)) for pack in packs)
+    assert same.fingerprint() == ImageFolder(folder).fingerprint() != smaller.fingerprint()
+
+
+def test_pixels_of_a_pack_are_packed_again(pets, tmp_path):
+    write_pack(tmp_path / "a.pack", {"train": ImageFolder(pets)})
+    part = open_pack(tmp_path / "a.pack").parts["train"]
+    for encoded in (False, True):
+        write_pack(tmp_path / "b.pack", {"train": part.as_pictures}, encoded=encoded)
+        np.testing.assert_array_equal(open_pack(tmp_path / "b.pack").parts["train"].as_pictures.load()[0], part.pictures)
+
+
+# -- classes -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_gets_the_names_of_the_classes(pets, tmp_path):
+    model, _ = trained(ImageFolder(pets))
+    assert model.class_names == ["cat", "dog"]
+    model.save(tmp_path / "model.safetensors")
+    assert convolt.load_model(tmp_path / "model.safetensors").class_names == ["cat", "dog"]
+    assert trained(image_dataset_from_directory(pets, image_size=(8, 8), seed=0, verbose=False))[0].class_names == ["cat", "dog"]
+    numbered, _ = trained(ImageFolder(pets, labels=[0, 1] * 12))
+    assert numbered.class_names is None, "numbers are no names"
+    with pytest.warns(ClassNamesWarning, match="'cat', 'dog'; expected 'dog', 'cat'"):
+        trained(ImageFolder(pets, class_names=["dog", "cat"]), model)
+    assert model.class_names == ["cat", "dog"]
+
+
+def test_a_model_that_could_not_be_trained_gets_no_names(pets):
+    model = small_model("categorical_crossentropy")
+    with pytest.raises(ShapeError):
+        trained(ImageFolder(pets), model)
+    assert model.class_names is None
+
+
+@BOTH_WAYS
+def test_classes_of_training_and_validation_are_compared(pets, tmp_path, monkeypatch, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    other = make_folder(tmp_path / "other", ("cat", "eel"), 4)
+    with pytest.raises(DataError, match=r"classes that differ from those of training \(missing: \['dog'\], extra: \['eel'\]\)"):
+        trained(ImageFolder(pets), validation_data=ImageFolder(other))
+    turned = ImageFolder(pets, class_names=["dog", "cat"])
+    with pytest.raises(DataError, match="classes that differ"):
+        trained(ImageFolder(pets), validation_data=turned)
+    numbered = ImageFolder(pets, labels=[0, 0, 1] * 8)
+    assert "val_loss" in trained(ImageFolder(pets), validation_data=numbered)[1]
+
+
+def test_show_batch_takes_pictures(pets, tmp_path):
+    grid = convolt.training.show.show_batch(ImageFolder(pets), count=4, shuffle=False)
+    np.testing.assert_array_equal(grid.pictures, ImageFolder(pets).load()[0][:4])
+    assert grid.captions == ["cat"] * 4
+    write_pack(tmp_path / "a.pack", {"train": ImageFolder(pets, labels=None)})
+    unlabelled = small_model().show_batch(open_pack(tmp_path / "a.pack"), count=4, shuffle=False, augment="flip")
+    assert unlabelled.captions == []
