@@ -15,6 +15,7 @@ class TrainingRecipe:
         epochs, batch_size, optimizer, learning_rate, schedule, label_smoothing, augment, precision: the options of `convolt train` of
             these names. A precision that the device has no units for is left out.
         optimizer_arguments: others of the optimizer, which hold while `optimizer` is that of the recipe.
+        average_epochs: with this optimizer, the weights become the mean over those of so many last epochs (`optimizers.SWA`); 0: they stay.
     """
 
     epochs: int
@@ -26,7 +27,8 @@ class TrainingRecipe:
     augment: str | None = None
     precision: str = "auto"
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
+    average_epochs: float = 0.0
 
     def options(self) -> dict[str, Any]:
         """Returns the settings that are options of the command line, by name."""
-        return {name: value for name, value in asdict(self).items() if name != "optimizer_arguments"}
+        return {name: value for name, value in asdict(self).items() if name not in ("optimizer_arguments", "average_epochs")}

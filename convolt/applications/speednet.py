@@ -1,8 +1,8 @@
-"""A small network for CIFAR-10 that is trained in minutes, with its recipe.
+"""A small network for CIFAR-10, for trainings of a few epochs, with its recipe.
 
 In the spirit of the public speed records (Page 2018, Jordan 2024: arXiv 2404.00498), written anew on Convolt's layers: whitened
 patches, six convolutions with batch normalization and max pooling between them, a scaled head, a test-time flip; trained with Muon,
-label smoothing, alternating flips and shifts by two pixels.
+label smoothing, alternating flips, shifts by two pixels, and the mean over the weights of the last half epoch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ RECIPE = TrainingRecipe(
     epochs=8, batch_size=1000, optimizer="muon", learning_rate=0.24, schedule="linear", label_smoothing=0.2,
     augment="alternate_flip,crop=32:2", precision="bfloat16",  # "auto" compares single gradients, which differ where maxima nearly tie
     optimizer_arguments={"exclude_layers": ["predictions"], "adam_lr_ratio": 0.04, "momentum": 0.6, "ns_steps": 3, "rms_rate": None,
-                         "weight_decay": None, "adam_weight_decay": None, "adam_beta_1": 0.85, "adam_beta_2": 0.95})
+                         "weight_decay": None, "adam_weight_decay": None, "adam_beta_1": 0.85, "adam_beta_2": 0.95},
+    average_epochs=0.5)
 
 
 def _convolution(x: SymbolicTensor, filters: int, activation: str, name: str, pool: bool = False) -> SymbolicTensor:
@@ -43,7 +44,7 @@ def _convolution(x: SymbolicTensor, filters: int, activation: str, name: str, po
 @architecture("speednet", family="SpeedNet", size=32, smallest=16, classes=10, source=SOURCE, recipe=RECIPE)
 def SpeedNet(frame: Frame, *, widths: Sequence[int] = (64, 256, 256), activation: str = "relu", head_scale: float = 1 / 9,  # noqa: N802
              test_time_flip: bool = True) -> SymbolicTensor:
-    """A network of eight layers that reaches 90% on CIFAR-10 in minutes on a CPU.
+    """A network of eight layers for CIFAR-10. Its run on record took 14 minutes for six epochs on two cores of a CPU, and ended at 89.3%.
 
     Args:
         frame: input and end.

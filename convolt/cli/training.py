@@ -187,7 +187,8 @@ class Training:
     def _optimizer_text(self) -> str:
         schedule = self.options.schedule
         rate = peak_rate(self.options)
-        return f"{self.options.optimizer}, learning rate {rate:g}{'' if schedule == 'constant' else f' at most ({schedule})'}"
+        averaged = ", weights averaged at the end" if isinstance(self.model.optimizer, optimizers.SWA) else ""
+        return f"{self.options.optimizer}, learning rate {rate:g}{'' if schedule == 'constant' else f' at most ({schedule})'}{averaged}"
 
     def show_result(self, result: results.Result, seconds: float, model_file: Path) -> None:
         """Prints how good the model is, where everything lies, and what can be done next."""
@@ -338,8 +339,12 @@ def make_optimizer(options: TrainOptions) -> optimizers.Optimizer:
         )
     rate = peak_rate(options)
     own = defaults.recipe_of(options.model)
-    arguments = own.optimizer_arguments if own and own.optimizer == options.optimizer else {}
-    return kind(learning_rate=rate if options.schedule == "constant" else schedules.by_word[options.schedule](rate), **arguments)
+    own = own if own and own.optimizer == options.optimizer else None
+    made = kind(learning_rate=rate if options.schedule == "constant" else schedules.by_word[options.schedule](rate),
+                **(own.optimizer_arguments if own else {}))
+    if own and own.average_epochs:
+        return optimizers.SWA(made, start=max(0.0, 1.0 - own.average_epochs / options.epochs), every=1)
+    return made
 
 
 def peak_rate(options: TrainOptions) -> float:

@@ -21,7 +21,8 @@ def test_it_learns_with_its_recipe() -> None:
     x = x.clip(0, 255).astype("uint8")
     convolt.utils.set_random_seed(0)
     model = applications.get("speednet").make((32, 32, 3), 10)
-    model.compile(convolt.optimizers.Muon(RECIPE.learning_rate, **RECIPE.optimizer_arguments),
+    muon = convolt.optimizers.Muon(RECIPE.learning_rate, **RECIPE.optimizer_arguments)
+    model.compile(convolt.optimizers.SWA(muon, start=1 - RECIPE.average_epochs / 6, every=1),
                   losses.Crossentropy(label_smoothing=RECIPE.label_smoothing), ["accuracy"], device="cuda", precision="bfloat16")
     model.fit(x, y, batch_size=250, epochs=6, verbose=0, seed=0, augment="alternate_flip")
     assert model.plan.execution == "graph", model.plan.describe()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from convolt import applications, devices, losses
+from convolt import applications, devices, losses, optimizers
 from convolt.applications.speednet import RECIPE
 from convolt.cli.defaults import recipe_of, with_recipe
 from convolt.cli.main import main
@@ -33,7 +33,10 @@ def test_the_recipe_takes_the_place_of_what_is_not_said() -> None:
     assert (found.epochs, found.batch_size, found.optimizer, found.learning_rate) == (
         RECIPE.epochs, RECIPE.batch_size, RECIPE.optimizer, RECIPE.learning_rate)
     assert (found.schedule, found.label_smoothing, found.augment) == (RECIPE.schedule, RECIPE.label_smoothing, RECIPE.augment)
-    optimizer = make_optimizer(found)
+    mean = make_optimizer(found)
+    assert isinstance(mean, optimizers.SWA) and mean.every == 1, "the mean over the weights of the last half epoch"
+    assert mean.start == 1 - RECIPE.average_epochs / RECIPE.epochs
+    optimizer = mean.innermost
     assert optimizer.exclude_layers == ["predictions"] and optimizer.momentum == RECIPE.optimizer_arguments["momentum"]
 
 
@@ -42,6 +45,7 @@ def test_what_is_said_holds() -> None:
     assert (found.epochs, found.augment, found.label_smoothing) == (5, None, 0.0), "also where it is the usual default"
     assert found.optimizer == "adam" and found.learning_rate is None, "a rate belongs to its optimizer"
     assert make_optimizer(found).beta_1 == 0.9
+    assert make_optimizer(options({"epochs": 1})).start == 0.5
 
 
 def test_a_precision_without_units_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +103,7 @@ def test_the_command_shows_the_recipe_and_repeats_it(tmp_path: Path, monkeypatch
                  "float32"]) == 0
     shown = capsys.readouterr().out
     assert "that of speednet, but for epochs, batch size, precision" in " ".join(shown.split())
-    assert "labels smoothed by 0.2" in shown and "alternate_flip,crop=32:2" in shown
+    assert "weights averaged at the end" in shown and "labels smoothed by 0.2" in shown and "alternate_flip,crop=32:2" in shown
     command = shlex.split(Path("runs/speednet-small/command.txt").read_text())
     for word in ("muon", "0.24", "linear", "alternate_flip,crop=32:2", "0.2"):
         assert word in command

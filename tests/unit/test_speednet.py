@@ -185,14 +185,15 @@ def test_it_learns_with_its_recipe_and_comes_back_from_its_file(tmp_path: Path) 
     x[np.arange(300), 3 * y, :, y % 3] += 120  # a line whose height and colour tell the class
     x = x.clip(0, 255).astype("uint8")
     model = applications.get("speednet").make((16, 16, 3), 5, widths=WIDTHS)
-    arguments = dict(RECIPE.optimizer_arguments)
-    model.compile(convolt.optimizers.Muon(0.1, **arguments), losses.Crossentropy(label_smoothing=RECIPE.label_smoothing), ["accuracy"],
+    mean = convolt.optimizers.SWA(convolt.optimizers.Muon(0.1, **RECIPE.optimizer_arguments), start=1 - RECIPE.average_epochs / 6, every=1)
+    model.compile(mean, losses.Crossentropy(label_smoothing=RECIPE.label_smoothing), ["accuracy"],
                   device="cpu", precision="float32")
     before = model.get_layer("whitening").kernel.clone()
     model.fit(x, y, batch_size=50, epochs=6, verbose=0, seed=0, augment="alternate_flip")
     whitening = model.get_layer("whitening")
     assert not torch.equal(whitening.kernel, before) and not whitening.wants_data, "fit shows the layer its first pictures"
     assert model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] > 0.9
+    assert mean.averaged in (3, 4), "half of the six steps of an epoch, rounded"
     learned = whitening.kernel.clone()
     model.fit(x, y, batch_size=50, epochs=1, verbose=0, seed=0)
     assert torch.equal(whitening.kernel, learned), "once is enough"
