@@ -14,8 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from convolt import __version__
-from convolt.cli import data, doctor, evaluate, export, inspect, lr_find, models, plan, predict, summary, train, verify_resume
+from convolt.cli import data, doctor, evaluate, export, inspect, lr_find, models, options, plan, predict, summary, train, verify_resume
 from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, did_you_mean
+
+_ALONE = {"--gpustat": ("on", tuple(options.Switch)), "--measure": ("predict", tuple(models.Measured))}
+"""Option → what it means without a value, and its values."""
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """What the parser raises for a wrong command line; Typer itself does not export it."""
@@ -101,8 +104,9 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("--"):
             name, sign, value = argument.partition("=")
             argument = name.replace("_", "-") + sign + value
-            if argument == "--gpustat" and arguments[index + 1 : index + 2] not in (["on"], ["off"]):
-                argument = "--gpustat=on"
+            alone, values = _ALONE.get(argument, ("", ()))
+            if alone and not set(arguments[index + 1 : index + 2]) & set(values):
+                argument += f"={alone}"
         found.append(argument)
     return found
 

@@ -1,7 +1,10 @@
 """`convolt models`, and how `convolt train` begins: weights of a file, and layers that do not learn."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from safetensors.torch import save_file
 import convolt
 from convolt import applications, layers
 from convolt.applications import get
-from convolt.cli import starting
+from convolt.cli import speeds, starting
 from convolt.cli.main import main
 from convolt.errors import ArgumentError, ModelFileError
 
@@ -42,21 +45,51 @@ def test_patterns_choose_and_none_is_told(folder: Path, capsys: pytest.CaptureFi
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["vgg16", "vgg19"]
     assert main(["models", "cnn"]) == 0
     printed = capsys.readouterr().out
-    assert "parameters" in printed and "not measured here yet: convolt models --measure" in printed
+    assert "parameters" in printed and "not measured here yet: convolt models NAMES --measure" in printed
     assert main(["models", "vgg1x"]) == 2
     assert "Did you mean 'vgg1" in capsys.readouterr().err
 
 
-def test_speed_is_measured_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = min(("cnn",), key=len)
-    assert main(["models", name, "--measure", "--batch-size", "2", "--device", "cpu"]) == 0
-    assert "images/s" in capsys.readouterr().out
-    assert main(["models", name, "--json", "--device", "cpu"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["images_per_second"]["value"] > 0 and row["images_per_second"]["batch_size"] == 2
-    (folder / "cache" / "models.json").write_text("[damaged")
-    assert main(["models", name, "--json", "--device", "cpu"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["images_per_second"] is None
+def rows_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return list(json.loads(capsys.readouterr().out))
+
+
+def test_speed_is_measured_and_kept_with_its_date(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--device", "cpu", "--batch-size", "2"]
+    assert main(["models", "cnn", "lenet5", "--measure", "both", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "cnn: predict" in printed and "lenet5: training" in printed
+    assert main(["models", "lenet5", "cnn", "--json", "--device", "cpu"]) == 0
+    rows = rows_of(capsys)
+    assert [row["name"] for row in rows] == ["cnn", "lenet5"], "in the order of the list"
+    for row in rows:
+        for speed in (row["images_per_second"], row["training_images_per_second"]):
+            assert speed["value"] > 0 and speed["batch_size"] == 2 and speed["date"] == time.strftime("%Y-%m-%d")
+    assert main(["models", "cnn", "--device", "cpu"]) == 0
+    assert f"{time.strftime('%Y-%m-%d')}, batch 2" in capsys.readouterr().out
+    assert main(["models", "cnn", "--measure", *arguments, "--json"]) == 0, "--measure alone is predict"
+    (row,) = rows_of(capsys)
+    assert row["training_images_per_second"] == rows[0]["training_images_per_second"], "what was measured before stays"
+    (folder / "cache" / "speeds.json").write_text("[damaged")
+    assert main(["models", "cnn", "--json", "--device", "cpu"]) == 0
+    assert rows_of(capsys)[0]["images_per_second"] is None
+
+
+def test_a_network_of_maps_is_measured_on_masks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = get("unet")
+    tiny = replace(entry, size=16, function=lambda **arguments: entry.function(**arguments, filters=2, depth=2))
+    monkeypatch.setattr(speeds.applications, "get", lambda name: tiny)
+    found = speeds.measure("unet", "training", torch.device("cpu"), 2)
+    assert found["value"] > 0 and found["batch_size"] == 2
+
+
+def test_whole_names_mean_themselves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "mobilenet", "--json"]) == 0
+    assert [row["name"] for row in rows_of(capsys)] == ["mobilenet"]
+    assert main(["models", "mobilenet*", "vgg", "--json"]) == 0
+    assert len(rows_of(capsys)) == 6
+    assert main(["models", "cnn", "--measure=train"]) == 2
+    assert "'training'" in capsys.readouterr().err
 
 
 # -- how a training begins ---------------------------------------------------------------------------------------------------
