@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -103,6 +105,40 @@ def why_not_bfloat16(device: torch.device) -> str | None:
         fast = has.get("avx512_bf16") or has.get("amx_bf16") or has.get("arm_bf16") or has.get("bf16")
         return None if fast else "this processor has neither AVX-512-bf16 nor AMX"
     return f"not known to be faster on {device.type}"
+
+
+def _float32_operations(kind: str) -> dict[str, Any]:
+    """Returns PyTorch's switches of what a device may compute float32 in, by the operations that they are for."""
+    backends: Any = torch.backends
+    if kind == "cuda":
+        return {"convolutions": backends.cudnn.conv, "recurrent layers": backends.cudnn.rnn, "matrix products": backends.cuda.matmul}
+    onednn = backends.mkldnn
+    return {"convolutions": onednn.conv, "recurrent layers": onednn.rnn, "matrix products": onednn.matmul} if kind == "cpu" else {}
+
+
+@contextmanager
+def float32_as_said(device: torch.device) -> Iterator[None]:
+    """Inside, float32 is computed in float32 and nothing shorter: no TF32 on CUDA, no bfloat16 in oneDNN. Afterwards all is as before.
+
+    By default PyTorch lets cuDNN's convolutions compute in TF32, which has bfloat16's precision and a half. Inside, PyTorch's older
+    switch `torch.backends.cudnn.allow_tf32` cannot be read; `torch.backends.cudnn.conv.fp32_precision` can.
+    """
+    operations = _float32_operations(device.type).values()
+    before = [operation.fp32_precision for operation in operations]
+    try:
+        for operation in operations:
+            operation.fp32_precision = "ieee"
+        yield
+    finally:
+        for operation, value in zip(operations, before, strict=True):
+            operation.fp32_precision = value
+
+
+def tf32_in_use(device: torch.device) -> str:
+    """Returns which operations on float32 a GPU computes in TF32 now, as words; empty where it has no TF32, or none may."""
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
+        return ""
+    return ", ".join(name for name, operation in _float32_operations("cuda").items() if operation.fp32_precision == "tf32")
 
 
 def device_count(kind: str) -> int:
@@ -218,6 +254,59 @@ def cpu_name() -> str:
 def cpu_flags() -> set[str]:
     """Returns the instruction sets that Linux lists for the processor; empty on other systems."""
     return set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Returns how many physical cores this process may keep busy: those of its CPU set, and no more than its control groups' share of time.
+
+    Args:
+        root: of the file system in which Linux's `/proc` and `/sys` lie. Elsewhere each CPU counts as a core.
+    """
+    return max(1, int(min(_cores(_allowed(), root), _share_of_time(root))))
+
+
+def default_threads(root: Path = Path("/")) -> set[int]:
+    """Returns the numbers of threads that PyTorch may have taken by itself: all CPUs, or cores, of the machine or of the CPU set."""
+    everything = set(range(os.cpu_count() or 1))
+    return {count for cpus in (everything, _allowed()) for count in (len(cpus), _cores(cpus, root))}
+
+
+def _allowed() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _cores(cpus: set[int], root: Path) -> int:
+    """Returns on how many physical cores CPUs lie; each by itself where the system does not tell."""
+    return len({_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or cpu for cpu in cpus})
+
+
+def _share_of_time(root: Path) -> float:
+    """Returns how many CPUs' time the control groups of this process may use, those above it included; infinity for no limit."""
+    shares = [float("inf")]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            base = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for place in (group, *group.parents):
+            if place.is_relative_to(base):
+                words = _text(place / "cpu.max") or f"{_text(place / 'cpu.cfs_quota_us')} {_text(place / 'cpu.cfs_period_us')}"
+                quota, _, period = words.partition(" ")
+                if quota.isdecimal() and period.strip().isdecimal() and int(period):
+                    shares.append(int(quota) / int(period))
+    return min(shares)
+
+
+def _text(path: Path) -> str:
+    """Returns what a small file of the system says, without white space around it; empty where there is none."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _cpuinfo(key: str) -> str:

@@ -138,7 +138,7 @@ def _features() -> Iterator[Row]:
     yield Row("features", "cpu flags", ", ".join(flag for flag in wanted if flag in flags) or "not known", "info")
     if flags and "avx2" not in flags and "asimd" not in flags:
         yield Row("features", "vector instructions", "no AVX2", "problem", "Training is slow here; use another machine or a GPU.")
-    cores, threads = _usable_cores(), torch.get_num_threads()
+    cores, threads = devices.usable_cores(), torch.get_num_threads()
     if threads < cores and "OMP_NUM_THREADS" in os.environ:
         yield Row("features", "threads", f"{threads} of {cores} cores (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})", "info",
                   "Unset OMP_NUM_THREADS to use every core.")
@@ -164,10 +164,6 @@ def _kernel_row(package: str, use: str) -> Row:
         needed = package == "triton" and devices.device_count("cuda") > 0
         return Row("features", package, f"not installed ({use})", "problem" if needed else "missing",
                    f"pip install {package}" if package != "triton" else "It comes with PyTorch's GPU builds for Linux.")
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # -- folders and data --------------------------------------------------------------------------------------------------

@@ -1,10 +1,17 @@
-"""What the host process is told once before training: how freed memory is kept."""
+"""What the host process is told before training: how freed memory is kept, how many threads compute, what float32 is."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from convolt import devices
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 
@@ -21,3 +28,35 @@ def keep_freed_memory() -> str:
     libc = ctypes.CDLL(None)
     done = libc.mallopt(_MMAP_THRESHOLD, 2**30) and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     return "kept" if done else "left to the system (glibc refused)"
+
+
+@contextmanager
+def computing(device: torch.device, exact: bool) -> Iterator[None]:
+    """What holds while a model is trained, evaluated or asked, and is as before afterwards: the number of threads, and what float32 is.
+
+    Args:
+        device: that computes.
+        exact: whether float32 was asked for, which then is computed in nothing shorter (`devices.float32_as_said`).
+    """
+    before = torch.get_num_threads()
+    wanted = threads()
+    if wanted != before:
+        torch.set_num_threads(wanted)
+    try:
+        with devices.float32_as_said(device) if exact else nullcontext():
+            yield
+    finally:
+        if wanted != before:
+            torch.set_num_threads(before)
+
+
+def threads() -> int:
+    """Returns how many threads compute on the host: one for each physical core that may be used, unless the user has said a number.
+
+    It is said by `OMP_NUM_THREADS` or `MKL_NUM_THREADS`, or by `torch.set_num_threads`. PyTorch tells no such number from its own
+    default, which is all cores or all CPUs of the machine; so a number that is neither counts as said.
+    """
+    now = torch.get_num_threads()
+    if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        return now
+    return devices.usable_cores() if now in devices.default_threads() else now

@@ -23,6 +23,7 @@ from convolt.compiler.host import keep_freed_memory
 from convolt.compiler.measure import Probe
 from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Row, Search, plain_row
 from convolt.compiler.trace import Untraceable, trace
+from convolt.devices import tf32_in_use
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
@@ -39,6 +40,7 @@ class Plan:
         fusions: how often each rewrite of the table was used.
         memory: what becomes of freed host memory.
         threads: of the host's computation.
+        tf32: operations on float32 that are computed in TF32, in words; empty where there are none.
         execution: "eager", or "graph": the whole step captured once and replayed.
         micro_batch: most samples that are computed at once; None: whole batches.
         steps_per_execution: how many steps are executed between two calls of the callbacks, on CUDA as one graph.
@@ -55,6 +57,7 @@ class Plan:
     fusions: dict[str, int]
     memory: str
     threads: int
+    tf32: str = ""
     execution: str = "eager"
     micro_batch: int | None = None
     steps_per_execution: int = 1
@@ -88,7 +91,8 @@ class Plan:
         chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and not row.name.startswith("graph of ")), None)
         step = self._in_words()
         step += f", at most {self.micro_batch} samples at once" if self.micro_batch else ""
-        lines = [f"Plan: {self.device}, {self.precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
+        precision = f"{self.precision} ({self.tf32} in TF32)" if self.tf32 and self.precision == "float32" else self.precision
+        lines = [f"Plan: {self.device}, {precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
                  + (f": {chosen.why}{self._gain()}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
         shown = [row for row in self.rows if row.verdict == "refused" and row.name != LAYERS
                  and not (row.name == GRAPH and self.device == "cpu")]
@@ -135,7 +139,11 @@ class Plan:
 def first_plan(device: torch.device, precision: torch.dtype) -> Plan:
     """Returns how the first step runs, before anything is measured: layer by layer."""
     rows = (plain_row(LAYERS, "chosen", "the first step, before anything is measured"),)
-    return Plan(str(device), _name(precision), "layers", {}, keep_freed_memory(), torch.get_num_threads(), rows=rows, provisional=True)
+    return dataclasses.replace(_bare(device, precision), rows=rows, provisional=True)
+
+
+def _bare(device: torch.device, precision: torch.dtype) -> Plan:
+    return Plan(str(device), _name(precision), "layers", {}, keep_freed_memory(), torch.get_num_threads(), tf32_in_use(device))
 
 
 def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *, precision: torch.dtype, device: torch.device,
@@ -156,7 +164,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         lower: None if bfloat16 is a candidate in place of `precision`, else why not; "" says nothing of it.
     """
     names = check_fusions(fusions)
-    base = Plan(str(device), _name(precision), "layers", {}, keep_freed_memory(), torch.get_num_threads())
+    base = _bare(device, precision)
     traced = None if fusions == "none" else trace(model, inputs)
     if isinstance(traced, Untraceable):
         base = _with_row(base, "refused", "fused", str(traced))
@@ -262,7 +270,7 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     shapes = [tuple(x.shape[1:]) for x in inputs] + [(name, *p.shape) for name, p in module.named_parameters()]
     software = [RULES, [rewrite.name for rewrite in REWRITES], __version__, torch.__version__]
     hardware = [plan.device, processor, plan.threads, os.cpu_count()]
-    key = json.dumps([plan.before, shapes, batch_size, steps, [plan.precision, lower], plan.fusions, software, hardware])
+    key = json.dumps([plan.before, shapes, batch_size, steps, [plan.precision, plan.tf32, lower], plan.fusions, software, hardware])
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 

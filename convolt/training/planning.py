@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from convolt import devices
 from convolt.compiler import Plan, first_plan, make_plan
 from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured, why_not_together
+from convolt.compiler.host import computing
 from convolt.compiler.measure import Probe
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
@@ -72,6 +74,7 @@ class Planning(Feeding):
     """The part of `Trainer` that chooses the form in which the step runs; see `convolt.compiler`."""
 
     optimizer: Any
+    device: torch.device
     plan: Plan | None
     precision: str
     fusions: Any
@@ -125,10 +128,15 @@ class Planning(Feeding):
         assert self.plan is not None
         self.plan = self.plan.with_execution(reason)
 
+    def computing(self) -> AbstractContextManager[None]:
+        """Returns the context in which the model computes: its threads, and float32 without TF32 where float32 was asked for."""
+        return computing(self.device, exact=self.precision == "float32")
+
     def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
         """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
         data, _ = self._data("fit", self._given("fit", x), y, None, batch_size, None, Drawing(0, shuffle=True))
-        return self._plan(self._ready_step(bind=True), data, data_batch(data), 10**9)
+        with self.computing():
+            return self._plan(self._ready_step(bind=True), data, data_batch(data), 10**9)
 
     def _plan(self, step: Step, data: Resident | Streamed, batch: Batch | None, steps: int | None, saved: Plan | None = None) -> Plan:
         """Chooses the form in which the step runs, or takes that of a saved plan.

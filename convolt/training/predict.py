@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.compiler.host import keep_freed_memory
+from convolt.compiler.host import computing, keep_freed_memory
 from convolt.compiler.inference import Runner
 from convolt.data.batches import Batch
 from convolt.errors import DataError, explain
@@ -44,9 +44,10 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     progress.epoch_begin(0)
     samples = data.samples if steps is None else steps * (batch_size or 32)
     half = trainer is not None and trainer.precision == "bfloat16"
-    runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
+    exact = trainer is not None and trainer.precision == "float32"
     try:
-        with torch.no_grad():
+        with computing(device, exact), torch.no_grad():
+            runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
             structure, collected = _run(model, runner, data, steps, hooks, progress)
         progress.epoch_end({}, sum(len(part) for part in collected[0]))
     finally:

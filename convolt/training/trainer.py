@@ -92,7 +92,7 @@ class Trainer(Planning):
         """Trains; see `Model.fit`."""
         options = Checkpoint.of(checkpoint)
         check_resume(resume)
-        with inputs.lost_workers_explained(x, arguments.get("validation_data")):
+        with self.computing(), inputs.lost_workers_explained(x, arguments.get("validation_data")):
             if options is None:
                 return self._fit(x, y, None, **arguments)
             session = Session(options, resume, resume_allow)
@@ -210,7 +210,8 @@ class Trainer(Planning):
         callback_list = CallbackList(callbacks, self.model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
         progress.epoch_begin(0)
         try:
-            results = loop.evaluate(self.model, self._ready_step(), data, callback_list, progress)
+            with self.computing():
+                results = loop.evaluate(self.model, self._ready_step(), data, callback_list, progress)
             progress.epoch_end(scalars(results), data.samples)
         finally:
             progress.close()
@@ -227,7 +228,8 @@ class Trainer(Planning):
         self.model.train(train)
         totals = step.train_totals if train else step.test_totals
         totals.reset()
-        (step.train if train else step.evaluate)(batch)
+        with self.computing():
+            (step.train if train else step.evaluate)(batch)
         results = totals.read()
         self.model.eval()
         values = list(results.values())

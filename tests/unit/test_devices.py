@@ -245,3 +245,59 @@ def test_data_is_found_where_it_lies(healthy, tmp_path):
     (tmp_path / "cifar10").mkdir()
     assert row("mnist").value == str(tmp_path / "mnist.npz")
     assert row("cifar10").value == str(tmp_path / "cifar10")
+
+
+# -- cores ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eight_cpus(tmp_path, monkeypatch):
+    """A machine of four cores with two threads each, of which this process may use the CPUs of `allowed`."""
+    for cpu in range(8):
+        topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    allowed = set(range(8))
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: allowed, raising=False)
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 8)
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    return SimpleNamespace(root=tmp_path, allowed=allowed, write=write)
+
+
+def test_threads_of_one_core_count_once(eight_cpus):
+    assert devices.usable_cores(eight_cpus.root) == 4
+    assert devices.default_threads(eight_cpus.root) == {4, 8}
+    eight_cpus.allowed.difference_update({0, 1, 2, 6, 7})  # 3, 4 and 5 are left, on three cores
+    assert devices.usable_cores(eight_cpus.root) == 3
+    assert devices.default_threads(eight_cpus.root) == {3, 4, 8}
+
+
+def test_without_a_topology_each_cpu_is_a_core(eight_cpus, tmp_path):
+    assert devices.usable_cores(tmp_path / "nothing") == 8
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("800000 100000", 4), ("", 4)])
+def test_a_control_group_limits_the_cores(eight_cpus, text, cores):
+    eight_cpus.write("proc/self/cgroup", "0::/\n")
+    eight_cpus.write("sys/fs/cgroup/cpu.max", text)
+    assert devices.usable_cores(eight_cpus.root) == cores
+
+
+def test_the_strictest_of_the_groups_above_counts(eight_cpus):
+    eight_cpus.write("proc/self/cgroup", "0::/jobs/mine\n")
+    eight_cpus.write("sys/fs/cgroup/jobs/mine/cpu.max", "300000 100000\n")
+    assert devices.usable_cores(eight_cpus.root) == 3
+    eight_cpus.write("sys/fs/cgroup/jobs/cpu.max", "200000 100000\n")
+    assert devices.usable_cores(eight_cpus.root) == 2
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 4), ("300000", 3)])
+def test_control_groups_of_the_first_version(eight_cpus, quota, cores):
+    eight_cpus.write("proc/self/cgroup", "12:memory:/host/path\n4:cpu,cpuacct:/host/path\n")  # of the host, not to be seen in a container
+    eight_cpus.write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", f"{quota}\n")
+    eight_cpus.write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert devices.usable_cores(eight_cpus.root) == cores
