@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
-from convolt.applications.mobilenet_v2 import border_before_halving, divisible
+from convolt.applications.mobilenet_v2 import divisible
+from convolt.applications.variants import Variant, is_torch, standardized
+from convolt.applications.weights import TorchNames
 from convolt.initializers import VarianceScaling
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.models import Model
@@ -29,15 +32,44 @@ DEVIATION = (0.229, 0.224, 0.225)
 preprocess_input = preprocessing("none")
 
 
+PARTS = {"expand_conv": "0.0", "expand_bn": "0.1", "dwconv": "1.0", "bn": "1.1", "se_reduce": "2.fc1", "se_expand": "2.fc2",
+         "project_conv": "3.0", "project_bn": "3.1"}
+FIRST = {"dwconv": "0.0", "bn": "0.1", "se_reduce": "1.fc1", "se_expand": "1.fc2", "project_conv": "2.0", "project_bn": "2.1"}
+"""Parts of a block: Convolt's name → torchvision's; the blocks of the first stage do not expand."""
+
+TIMM = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "se.conv_reduce": "2.fc1", "se.conv_expand": "2.fc2",
+        "conv_pwl": "3.0", "bn3": "3.1"}
+TIMM_FIRST = {"conv_dw": "0.0", "bn1": "0.1", "se.conv_reduce": "1.fc1", "se.conv_expand": "1.fc2", "conv_pw": "2.0", "bn2": "2.1"}
+"""timm's name → torchvision's."""
+
+TORCHVISION_NAMES = TorchNames([
+    (r"stem_conv\.(.*)", r"features.0.0.\1"), (r"stem_bn\.(.*)", r"features.0.1.\1"),
+    (r"block(\d)([a-z])_([a-z_]+)\.(.*)",
+     lambda m: f"features.{m[1]}.{place(m[2])}.block.{(FIRST if m[1] == '1' else PARTS)[m[3]]}.{m[4]}"),
+    (r"top_conv\.(.*)", r"features.8.0.\1"), (r"top_bn\.(.*)", r"features.8.1.\1"), (r"predictions\.(.*)", r"classifier.1.\1"),
+], variant=True)
+TORCH = replace(TORCHVISION_NAMES, title="torchvision or timm", synonyms=[
+    (r"conv_stem\.(.*)", r"features.0.0.\1"), (r"bn1\.(.*)", r"features.0.1.\1"),
+    (r"blocks\.(\d)\.(\d+)\.((?:se\.)?[a-z_0-9]+)\.(.*)",
+     lambda m: f"features.{int(m[1]) + 1}.{m[2]}.block.{(TIMM if int(m[1]) else TIMM_FIRST)[m[3]]}.{m[4]}"),
+    (r"conv_head\.(.*)", r"features.8.0.\1"), (r"bn2\.(.*)", r"features.8.1.\1"), (r"classifier\.(weight|bias)", r"classifier.1.\1"),
+])
+
+
+def place(letter: str) -> int:
+    """Returns the place of a block in its stage."""
+    return ord(letter) - ord("a")
+
+
 def convolution(x: SymbolicTensor, filters: int, size: int, name: str, strides: int = 1, padding: str = "same") -> SymbolicTensor:
     """A convolution without a bias."""
     return layers.Conv2D(filters, size, strides=strides, padding=padding, use_bias=False,  # type: ignore[no-any-return]
                          kernel_initializer=KERNELS, name=name)(x)
 
 
-def normalized(x: SymbolicTensor, name: str, swish: str | None = None, momentum: float = 0.99) -> SymbolicTensor:
+def normalized(x: SymbolicTensor, name: str, style: Variant, swish: str | None = None) -> SymbolicTensor:
     """Batch normalization called `name`, and after it a swish called `swish` if that has a name."""
-    x = layers.BatchNormalization(momentum=momentum, name=name)(x)
+    x = style.norm(x, name)
     return layers.Activation("swish", name=swish)(x) if swish else x
 
 
@@ -66,57 +98,68 @@ def classified(frame: Frame, x: SymbolicTensor, dropout: float) -> SymbolicTenso
     return frame.classify(layers.Dropout(dropout, name="top_dropout")(x), kernel_initializer=CLASSIFIER)
 
 
-def _block(x: SymbolicTensor, prefix: str, kernel_size: int, filters: int, expansion: int, strides: int, drop: float) -> SymbolicTensor:
+def _block(x: SymbolicTensor, prefix: str, kernel_size: int, filters: int, expansion: int, strides: int, drop: float,
+           style: Variant) -> SymbolicTensor:
     before, channels = x, int(x.shape[-1] or 0)
     if expansion != 1:
         x = convolution(x, channels * expansion, 1, f"{prefix}expand_conv")
-        x = normalized(x, f"{prefix}expand_bn", f"{prefix}expand_activation")
+        x = normalized(x, f"{prefix}expand_bn", style, f"{prefix}expand_activation")
     if strides == 2:
-        x = layers.ZeroPadding2D(border_before_halving(x, kernel_size), name=f"{prefix}dwconv_pad")(x)
+        x = layers.ZeroPadding2D(style.border(x, kernel_size), name=f"{prefix}dwconv_pad")(x)
     x = layers.DepthwiseConv2D(kernel_size, strides=strides, padding="same" if strides == 1 else "valid", use_bias=False,
                                depthwise_initializer=KERNELS, name=f"{prefix}dwconv")(x)
-    x = normalized(x, f"{prefix}bn", f"{prefix}activation")
+    x = normalized(x, f"{prefix}bn", style, f"{prefix}activation")
     x = weighed(x, max(1, channels // 4), prefix)
-    x = normalized(convolution(x, filters, 1, f"{prefix}project_conv"), f"{prefix}project_bn")
+    x = style.norm(convolution(x, filters, 1, f"{prefix}project_conv"), f"{prefix}project_bn")
     return added(before, x, drop, prefix) if strides == 1 and channels == filters else x
 
 
-def _efficientnet(frame: Frame, width: float, depth: float, dropout: float, small: bool) -> SymbolicTensor:
+def _standardized(frame: Frame) -> SymbolicTensor:
+    """Pixels 0 … 255 by Keras's statistics, which are weights of the network."""
     x = layers.Normalization()(layers.Rescaling(1 / 255)(frame.x))
     if frame.published:  # Keras's files of ImageNet hold the deviations where the variances belong
         x = layers.Rescaling([1 / math.sqrt(deviation) for deviation in DEVIATION])(x)
+    return x  # type: ignore[no-any-return]
+
+
+def _efficientnet(frame: Frame, width: float, depth: float, dropout: float, small: bool, style: Variant) -> SymbolicTensor:
+    x = standardized(frame.x) if style.torch else _standardized(frame)
     if small:
         x = convolution(x, divisible(32 * width), 3, "stem_conv")
     else:
-        x = layers.ZeroPadding2D(border_before_halving(x, 3), name="stem_conv_pad")(x)
+        x = layers.ZeroPadding2D(style.border(x, 3), name="stem_conv_pad")(x)
         x = convolution(x, divisible(32 * width), 3, "stem_conv", strides=2, padding="valid")
-    x = normalized(x, "stem_bn", "stem_activation")
+    x = normalized(x, "stem_bn", style, "stem_activation")
     counts = [math.ceil(depth * stage[1]) for stage in STAGES]
     number = 0
     for i, ((kernel_size, _, filters, expansion, strides), count) in enumerate(zip(STAGES, counts, strict=True), start=1):
         for j in range(count):
             step = 1 if j > 0 or (small and i == 2) else strides
             x = _block(x, f"block{i}{chr(ord('a') + j)}_", kernel_size, divisible(filters * width), expansion, step,
-                       DROP_CONNECT * number / sum(counts))
+                       DROP_CONNECT * number / sum(counts), style)
             number += 1
-    x = normalized(convolution(x, divisible(1280 * width), 1, "top_conv"), "top_bn", "top_activation")
+    x = normalized(convolution(x, divisible(1280 * width), 1, "top_conv"), "top_bn", style, "top_activation")
     return classified(frame, x, dropout)
 
 
 def _member(letter: str, width: float, depth: float, size: int, dropout: float) -> Callable[..., Model]:
     """Returns the function of one of the networks."""
+    who, deep = f"EfficientNet{letter}", int(letter[1]) > 4  # torchvision took the numbers of B5 to B7 from TensorFlow
 
-    def network(frame: Frame, *, stem: str = "large") -> SymbolicTensor:
-        return _efficientnet(frame, width, depth, dropout, frame.is_small(f"EfficientNet{letter}", stem))
+    def network(frame: Frame, *, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
+        torch = is_torch(who, variant)
+        style = Variant(torch, 0.9, 1e-5) if torch and not deep else Variant(torch, 0.99)
+        return _efficientnet(frame, width, depth, dropout, frame.is_small(who, stem), style)
 
-    network.__name__ = network.__qualname__ = f"EfficientNet{letter}"
+    network.__name__ = network.__qualname__ = who
     network.__doc__ = f"""EfficientNet {letter}: {width} times the width and {depth} times the depth of B0, for {size}×{size} pixels.
 
     `stem` is "large", "small" (for 32×32: the first two halvings are left out, weights are the same) or "auto".
+    `variant` is "keras" or "torch" (torchvision{'' if deep else ', timm'}).
     Keras counterpart: `keras.applications.EfficientNet{letter}`.
     """
     return architecture(f"efficientnet{letter.lower()}", family="EfficientNet", size=size, pixels="none",
-                        source="Tan & Le 2019, https://arxiv.org/abs/1905.11946")(network)
+                        source="Tan & Le 2019, https://arxiv.org/abs/1905.11946", torch=TORCHVISION_NAMES if deep else TORCH)(network)
 
 
 EfficientNetB0 = _member("B0", 1.0, 1.0, 224, 0.2)

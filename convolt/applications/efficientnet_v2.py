@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from convolt import layers
-from convolt.applications.efficientnet import KERNELS, added, classified, convolution, normalized, weighed
+from convolt.applications.efficientnet import KERNELS, added, classified, convolution, normalized, place, weighed
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
+from convolt.applications.variants import Variant, is_torch, standardized
+from convolt.applications.weights import TorchNames
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.models import Model
 
@@ -32,80 +34,101 @@ STEM = {"B": 32, "S": 24, "M": 24, "L": 32}
 
 DROP_CONNECT = 0.2
 MOMENTUM = 0.9
-MEAN, VARIANCE = (0.485, 0.456, 0.406), (0.229**2, 0.224**2, 0.225**2)
+DROPOUT = {"S": 0.2, "M": 0.3, "L": 0.4}
+"""Of torchvision's classifiers; Keras's is 0.2 in all."""
 
 preprocess_input = preprocessing("none")
 
+PLAIN = {"expand_conv": "0.0", "expand_bn": "0.1", "project_conv": "1.0", "project_bn": "1.1"}
+FIRST = {"project_conv": "0.0", "project_bn": "0.1"}
+DEPTHWISE = {"expand_conv": "0.0", "expand_bn": "0.1", "dwconv2": "1.0", "bn": "1.1", "se_reduce": "2.fc1", "se_expand": "2.fc2",
+             "project_conv": "3.0", "project_bn": "3.1"}
+"""Parts of a block: Convolt's name → torchvision's; the plain blocks of the first stage do not expand."""
 
-def _normalized(x: SymbolicTensor, name: str, swish: str | None = None) -> SymbolicTensor:
-    return normalized(x, name, swish, MOMENTUM)
+
+def _torch_names(stages: Sequence[Stage]) -> TorchNames:
+    """Names of torchvision, which count the stages between the stem and the last convolution."""
+    parts = [DEPTHWISE if not plain else FIRST if expansion == 1 else PLAIN for plain, _, _, expansion, _ in stages]
+    last = len(stages) + 1
+    return TorchNames([
+        (r"stem_conv\.(.*)", r"features.0.0.\1"), (r"stem_bn\.(.*)", r"features.0.1.\1"),
+        (r"block(\d)([a-z])_([a-z_0-9]+)\.(.*)", lambda m: f"features.{m[1]}.{place(m[2])}.block.{parts[int(m[1]) - 1][m[3]]}.{m[4]}"),
+        (r"top_conv\.(.*)", rf"features.{last}.0.\1"), (r"top_bn\.(.*)", rf"features.{last}.1.\1"),
+        (r"predictions\.(.*)", r"classifier.1.\1"),
+    ], variant=True)
 
 
-def _plain_block(x: SymbolicTensor, prefix: str, filters: int, expansion: int, strides: int, drop: float) -> SymbolicTensor:
+def _plain_block(x: SymbolicTensor, prefix: str, filters: int, expansion: int, strides: int, drop: float, style: Variant) -> SymbolicTensor:
     before, channels = x, int(x.shape[-1] or 0)
+    x, padding = style.padded(x, 3, strides)
     if expansion != 1:
-        x = convolution(x, channels * expansion, 3, f"{prefix}expand_conv", strides)
-        x = _normalized(x, f"{prefix}expand_bn", f"{prefix}expand_activation")
-        x = _normalized(convolution(x, filters, 1, f"{prefix}project_conv"), f"{prefix}project_bn")
+        x = convolution(x, channels * expansion, 3, f"{prefix}expand_conv", strides, padding)
+        x = normalized(x, f"{prefix}expand_bn", style, f"{prefix}expand_activation")
+        x = style.norm(convolution(x, filters, 1, f"{prefix}project_conv"), f"{prefix}project_bn")
     else:
-        x = convolution(x, filters, 3, f"{prefix}project_conv", strides)
-        x = _normalized(x, f"{prefix}project_bn", f"{prefix}project_activation")
+        x = convolution(x, filters, 3, f"{prefix}project_conv", strides, padding)
+        x = normalized(x, f"{prefix}project_bn", style, f"{prefix}project_activation")
     return added(before, x, drop, prefix) if strides == 1 and channels == filters else x
 
 
-def _depthwise_block(x: SymbolicTensor, prefix: str, filters: int, expansion: int, strides: int, drop: float) -> SymbolicTensor:
+def _depthwise_block(x: SymbolicTensor, prefix: str, filters: int, expansion: int, strides: int, drop: float,
+                     style: Variant) -> SymbolicTensor:
     before, channels = x, int(x.shape[-1] or 0)
     x = convolution(x, channels * expansion, 1, f"{prefix}expand_conv")
-    x = _normalized(x, f"{prefix}expand_bn", f"{prefix}expand_activation")
-    x = layers.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False, depthwise_initializer=KERNELS,
+    x, padding = style.padded(normalized(x, f"{prefix}expand_bn", style, f"{prefix}expand_activation"), 3, strides)
+    x = layers.DepthwiseConv2D(3, strides=strides, padding=padding, use_bias=False, depthwise_initializer=KERNELS,
                                name=f"{prefix}dwconv2")(x)
-    x = weighed(_normalized(x, f"{prefix}bn", f"{prefix}activation"), max(1, channels // 4), prefix)
-    x = _normalized(convolution(x, filters, 1, f"{prefix}project_conv"), f"{prefix}project_bn")
+    x = weighed(normalized(x, f"{prefix}bn", style, f"{prefix}activation"), max(1, channels // 4), prefix)
+    x = style.norm(convolution(x, filters, 1, f"{prefix}project_conv"), f"{prefix}project_bn")
     return added(before, x, drop, prefix) if strides == 1 and channels == filters else x
 
 
-def _rescaled(frame: Frame, kind: str) -> SymbolicTensor:
-    """Pixels 0 … 255 as the networks were trained: the B's as EfficientNet, the others on -1 … 1 (nearly)."""
-    if kind == "B" and frame.x.shape[-1] == 3:
-        return layers.Normalization(mean=MEAN, variance=VARIANCE)(layers.Rescaling(1 / 255)(frame.x))  # type: ignore[no-any-return]
-    return layers.Rescaling(1 / 128, offset=-1.0)(frame.x)  # type: ignore[no-any-return]
+def _rescaled(frame: Frame, kind: str, torch: bool) -> SymbolicTensor:
+    """Pixels 0 … 255 as the networks were trained: Keras's B's as EfficientNet, its others on -1 … 1 (nearly); torchvision's L alone so."""
+    if torch:
+        return layers.Rescaling(1 / 127.5, offset=-1.0)(frame.x) if kind == "L" else standardized(frame.x)
+    return standardized(frame.x) if kind == "B" and frame.x.shape[-1] == 3 else layers.Rescaling(1 / 128, offset=-1.0)(frame.x)
 
 
-def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_preprocessing: bool, small: bool) -> SymbolicTensor:
+def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_preprocessing: bool, small: bool,
+                  torch: bool) -> SymbolicTensor:
     def wide(filters: int) -> int:
         return max(8, int(filters * width + 4) // 8 * 8)
 
-    x = _rescaled(frame, kind) if include_preprocessing else frame.x
-    x = _normalized(convolution(x, wide(STEM[kind]), 3, "stem_conv", strides=1 if small else 2), "stem_bn", "stem_activation")
+    style, strides = Variant(torch, MOMENTUM), 1 if small else 2
+    x, padding = style.padded(_rescaled(frame, kind, torch) if include_preprocessing else frame.x, 3, strides)
+    x = normalized(convolution(x, wide(STEM[kind]), 3, "stem_conv", strides, padding), "stem_bn", style, "stem_activation")
     blocks = sum(stage[1] for stage in STAGES[kind])  # without `depth`, as in Keras
     number = 0
     for i, (plain, count, filters, expansion, strides) in enumerate(STAGES[kind], start=1):
         block = _plain_block if plain else _depthwise_block
         for j in range(math.ceil(depth * count)):
             prefix, drop = f"block{i}{chr(ord('a') + j)}_", DROP_CONNECT * number / blocks
-            x = block(x, prefix, wide(filters), expansion, 1 if j > 0 or (small and i == 2) else strides, drop)
+            x = block(x, prefix, wide(filters), expansion, 1 if j > 0 or (small and i == 2) else strides, drop, style)
             number += 1
-    x = _normalized(convolution(x, wide(1280), 1, "top_conv"), "top_bn", "top_activation")
-    return classified(frame, x, 0.2)
+    x = normalized(convolution(x, wide(1280), 1, "top_conv"), "top_bn", style, "top_activation")
+    return classified(frame, x, DROPOUT.get(kind, 0.2) if torch else 0.2)
 
 
 def _member(letters: str, width: float, depth: float, size: int) -> Callable[..., Model]:
     """Returns the function of one of the networks."""
+    who = f"EfficientNetV2{letters}"
 
-    def network(frame: Frame, *, include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
-        small = frame.is_small(f"EfficientNetV2{letters}", stem)
-        return _efficientnet(frame, letters[0], width, depth, include_preprocessing, small)
+    def network(frame: Frame, *, include_preprocessing: bool = True, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
+        return _efficientnet(frame, letters[0], width, depth, include_preprocessing, frame.is_small(who, stem), is_torch(who, variant))
 
-    network.__name__ = network.__qualname__ = f"EfficientNetV2{letters}"
+    network.__name__ = network.__qualname__ = who
     network.__doc__ = f"""EfficientNet v2 {letters}, for {size}×{size} pixels 0 … 255, or without `include_preprocessing` for -1 … 1.
 
     `stem` is "large", "small" (for 32×32: the first two halvings are left out, weights are the same) or "auto".
+    `variant` is "keras" or "torch" (torchvision, which publishes S, M and L).
     Keras counterpart: `keras.applications.EfficientNetV2{letters}`.
     """
     return architecture(f"efficientnetv2-{letters.lower()}", family="EfficientNet v2", size=size, pixels="none",
                         source="Tan & Le 2021, https://arxiv.org/abs/2104.00298",
                         arguments="include_top weights input_tensor input_shape pooling classes classifier_activation "
-                                  "include_preprocessing name stem")(network)
+                                  "include_preprocessing name stem variant",
+                        torch=None if letters[0] == "B" else _torch_names(STAGES[letters]))(network)
 
 
 EfficientNetV2B0 = _member("B0", 1.0, 1.0, 224)

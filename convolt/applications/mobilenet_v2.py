@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
+from convolt.applications.variants import Variant, is_torch
+from convolt.applications.weights import TorchNames
 from convolt.layers.symbolic import SymbolicTensor
 
 __all__ = ["MobileNetV2", "decode_predictions", "preprocess_input"]
@@ -14,6 +18,31 @@ STAGES = ((16, 1, 1, 1), (24, 2, 2, 6), (32, 3, 2, 6), (64, 4, 2, 6), (96, 3, 1,
 
 preprocess_input = preprocessing("tf")
 
+FIRST = {"depthwise": "conv.0.0", "depthwise_BN": "conv.0.1", "project": "conv.1", "project_BN": "conv.2"}
+OTHERS = {"expand": "conv.0.0", "expand_BN": "conv.0.1", "depthwise": "conv.1.0", "depthwise_BN": "conv.1.1",
+          "project": "conv.2", "project_BN": "conv.3"}
+"""Parts of a block: Convolt's name → torchvision's."""
+
+TIMM_FIRST = {"conv_dw": "conv.0.0", "bn1": "conv.0.1", "conv_pw": "conv.1", "bn2": "conv.2"}
+TIMM_OTHERS = {"conv_pw": "conv.0.0", "bn1": "conv.0.1", "conv_dw": "conv.1.0", "bn2": "conv.1.1", "conv_pwl": "conv.2", "bn3": "conv.3"}
+"""timm's name → torchvision's."""
+
+
+def _timm_block(match: re.Match[str]) -> str:
+    number = sum(stage[1] for stage in STAGES[:int(match[1])]) + int(match[2])
+    return f"features.{number + 1}.{(TIMM_OTHERS if number else TIMM_FIRST)[match[3]]}.{match[4]}"
+
+
+TORCH = TorchNames([
+    (r"Conv1\.(.*)", r"features.0.0.\1"), (r"bn_Conv1\.(.*)", r"features.0.1.\1"),
+    (r"expanded_conv_([a-zBN_]+)\.(.*)", lambda m: f"features.1.{FIRST[m[1]]}.{m[2]}"),
+    (r"block_(\d+)_([a-zBN_]+)\.(.*)", lambda m: f"features.{int(m[1]) + 1}.{OTHERS[m[2]]}.{m[3]}"),
+    (r"Conv_1\.(.*)", r"features.18.0.\1"), (r"Conv_1_bn\.(.*)", r"features.18.1.\1"), (r"predictions\.(.*)", r"classifier.1.\1"),
+], title="torchvision or timm", variant=True, synonyms=[
+    (r"conv_stem\.(.*)", r"features.0.0.\1"), (r"bn1\.(.*)", r"features.0.1.\1"), (r"blocks\.(\d)\.(\d)\.([a-z_0-9]+)\.(.*)", _timm_block),
+    (r"conv_head\.(.*)", r"features.18.0.\1"), (r"bn2\.(.*)", r"features.18.1.\1"), (r"classifier\.(weight|bias)", r"classifier.1.\1"),
+])
+
 
 def divisible(filters: float, divisor: int = 8) -> int:
     """Returns the multiple of `divisor` that is nearest to a number of filters, and no more than a tenth below it."""
@@ -21,46 +50,41 @@ def divisible(filters: float, divisor: int = 8) -> int:
     return nearest + divisor if nearest < 0.9 * filters else nearest
 
 
-def border_before_halving(x: SymbolicTensor, kernel_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the padding of a "valid" convolution with strides 2 that acts like "same" where sides are even.
-
-    Keras counterpart: `keras.src.applications.imagenet_utils.correct_pad`.
-    """
-    half = kernel_size // 2
-    height, width = (1 if size is None else 1 - size % 2 for size in (x.shape[1], x.shape[1] and x.shape[2]))
-    return (half - height, half), (half - width, half)
-
-
-def _normalized(x: SymbolicTensor, name: str, relu: str | None = None) -> SymbolicTensor:
-    x = layers.BatchNormalization(momentum=0.999, name=name)(x)
-    return layers.ReLU(6.0, name=relu)(x) if relu else x
-
-
-def _block(x: SymbolicTensor, number: int, filters: int, strides: int, expansion: int) -> SymbolicTensor:
+def _block(x: SymbolicTensor, number: int, filters: int, strides: int, expansion: int, style: Variant) -> SymbolicTensor:
     prefix, before, channels = f"block_{number}_" if number else "expanded_conv_", x, int(x.shape[-1] or 0)
+
+    def normalized(x: SymbolicTensor, name: str) -> SymbolicTensor:
+        return layers.ReLU(6.0, name=f"{prefix}{name}_relu")(style.norm(x, f"{prefix}{name}_BN"))  # type: ignore[no-any-return]
+
     if number:
         x = layers.Conv2D(expansion * channels, 1, padding="same", use_bias=False, name=f"{prefix}expand")(x)
-        x = _normalized(x, f"{prefix}expand_BN", f"{prefix}expand_relu")
+        x = normalized(x, "expand")
     if strides == 2:
-        x = layers.ZeroPadding2D(border_before_halving(x, 3), name=f"{prefix}pad")(x)
+        x = layers.ZeroPadding2D(style.border(x, 3), name=f"{prefix}pad")(x)
     x = layers.DepthwiseConv2D(3, strides=strides, padding="same" if strides == 1 else "valid", use_bias=False,
                                name=f"{prefix}depthwise")(x)
-    x = _normalized(x, f"{prefix}depthwise_BN", f"{prefix}depthwise_relu")
+    x = normalized(x, "depthwise")
     x = layers.Conv2D(filters, 1, padding="same", use_bias=False, name=f"{prefix}project")(x)
-    x = _normalized(x, f"{prefix}project_BN")
+    x = style.norm(x, f"{prefix}project_BN")
     return layers.Add(name=f"{prefix}add")([before, x]) if strides == 1 and channels == filters else x
 
 
-@architecture("mobilenet_v2", family="MobileNet", pixels="tf", source="Sandler et al. 2018, https://arxiv.org/abs/1801.04381",
-              arguments="input_shape alpha include_top weights input_tensor pooling classes classifier_activation name stem")
-def MobileNetV2(frame: Frame, *, alpha: float = 1.0, stem: str = "large") -> SymbolicTensor:  # noqa: N802 (Keras's name)
-    """MobileNet v2; `alpha` times the filters, `stem` as in `MobileNet`. Keras counterpart: `keras.applications.MobileNetV2`."""
-    small = frame.is_small("MobileNetV2", stem)
-    x = layers.Conv2D(divisible(32 * alpha), 3, strides=1 if small else 2, padding="same", use_bias=False, name="Conv1")(frame.x)
-    x, number = _normalized(x, "bn_Conv1", "Conv1_relu"), 0
+@architecture("mobilenet_v2", family="MobileNet", pixels="tf", source="Sandler et al. 2018, https://arxiv.org/abs/1801.04381", torch=TORCH,
+              arguments="input_shape alpha include_top weights input_tensor pooling classes classifier_activation name stem variant")
+def MobileNetV2(frame: Frame, *, alpha: float = 1.0, stem: str = "large", variant: str = "keras") -> SymbolicTensor:  # noqa: N802
+    """MobileNet v2; `alpha` times the filters, `stem` as in `MobileNet`, `variant` is "keras" or "torch" (torchvision, timm).
+
+    Keras counterpart: `keras.applications.MobileNetV2`.
+    """
+    torch, small = is_torch("MobileNetV2", variant), frame.is_small("MobileNetV2", stem)
+    style, strides = Variant(torch, 0.9, 1e-5) if torch else Variant(torch, 0.999), 1 if small else 2
+    x, padding = style.padded(frame.x, 3, strides)
+    x = layers.Conv2D(divisible(32 * alpha), 3, strides=strides, padding=padding, use_bias=False, name="Conv1")(x)
+    x, number = layers.ReLU(6.0, name="Conv1_relu")(style.norm(x, "bn_Conv1")), 0
     for stage, (filters, blocks, strides, expansion) in enumerate(STAGES):
         for i in range(blocks):
-            x = _block(x, number, divisible(int(filters * alpha)), 1 if i > 0 or (small and stage == 1) else strides, expansion)
+            x = _block(x, number, divisible(int(filters * alpha)), 1 if i > 0 or (small and stage == 1) else strides, expansion, style)
             number += 1
     x = layers.Conv2D(divisible(1280 * max(1.0, alpha)), 1, use_bias=False, name="Conv_1")(x)
-    return frame.top(_normalized(x, "Conv_1_bn", "out_relu"))
+    x = layers.ReLU(6.0, name="out_relu")(style.norm(x, "Conv_1_bn"))
+    return frame.top(x, dropout=0.2 if torch else 0.0)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
-from convolt.applications.mobilenet_v2 import border_before_halving, divisible
+from convolt.applications.mobilenet_v2 import divisible
+from convolt.applications.variants import Variant, is_torch, standardized
+from convolt.applications.weights import Rules, TorchNames
 from convolt.layers.symbolic import SymbolicTensor
+from convolt.models import Model
 
 __all__ = ["MobileNetV3Large", "MobileNetV3Small", "decode_predictions", "preprocess_input"]
 
 SOURCE = "Howard et al. 2019, https://arxiv.org/abs/1905.02244"
 ARGUMENTS = ("input_shape alpha minimalistic include_top weights input_tensor classes pooling dropout_rate classifier_activation "
-             "include_preprocessing name stem")
+             "include_preprocessing name stem variant")
 
 Block = tuple[float, int, int, int, bool, bool]
 """(expansion, filters, kernel size, strides, whether channels are weighed, whether it is hard swish in place of ReLU)."""
@@ -35,20 +40,41 @@ LARGE: Sequence[Block] = (
 
 preprocess_input = preprocessing("none")
 
+CONVOLUTION, WEIGHER = {"": "0", "_bn": "1"}, {"_conv": "fc1", "_conv_1": "fc2"}
+"""Ends of the names in a part of a block: Convolt's → torchvision's."""
+
+
+def _torch_names(blocks: Sequence[Block]) -> TorchNames:
+    """Names of torchvision, which count the parts that a block has."""
+    rules: list[tuple[str, str]] = [(r"conv\.(.*)", r"features.0.0.\1"), (r"conv_bn\.(.*)", r"features.0.1.\1")]
+    for number, (_, _, _, _, weighed, _) in enumerate(blocks):
+        parts = ["expand"] * (number > 0) + ["depthwise"] + ["squeeze_excite"] * weighed + ["project"]
+        own = f"expanded_conv_{number}_" if number else "expanded_conv_"
+        for place, part in enumerate(parts):
+            pair = WEIGHER if part == "squeeze_excite" else CONVOLUTION
+            rules += [(rf"{own}{part}{end}\.(.*)", rf"features.{number + 1}.block.{place}.{theirs}.\1") for end, theirs in pair.items()]
+    last = len(blocks) + 1
+    end: Rules = [(r"conv_1\.(.*)", rf"features.{last}.0.\1"), (r"conv_1_bn\.(.*)", rf"features.{last}.1.\1"),
+                  (r"conv_2\.(.*)", r"classifier.0.\1"), (r"logits\.(.*)", r"classifier.3.\1")]
+    return TorchNames([*rules, *end], prepare=_as_convolutions, variant=True)
+
+
+def _as_convolutions(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Makes convolutions 1×1 of the classifier's dense layers."""
+    return {name: tensor[:, :, None, None] if name.startswith("classifier.") and tensor.ndim == 2 else tensor
+            for name, tensor in tensors.items()}
+
 
 @dataclass(frozen=True)
 class _Style:
     """The minimalistic networks have neither kernels of 5×5, nor weights of channels, nor hard swish."""
 
     minimalistic: bool
+    variant: Variant
 
     def activated(self, x: SymbolicTensor, hard: bool = True) -> SymbolicTensor:
         layer = layers.Activation("hard_swish") if hard and not self.minimalistic else layers.ReLU()
         return layer(x)  # type: ignore[no-any-return]
-
-
-def _normalized(x: SymbolicTensor, name: str) -> SymbolicTensor:
-    return layers.BatchNormalization(momentum=0.999, name=name)(x)  # type: ignore[no-any-return]
 
 
 def _weighed(x: SymbolicTensor, prefix: str) -> SymbolicTensor:
@@ -68,32 +94,33 @@ def _block(x: SymbolicTensor, number: int, block: Block, alpha: float, style: _S
     filters, kernel_size = divisible(filters * alpha), 3 if style.minimalistic else kernel_size
     if number:
         x = layers.Conv2D(divisible(channels * expansion), 1, padding="same", use_bias=False, name=f"{prefix}expand")(x)
-        x = style.activated(_normalized(x, f"{prefix}expand_bn"), hard)
+        x = style.activated(style.variant.norm(x, f"{prefix}expand_bn"), hard)
     if strides == 2:
-        x = layers.ZeroPadding2D(border_before_halving(x, kernel_size), name=f"{prefix}depthwise_pad")(x)
+        x = layers.ZeroPadding2D(style.variant.border(x, kernel_size), name=f"{prefix}depthwise_pad")(x)
     x = layers.DepthwiseConv2D(kernel_size, strides=strides, padding="same" if strides == 1 else "valid", use_bias=False,
                                name=f"{prefix}depthwise")(x)
-    x = style.activated(_normalized(x, f"{prefix}depthwise_bn"), hard)
+    x = style.activated(style.variant.norm(x, f"{prefix}depthwise_bn"), hard)
     if weighed and not style.minimalistic:
         x = _weighed(x, prefix)
     x = layers.Conv2D(filters, 1, padding="same", use_bias=False, name=f"{prefix}project")(x)
-    x = _normalized(x, f"{prefix}project_bn")
+    x = style.variant.norm(x, f"{prefix}project_bn")
     return layers.Add(name=f"{prefix}add")([before, x]) if strides == 1 and channels == filters else x
 
 
 def _network(frame: Frame, blocks: Sequence[Block], last: int, alpha: float, minimalistic: bool, dropout_rate: float,
-             include_preprocessing: bool, small: bool) -> SymbolicTensor:
-    style, x = _Style(minimalistic), frame.x
+             include_preprocessing: bool, small: bool, torch: bool) -> SymbolicTensor:
+    style, x, strides = _Style(minimalistic, Variant(torch, 0.99 if torch else 0.999)), frame.x, 1 if small else 2
     if include_preprocessing:
-        x = layers.Rescaling(1 / 127.5, offset=-1.0)(x)
-    x = layers.Conv2D(16, 3, strides=1 if small else 2, padding="same", use_bias=False, name="conv")(x)
-    x = style.activated(_normalized(x, "conv_bn"))
+        x = standardized(x) if torch else layers.Rescaling(1 / 127.5, offset=-1.0)(x)
+    x, padding = style.variant.padded(x, 3, strides)
+    x = layers.Conv2D(16, 3, strides=strides, padding=padding, use_bias=False, name="conv")(x)
+    x = style.activated(style.variant.norm(x, "conv_bn"))
     first_halving = next(number for number, block in enumerate(blocks) if block[3] == 2)
     for number, block in enumerate(blocks):
         strides = 1 if small and number == first_halving else block[3]
         x = _block(x, number, (*block[:3], strides, *block[4:]), alpha, style)
     x = layers.Conv2D(divisible(int(x.shape[-1] or 0) * 6), 1, padding="same", use_bias=False, name="conv_1")(x)
-    x = style.activated(_normalized(x, "conv_1_bn"))
+    x = style.activated(style.variant.norm(x, "conv_1_bn"))
     if not frame.include_top:
         return frame.pooled(x)
     x = layers.GlobalAveragePooling2D(keepdims=True)(x)
@@ -105,23 +132,23 @@ def _network(frame: Frame, blocks: Sequence[Block], last: int, alpha: float, min
     return layers.Activation(frame.activation, name="predictions")(layers.Flatten()(x))  # type: ignore[no-any-return]
 
 
-@architecture("mobilenet_v3_small", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS)
+@architecture("mobilenet_v3_small", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS, torch=_torch_names(SMALL))
 def MobileNetV3Small(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802 (Keras's name)
-                     include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
-    """MobileNet v3, 11 blocks; `alpha` times the filters, `stem` as in `MobileNet`.
+                     include_preprocessing: bool = True, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
+    """MobileNet v3, 11 blocks; `alpha` times the filters, `stem` as in `MobileNet`, `variant` is "keras" or "torch" (torchvision).
 
     Keras counterpart: `keras.applications.MobileNetV3Small`.
     """
-    small = frame.is_small("MobileNetV3Small", stem)
-    return _network(frame, SMALL, 1024, alpha, minimalistic, dropout_rate, include_preprocessing, small)
+    small, torch = frame.is_small("MobileNetV3Small", stem), is_torch("MobileNetV3Small", variant)
+    return _network(frame, SMALL, 1024, alpha, minimalistic, dropout_rate, include_preprocessing, small, torch)
 
 
-@architecture("mobilenet_v3_large", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS)
+@architecture("mobilenet_v3_large", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS, torch=_torch_names(LARGE))
 def MobileNetV3Large(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802
-                     include_preprocessing: bool = True, stem: str = "large") -> SymbolicTensor:
-    """MobileNet v3, 15 blocks; `alpha` times the filters, `stem` as in `MobileNet`.
+                     include_preprocessing: bool = True, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
+    """MobileNet v3, 15 blocks; `alpha` times the filters, `stem` as in `MobileNet`, `variant` is "keras" or "torch" (torchvision).
 
     Keras counterpart: `keras.applications.MobileNetV3Large`.
     """
-    small = frame.is_small("MobileNetV3Large", stem)
-    return _network(frame, LARGE, 1280, alpha, minimalistic, dropout_rate, include_preprocessing, small)
+    small, torch = frame.is_small("MobileNetV3Large", stem), is_torch("MobileNetV3Large", variant)
+    return _network(frame, LARGE, 1280, alpha, minimalistic, dropout_rate, include_preprocessing, small, torch)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
+from convolt.applications.variants import is_torch
 from convolt.applications.weights import TorchNames
-from convolt.errors import ArgumentError, explain
 from convolt.layers.symbolic import SymbolicTensor
 
 __all__ = ["ResNeXt50", "ResNeXt101", "ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152", "WideResNet50_2", "WideResNet101_2",
@@ -78,17 +78,6 @@ class Blocks:
                 x = layers.Activation("relu", name=f"{name}_{i}_relu")(x)
         x = layers.Add(name=f"{name}_add")([shortcut, x])
         return layers.Activation("relu", name=f"{name}_out")(x)  # type: ignore[no-any-return]
-
-
-def is_torch(who: str, variant: str) -> bool:
-    """Whether an argument `variant` means torchvision's.
-
-    Raises:
-        ArgumentError: it is neither "keras" nor "torch".
-    """
-    if variant not in ("keras", "torch"):
-        raise ArgumentError(explain(f"{who}(variant)", repr(variant), "'keras' or 'torch'"))
-    return variant == "torch"
 
 
 def _resnet(frame: Frame, blocks: Blocks, counts: Sequence[int], who: str, stem: str) -> SymbolicTensor:

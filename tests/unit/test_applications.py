@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import convolt
 from convolt import applications
 from convolt.applications import LeNet5, ResNet18, SqueezeNet1_1, UNet, figures, imagenet_utils
+from convolt.cli.starting import load_start
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, ModelFileError, ShapeError
 from convolt.models.summary import human
 
@@ -120,6 +121,21 @@ def test_a_state_dict_that_does_not_fit_is_explained(tmp_path: Path) -> None:
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "a.safetensors")
     with pytest.raises(ModelFileError, match=r"missing features\.0\.bias.*under the names of torchvision"):
         SqueezeNet1_1(weights=tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnetb0", "efficientnetv2-s"])
+def test_weights_for_the_other_padding_are_refused(name: str, tmp_path: Path) -> None:
+    entry = applications.get(name)
+    arguments: dict[str, Any] = {"classes": 3, "input_shape": (32, 32, 3)}
+    theirs = entry.function(**arguments, variant="torch")
+    own, table = theirs.state_dict(), entry.torch.table(theirs)
+    save_file({str(table[key]): tensor.contiguous() for key, tensor in own.items()}, tmp_path / "torch.safetensors")
+    again = entry.function(**arguments, variant="torch", weights=tmp_path / "torch.safetensors")
+    assert all(torch.equal(tensor, own[key]) for key, tensor in again.state_dict().items())
+    with pytest.raises(ModelFileError, match=r'a model that pads as Keras does, in .*Weights of torchvision.* need variant="torch"'):
+        entry.function(**arguments, weights=tmp_path / "torch.safetensors")
+    with pytest.raises(ModelFileError, match="pads as Keras does"):
+        load_start(entry.function(**arguments), name, str(tmp_path / "torch.safetensors"))
 
 
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])

@@ -4,10 +4,13 @@ from functools import partial
 
 from tests.parity.applications import Case
 from tests.parity.applications import torch_convnext as convnext
+from tests.parity.applications import torch_mobile as mobile
+from tests.parity.applications import torch_timm as timm
 from tests.parity.applications import torch_vit as vit
 from tests.parity.applications.torch_densenet import DenseNet
 from tests.parity.applications.torch_googlenet import GoogLeNet
 
+TORCH = {"variant": "torch"}
 NAMED = {"name": "net"}
 """Keras calls these by their width and the size of the pictures."""
 
@@ -23,22 +26,30 @@ CASES = [
     Case("densenet201", 20_242_984, {"bn+relu": 201}, keras="DenseNet201", torch=partial(DenseNet, (6, 12, 48, 32)),
          torch_parameters=20_013_928, slow=True),
     Case("mobilenet", 4_253_864, {"bn+activation": 27}, keras="MobileNet", arguments=NAMED),
-    Case("mobilenet_v2", 3_538_984, {"bn+activation": 35, "bn+add": 10, "bn": 7}, keras="MobileNetV2", arguments=NAMED, side=47),
+    Case("mobilenet_v2", 3_538_984, {"bn+activation": 35, "bn+add": 10, "bn": 7}, keras="MobileNetV2", arguments=NAMED, side=48,
+         torch=mobile.MobileNetV2, also=[timm.mobilenet_v2], torch_arguments=TORCH, torch_parameters=3_504_872),
     Case("mobilenet_v3_small", 2_554_968, {"bn+relu": 5, "bn+activation": 18, "bn+add": 6, "bn": 5}, keras="MobileNetV3Small",
-         arguments=NAMED, pixels=True),
+         arguments=NAMED, pixels=True, torch=partial(mobile.MobileNetV3, mobile.SMALL, 1024), torch_arguments=TORCH,
+         torch_parameters=2_542_856),
     Case("mobilenet_v3_large", 5_507_432, {"bn+relu": 11, "bn+activation": 20, "bn+add": 10, "bn": 5}, keras="MobileNetV3Large",
-         arguments=NAMED, pixels=True, slow=True),
-    Case("efficientnetb0", 5_330_571, {"bn+activation": 33, "bn": 16}, keras="EfficientNetB0", pixels=True),
-    *[Case(f"efficientnetb{i}", parameters, {"bn+activation": active, "bn": linear}, keras=f"EfficientNetB{i}", pixels=True, slow=True)
-      for i, (parameters, active, linear) in enumerate((
-          (7_856_239, 46, 23), (9_177_569, 46, 23), (12_320_535, 52, 26), (19_466_823, 64, 32), (30_562_527, 77, 39), (43_265_143, 89, 45),
-          (66_658_687, 108, 55)), start=1)],
-    Case("efficientnetv2-b0", 7_200_312, {"bn+activation": 39, "bn": 20}, keras="EfficientNetV2B0", pixels=True),
+         arguments=NAMED, pixels=True, slow=True, torch=partial(mobile.MobileNetV3, mobile.LARGE, 1280), torch_arguments=TORCH,
+         torch_parameters=5_483_032),
+    *[Case(f"efficientnetb{i}", parameters, {"bn+activation": active, "bn": linear}, keras=f"EfficientNetB{i}", pixels=True, slow=i > 0,
+           torch=partial(mobile.efficientnet, width, depth, dropout, 1e-5 if i < 5 else 1e-3), torch_arguments=TORCH,
+           also=[partial(timm.efficientnet, width, depth)] if i < 5 else [], torch_parameters=published)
+      for i, (parameters, active, linear, published, width, depth, dropout) in enumerate((
+          (5_330_571, 33, 16, 5_288_548, 1.0, 1.0, 0.2), (7_856_239, 46, 23, 7_794_184, 1.0, 1.1, 0.2),
+          (9_177_569, 46, 23, 9_109_994, 1.1, 1.2, 0.3), (12_320_535, 52, 26, 12_233_232, 1.2, 1.4, 0.3),
+          (19_466_823, 64, 32, 19_341_616, 1.4, 1.8, 0.4), (30_562_527, 77, 39, 30_389_784, 1.6, 2.2, 0.4),
+          (43_265_143, 89, 45, 43_040_704, 1.8, 2.6, 0.5), (66_658_687, 108, 55, 66_347_960, 2.0, 3.1, 0.5)))],
     *[Case(f"efficientnetv2-{kind.lower()}", parameters, {"bn+activation": active, "bn": linear}, keras=f"EfficientNetV2{kind}",
-           pixels=True, slow=True)
+           pixels=True, slow=kind != "B0")
       for kind, parameters, active, linear in (
-          ("B1", 8_212_124, 48, 25), ("B2", 10_178_374, 50, 26), ("B3", 14_467_622, 58, 30), ("S", 21_612_360, 72, 38),
-          ("M", 54_431_388, 103, 54), ("L", 119_027_848, 142, 75))],
+          ("B0", 7_200_312, 39, 20), ("B1", 8_212_124, 48, 25), ("B2", 10_178_374, 50, 26), ("B3", 14_467_622, 58, 30))],
+    *[Case(f"efficientnetv2-{kind.lower()}", parameters, {"bn+activation": active, "bn": linear}, keras=f"EfficientNetV2{kind}",
+           pixels=True, slow=True, torch=partial(mobile.efficientnet_v2, kind), torch_arguments=TORCH, torch_parameters=published)
+      for kind, parameters, active, linear, published in (
+          ("S", 21_612_360, 72, 38, 21_458_488), ("M", 54_431_388, 103, 54, 54_139_356), ("L", 119_027_848, 142, 75, 118_515_272))],
     *[Case(f"convnext_{size.lower()}", parameters, {}, keras=f"ConvNeXt{size}", torch=partial(convnext.Timm, (3, 3, depth, 3), filters),
            also=[partial(convnext.Torchvision, (3, 3, depth, 3), filters)] if size != "XLarge" else [], torch_parameters=parameters,
            pixels=True, slow=size != "Tiny")
