@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convolt.data.augment.engine import Augmentation
 from convolt.data.augment.keys import keys as make_keys
+from convolt.data.batch_spec import BatchSpec
 from convolt.data.batches import epoch_order
 from convolt.errors import ArgumentError, explain
 
@@ -20,6 +22,8 @@ Change = Callable[[Tensor, Tensor | None, Tensor], Array]
 class ArrayFlow:
     """Batches (x, y, weights) of changed pictures. Indexing gives a batch of the present epoch; `next` goes on without end.
 
+    `fit` and `evaluate` do not iterate it: they take the arrays, and change the pictures inside the step, by the same keys.
+
     Args:
         change: called with all pictures, the rows of a batch and their keys.
         pictures: (samples, height, width, channels).
@@ -27,6 +31,7 @@ class ArrayFlow:
         batch_size: samples per batch.
         shuffle: another order in each epoch.
         seed: of order and changes.
+        whole: returns all that `change` does as an `Augmentation`; None where it is none, and only iterating tells.
 
     Attributes:
         n: samples.
@@ -36,16 +41,24 @@ class ArrayFlow:
     """
 
     def __init__(self, change: Change, pictures: Tensor, y: Array | None, weights: Array | None, batch_size: int, shuffle: bool,
-                 seed: int) -> None:
+                 seed: int, whole: Callable[[], Augmentation | None] = lambda: None) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ArgumentError(explain("flow(batch_size)", repr(batch_size), "a whole number from 1"))
-        self._change, self._pictures, self._y, self._weights = change, pictures, y, weights
+        self._change, self._whole, self._pictures, self._y, self._weights = change, whole, pictures, y, weights
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.n, self.epoch, self.batch_index = len(pictures), 0, 0
         self._order: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
         return -(-self.n // self.batch_size)
+
+    def batch_spec(self) -> BatchSpec | None:
+        """Returns what the batches are made of; None without labels, with labels of pixels (which stay where they are, as in Keras, while
+        `fit(augment=…)` moves them), or where a function of the user changes the pictures.
+        """
+        if self._y is None or self._y.shape[1:3] == tuple(self._pictures.shape[1:3]) or (whole := self._whole()) is None:
+            return None
+        return BatchSpec(self._pictures, self.batch_size, self.shuffle, self.seed, self._y, self._weights, whole)
 
     def _rows(self) -> Tensor:
         if not self.shuffle:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convolt.data.batch_spec import BatchSpec
 from convolt.data.folder import ImageFolder
 from convolt.data.index import Labels
-from convolt.data.label_modes import check_label_mode, targets_of
+from convolt.data.label_modes import LabelMode, check_label_mode, targets_of
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 SUBSETS = ("training", "validation", "both")
@@ -21,13 +22,15 @@ class ImageBatches:
     """Batches of a folder's pictures; can be gone through again and again.
 
     Each pass yields `(x, y)`, or `x` alone without labels. With `shuffle` each pass has another order, which depends
-    on the seed and the number of the pass alone.
+    on the seed and the number of the pass alone. `fit` and `evaluate` do not go through it: they take the folder as they take an
+    `ImageFolder` (decoded once where it fits), in orders keyed by (seed, epoch), so that a resumed training goes on as it would have.
 
     Args:
         folder: the pictures; its `image_size` is set.
         batch_size: pictures per batch; the last may be smaller. None yields single pictures without a batch axis.
         shuffle: whether the order changes with each pass.
         seed: decides the orders.
+        seeded: whether `seed` decides those of `fit`, too; else `fit`'s own does.
         label_mode: "int" (int64, `(N,)`), "categorical" (float32, `(N, classes)`), "binary" (float32, `(N, 1)`) or
             None for no labels.
 
@@ -37,9 +40,10 @@ class ImageBatches:
     """
 
     def __init__(self, folder: ImageFolder, batch_size: int | None = 32, shuffle: bool = True, seed: int = 0,
-                 label_mode: str | None = "int") -> None:
+                 label_mode: LabelMode = "int", seeded: bool = True) -> None:
         self.folder, self.batch_size, self.shuffle, self.seed = folder, batch_size, shuffle, seed
-        self.label_mode = label_mode if folder.labels is not None else None
+        self.seeded = seeded
+        self.label_mode: LabelMode = label_mode if folder.labels is not None else None
         self.class_names = folder.class_names
         self.file_paths = [str(folder.root / name) for name in folder.files]
         self._passes = 0
@@ -48,6 +52,12 @@ class ImageBatches:
     def __len__(self) -> int:
         """Number of batches in a pass. A bad file makes its batch smaller."""
         return -(-len(self.folder) // (self.batch_size or 1))
+
+    def batch_spec(self) -> BatchSpec | None:
+        """Returns what the batches are made of; None without labels, or for single pictures."""
+        if self.label_mode is None or self.batch_size is None:
+            return None
+        return BatchSpec(self.folder.labelled(self.label_mode), self.batch_size, self.shuffle, self.seed if self.seeded else None)
 
     def __iter__(self) -> Iterator[Any]:
         with self._lock:
@@ -88,7 +98,7 @@ def image_dataset_from_directory(
         image_size: (height, width), or one number for both.
         shuffle: whether each pass has another order.
         seed: decides the order, and the split together with `validation_split`; if None the order is drawn from
-            NumPy's generator (see `set_random_seed`) and the split is that of seed 0.
+            NumPy's generator (see `set_random_seed`), in `fit` it is that of `fit(seed=…)`, and the split is that of seed 0.
         validation_split: share for validation; each class is split alike.
         subset: "training", "validation" or "both" (returns the two in a list); goes with `validation_split`.
         interpolation: "bilinear", "nearest", "bicubic", "lanczos" or "area"; antialiased when shrinking.
@@ -124,9 +134,9 @@ def image_dataset_from_directory(
         print(f"Found {len(folder)} pictures of {len(folder.class_names)} classes in {directory}.")
     order_seed = int(np.random.randint(2**31)) if seed is None else seed
     if validation_split is None:
-        return ImageBatches(folder, batch_size, shuffle, order_seed, label_mode)
+        return ImageBatches(folder, batch_size, shuffle, order_seed, label_mode, seed is not None)
     train, validation = folder.split(validation_split, seed or 0)
-    both = [ImageBatches(train, batch_size, shuffle, order_seed, label_mode),
+    both = [ImageBatches(train, batch_size, shuffle, order_seed, label_mode, seed is not None),
             ImageBatches(validation, batch_size, False, order_seed, label_mode)]
     return both if subset == "both" else both[SUBSETS.index(str(subset))]
 

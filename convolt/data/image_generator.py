@@ -274,7 +274,7 @@ class ImageDataGenerator:
             split = int(count * self.validation_split)
             arrays = [None if a is None else a[:split] if subset == "validation" else a[split:] for a in arrays]
         pictures = self._outside(arrays[0])  # type: ignore[arg-type]
-        return ArrayFlow(self._changed, pictures, arrays[1], arrays[2], batch_size, shuffle, seed or 0)
+        return ArrayFlow(self._changed, pictures, arrays[1], arrays[2], batch_size, shuffle, seed or 0, self._whole)
 
     def flow_from_directory(self, directory: str | Path, target_size: tuple[int, int] = (256, 256), color_mode: str = "rgb",
                             classes: Sequence[str] | None = None, class_mode: str | None = "categorical", batch_size: int = 32,
@@ -314,7 +314,7 @@ class ImageDataGenerator:
                 held_out[own[: int(len(own) * self.validation_split)]] = True
             folder = folder.subset(np.flatnonzero(held_out if subset == "validation" else ~held_out))
         print(f"Found {len(folder)} pictures of {len(folder.class_names)} classes in {directory}.")
-        return DirectoryFlow(self._changed_outside, folder, class_mode, batch_size, shuffle, seed or 0)
+        return DirectoryFlow(self._changed_outside, folder, class_mode, batch_size, shuffle, seed or 0, self._whole)
 
     def _changed_outside(self, pictures: Tensor, index: Tensor | None, keys: Tensor) -> Array:
         """Changes decoded pictures, whose channels come last."""
@@ -322,11 +322,19 @@ class ImageDataGenerator:
 
     def _changed(self, pictures: Tensor, index: Tensor | None, keys: Tensor) -> Array:
         """Returns the rows `index` of pictures, changed and standardized."""
-        by_hand = self.preprocessing_function is not None or self.samplewise_center or self.zca_whitening
-        out = self._returned(self.augmentation(scaled=not by_hand).apply(pictures, index, keys).images)
-        if not by_hand:
+        out = self._returned(self.augmentation(scaled=not self._by_hand).apply(pictures, index, keys).images)
+        if not self._by_hand:
             return out
         return np.stack([self.standardize(picture) for picture in out])
+
+    @property
+    def _by_hand(self) -> bool:
+        """Whether something is done that no `Augmentation` does."""
+        return self.preprocessing_function is not None or self.samplewise_center or self.zca_whitening
+
+    def _whole(self) -> Augmentation | None:
+        """Returns all that happens to a picture as one `Augmentation`, which a training step can do; None where that is not all of it."""
+        return None if self._by_hand or self.data_format != "channels_last" else self.augmentation()
 
 
 class _Shifted(Transform):

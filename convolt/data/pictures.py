@@ -177,6 +177,12 @@ class Pictures(ABC):
         part._decoded, part._is_decoded = None, np.zeros(0, bool)
         return part
 
+    def labelled(self, mode: LabelMode) -> Self:
+        """Returns the pictures with another `label_mode`."""
+        part = self.subset(np.arange(len(self)))
+        part.label_mode = mode
+        return part
+
     def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
         """Returns (training part, validation part); each class is split alike, and the same seed splits the same way.
 

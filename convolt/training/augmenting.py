@@ -39,14 +39,15 @@ class Augmenter:
         transforms: an `Augmentation`, a list of transforms, one of them, or words as on the command line.
         seed: of the keys.
         channels: of the pictures, on which "auto" depends.
+        reconstructs: the changed pictures are the labels, too.
 
     Raises:
         ArgumentError: a transform is unknown, or transforms do not agree.
     """
 
-    def __init__(self, transforms: Any, seed: int, channels: int = 3) -> None:
+    def __init__(self, transforms: Any, seed: int, channels: int = 3, reconstructs: bool = False) -> None:
         self.augmentation = as_augmentation(transforms, channels)
-        self._seed = seed
+        self._seed, self._reconstructs = seed, reconstructs
         self._schedule = next((t for t in self.augmentation.transforms if isinstance(t, ProgressiveResizing)), None)
         self._alternates = any(isinstance(t, AlternatingFlip) for t in self.augmentation.transforms)
         self._at: dict[Size | None, Augmentation] = {}
@@ -79,6 +80,8 @@ class Augmenter:
         moved = {i: t for i, t in ((dense[0] if dense else None, made.masks), (self._boxes, made.boxes)) if t is not None}
         y, weights = (tuple(kept[i] if i in kept else t if pending.index is None else t.index_select(0, pending.index)
                             for i, t in enumerate(part)) for part, kept in ((batch.y, moved), (batch.weights, {})))
+        if self._reconstructs:
+            y = (made.images,)
         soft: tuple[Tensor, ...] = ()
         if labels is not None and made.labels is not None:
             y, soft = (self._hard(made.labels, y[0]),), (made.labels,)

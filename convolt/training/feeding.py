@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from convolt import losses
+from convolt.data.batch_spec import BatchSpec, spec_of
 from convolt.data.batches import Resident, Streamed
 from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, explain
 from convolt.training import checks, given, inputs
+from convolt.training.augmenting import Augmenter
 from convolt.training.batch_size import AUTO, find_batch_size
 from convolt.training.heads import Head
 from convolt.training.picture_inputs import PictureStream, check_label_form, open_pictures
-from convolt.training.sampling import Drawing
+from convolt.training.sampling import Drawing, drawing_of
 from convolt.training.step import Step
 
 
@@ -50,6 +52,8 @@ class Feeding:
         """Returns (batches, batches held out by `split` or None) of whatever the user gave."""
         if isinstance(x, Pictures):
             return self._pictures(what, x, y, sample_weight, batch_size, steps, drawing, class_weight, split)
+        if y is None and not split and (spec := spec_of(x)) is not None and (own := drawing_of(spec, drawing)) is not None:
+            return self._specified(what, spec, own, steps, class_weight)
         if inputs.is_stream(x):
             return self._stream(what, x, y, batch_size, steps, drawing, class_weight, split), None
         arrays: Any = self._arrays(what, x, y, sample_weight, class_weight, drawing)
@@ -61,14 +65,27 @@ class Feeding:
             held_out = inputs.from_arrays(later, size, self.device)
         data = inputs.from_arrays(arrays, size, self.device, drawing, steps)
         if drawing.augment is not None:
-            self._notes.append(drawing.augment.describe(self.device, resident=isinstance(data, Resident)))
+            self._note_augmentation(what, drawing.augment, isinstance(data, Resident))
         return data, held_out
 
+    def _note_augmentation(self, what: str, augment: Augmenter, resident: bool) -> None:
+        """Notes what becomes of the pictures of a training."""
+        if what == "fit":
+            self._notes.append(augment.describe(self.device, resident))
+
+    def _specified(self, what: str, spec: BatchSpec, drawing: Drawing, steps: int | None,
+                   class_weight: Mapping[int, float] | None) -> tuple[Any, Any]:
+        """Returns what `_data` does, of what batches are made of."""
+        if isinstance(spec.x, Pictures):
+            return self._pictures(what, spec.x, None, None, spec.batch_size, steps, drawing, class_weight, 0.0, not spec.reconstructs)
+        return self._data(what, spec.x, spec.y, spec.weights, spec.batch_size, steps, drawing, class_weight)
+
     def _pictures(self, what: str, x: Pictures, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,
-                  drawing: Drawing, class_weight: Mapping[int, float] | None, split: float) -> tuple[Any, Any]:
+                  drawing: Drawing, class_weight: Mapping[int, float] | None, split: float,
+                  labelled: bool = True) -> tuple[Any, Any]:
         """Returns what `_data` does, of pictures: in memory where they fit."""
         check_label_form(x, self.spec["loss"])
-        train, later = open_pictures(what, x, y, split, self.device)
+        train, later = open_pictures(what, x, y, split, self.device, labelled)
         data, _ = self._data(what, train.x, train.y, sample_weight, batch_size, steps, drawing, class_weight)
         data.why += f", from {x.origin}" if x.origin else ""
         if later is None:
@@ -119,12 +136,12 @@ class Feeding:
         augment = drawing.augment
         checks.check_inputs(list(xs), inputs.accepted_shapes(self.model, augment is not None and augment.resizes), what=what)
         self._prepare_model(xs if augment is None else augment.example(xs, self.model))
-        if isinstance(x, PictureStream):  # the labels of all are known before the first picture is
+        if isinstance(x, PictureStream) and (labels := x.example_targets()) is not None:  # known before the first picture is
             for head in self._heads:
-                checks.check_labels(x.example_targets(), loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
+                checks.check_labels(labels, loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
         if augment is not None:
             augment.prepare(self._heads, self._output_shapes)
-            self._notes.append(augment.describe(self.device, resident=False))
+            self._note_augmentation(what, augment, resident=False)
         return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], drawing, weigh)
 
     @staticmethod

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convolt.data.batch_spec import spec_of
 from convolt.data.batches import HostBatch, Order, Resident, Streamed, draw_ids, epoch_generator, fits_on, stream_arrays
 from convolt.data.stream import SampleStream
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
@@ -33,7 +34,8 @@ def is_array(value: Any) -> bool:
 
 def channels_of(x: Any) -> int:
     """Returns the channels of pictures where they can be told from an array's shape, else 3."""
-    shape: Any = getattr(x, "shape", ())
+    spec = spec_of(x)
+    shape: Any = getattr(x if spec is None else spec.x, "shape", ())
     return int(shape[3]) if len(shape) == 4 else 3
 
 

@@ -137,7 +137,7 @@ def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: Cal
         if hooks:
             callbacks.on_test_batch_begin(done)
         for batch in batches:
-            step.evaluate(batch)
+            step.evaluate(batch.ready())
         done, seen = done + len(batches), seen + sum(batch.size for batch in batches)
         if hooks:
             callbacks.on_test_batch_end(done - 1, LazyLogs(step.test_totals.read))  # SYNC only if a callback looks

@@ -33,15 +33,17 @@ class Opened:
     y: np.ndarray | None
 
 
-def open_pictures(what: str, pictures: Pictures, y: Any, split: float, device: torch.device) -> tuple[Opened, Opened | None]:
+def open_pictures(what: str, pictures: Pictures, y: Any, split: float, device: torch.device,
+                  labelled: bool = True) -> tuple[Opened, Opened | None]:
     """Returns (the pictures, those held out by `split` or None).
 
     Args:
         what: "fit", "evaluate" …, for messages.
-        pictures: with labels.
+        pictures: with labels, if they must have such.
         y: must be None.
         split: part of each class that is held out.
         device: where batches are needed; batches for a GPU lie in pinned memory.
+        labelled: whether labels are needed.
 
     Raises:
         ArgumentError: labels beside the pictures.
@@ -49,7 +51,7 @@ def open_pictures(what: str, pictures: Pictures, y: Any, split: float, device: t
     """
     if y is not None:
         raise ArgumentError(explain(f"{what}(y)", "labels beside pictures that have theirs", "None: x brings the labels"))
-    if pictures.labels is None or pictures.label_mode is None:
+    if labelled and (pictures.labels is None or pictures.label_mode is None):
         raise DataError(explain(f"{what}(x)", f"{pictures!r} without labels", "pictures with labels",
                                 "Put each class into a folder of its own, or use convolt.data.from_csv."))
     share = TRAINING_SHARE if what == "fit" else 1 - TRAINING_SHARE
@@ -85,8 +87,8 @@ def _open(pictures: Pictures, room: int, device: torch.device) -> Opened:
     return Opened(PictureStream(pictures, room, device), None)
 
 
-class PictureBatch(tuple[np.ndarray, np.ndarray]):
-    """`(x, y)` of a stream of pictures.
+class PictureBatch(tuple[np.ndarray, ...]):
+    """`(x, y)` of a stream of pictures, or `(x,)` where they have no labels.
 
     Attributes:
         places: of the pictures in their epoch, int64 (N,) on the CPU; those of bad files are not among them, and move no other.
@@ -94,9 +96,9 @@ class PictureBatch(tuple[np.ndarray, np.ndarray]):
 
     places: torch.Tensor
 
-    def __new__(cls, x: np.ndarray, y: np.ndarray, places: np.ndarray) -> PictureBatch:
+    def __new__(cls, x: np.ndarray, y: np.ndarray | None, places: np.ndarray) -> PictureBatch:
         """Returns the pair, which knows its places."""
-        made = super().__new__(cls, (x, y))
+        made = super().__new__(cls, (x,) if y is None else (x, y))
         made.places = torch.from_numpy(places)
         return made
 
@@ -117,12 +119,10 @@ class PictureStream(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def example_targets(self) -> np.ndarray:
-        """Returns labels that show what all are like: class numbers all of them, rows some of them."""
+    def example_targets(self) -> np.ndarray | None:
+        """Returns labels that show what all are like: class numbers all of them, rows some of them; None where there are none."""
         first = self.pictures.targets([0])
-        targets = self.pictures.targets(np.arange(len(self) if first is not None and first.ndim == 1 else min(len(self), 1000)))
-        assert targets is not None, "open_pictures has looked"
-        return targets
+        return self.pictures.targets(np.arange(len(self) if first is not None and first.ndim == 1 else min(len(self), 1000)))
 
     @property
     def why(self) -> str:
@@ -144,7 +144,7 @@ class PictureStream(Dataset[Any]):
             for number, (x, kept) in enumerate(found, first):
                 places = number * batch_size + np.flatnonzero(np.isin(orders[number - first], kept))
                 if len(kept):
-                    yield PictureBatch(x, self.pictures.targets(kept), places[: len(kept)])  # type: ignore[arg-type]  # open_pictures has looked
+                    yield PictureBatch(x, self.pictures.targets(kept), places[: len(kept)])
 
         return batches, -(-count // batch_size)
 

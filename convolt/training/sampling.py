@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convolt.data.batch_spec import BatchSpec
 from convolt.data.batches import Order, epoch_generator, epoch_order
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training.augmenting import Augmenter
@@ -223,3 +224,17 @@ def make_drawing(seed: int | None, shuffle: bool, sampler: Any, augment: Any, ch
     drawn = None if not random else int(torch.randint(2**62, ())) if seed is None else seed
     drawn = saved(drawn, seed is not None or not random) if saved is not None else drawn
     return Drawing(drawn, chosen, None if augment is None else Augmenter(augment, drawn or 0, channels), bool(shuffle))
+
+
+def drawing_of(spec: BatchSpec, asked: Drawing) -> Drawing | None:
+    """Returns how the batches of a spec are drawn; None where they have changes of their own, and others are asked for besides.
+
+    Args:
+        spec: of what was given to `fit`.
+        asked: what `fit` was asked for beside it.
+    """
+    if spec.augmentation is None:
+        return replace(asked, seed=asked.seed if spec.seed is None else spec.seed, shuffle=spec.shuffle)
+    if asked.augment is not None or asked.sampler is not None:
+        return None
+    return Drawing(spec.seed, None, Augmenter(spec.augmentation, spec.seed or 0, reconstructs=spec.reconstructs), spec.shuffle)

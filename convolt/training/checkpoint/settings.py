@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convolt.configurable import Configurable, to_json
+from convolt.data.batch_spec import BatchSpec, spec_of
 from convolt.errors import ArgumentError, CheckpointError, ConvoltError, did_you_mean, explain
 
 DIGEST_BYTES = 64 * 2**20
@@ -76,11 +77,20 @@ def fingerprint(data: Any) -> Any:
         return _numbers(data)
     if callable(own := getattr(data, "fingerprint", None)):  # pictures, which tell themselves apart without being read
         return own()
+    if (spec := spec_of(data)) is not None:
+        return _spec(type(data).__name__, spec)
     dataset = getattr(data, "dataset", None)
     found: dict[str, Any] = {"kind": type(data).__name__, "length": len(data) if hasattr(data, "__len__") else None}
     if dataset is not None:
         found |= {"dataset": fingerprint(dataset), "batch_size": getattr(data, "batch_size", None)}
     return found
+
+
+def _spec(kind: str, spec: BatchSpec) -> dict[str, Any]:
+    augment = None if spec.augmentation is None else plain(spec.augmentation.get_config())
+    return {"kind": kind, "samples": fingerprint(spec.x), "labels": fingerprint(spec.y), "weights": fingerprint(spec.weights),
+            "reconstructs": spec.reconstructs, "batch_size": spec.batch_size, "shuffle": spec.shuffle, "seed": spec.seed,
+            "augment": augment}
 
 
 def _numbers(data: Any) -> str:
