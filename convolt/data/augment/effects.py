@@ -155,10 +155,10 @@ def sharpened(images: Tensor, amounts: Tensor) -> Tensor:
     inner = images[:, 1:-1, 1:-1]
     if inner.numel() == 0:
         return images
-    rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
-    smooth = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * inner) / 13
+    rows = (images[:, :-2] + images[:, 1:-1]).add_(images[:, 2:])
+    smooth = (rows[:, :, :-2] + rows[:, :, 1:-1]).add_(rows[:, :, 2:]).add_(inner, alpha=4).div_(13)
     out = images.clone()
-    out[:, 1:-1, 1:-1] += amounts[:, None, None, None] * (inner - smooth)
+    out[:, 1:-1, 1:-1].add_(smooth.neg_().add_(inner).mul_(amounts[:, None, None, None]))
     return out
 
 

@@ -28,9 +28,10 @@ def changed_levels(images: Tensor, limits: tuple[float, float], autocontrast: Te
     """
     low, high = limits
     count, channels = images.shape[0], images.shape[3]
-    levels = ((images - low) * (255 / (high - low)) + 0.5).floor().to(torch.int32).clamp_(0, 255)
+    # In place where that can be: fresh memory for whole batches costs more than what is computed there.
+    levels = (images - low).mul_(255 / (high - low)).add_(0.5).floor_().clamp_(0, 255).to(torch.int32)
     first = torch.arange(0, count * channels * LEVELS, LEVELS, dtype=torch.int32, device=images.device)
-    places = (levels + first.view(count, 1, 1, channels)).view(-1)
+    places = levels.add_(first.view(count, 1, 1, channels)).view(-1)
     table = torch.arange(LEVELS, device=images.device).expand(count, channels, -1)
     touched = torch.zeros(count, dtype=torch.bool, device=images.device)
     if autocontrast is not None or equalize is not None:
@@ -48,8 +49,8 @@ def changed_levels(images: Tensor, limits: tuple[float, float], autocontrast: Te
     if bits is not None:
         dropped = (8 - bits.to(torch.int64))[:, None, None]
         table, touched = (table >> dropped) << dropped, touched | (bits < 8)
-    values = low + table.to(images.dtype).contiguous().view(-1).index_select(0, places).view(images.shape) * ((high - low) / 255)
-    return torch.where(touched[:, None, None, None], values, images)
+    units = table.to(images.dtype).contiguous().view(-1).mul_((high - low) / 255).add_(low)
+    return torch.where(touched[:, None, None, None], units.index_select(0, places).view(images.shape), images)
 
 
 def stretched(histogram: Tensor) -> Tensor:
