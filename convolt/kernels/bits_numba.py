@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-_INLINED = (Path(__file__), Path(__file__).with_name("vectors_numba.py"))
+_INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in ("bits", "vectors", "pixels"))
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _INLINED)).hexdigest()[:8]
 
 

@@ -1,8 +1,9 @@
 """Augmented batches on the CPU: a line of output at a time, in a buffer that stays in the first cache.
 
 The part of a line whose four neighbours all lie inside the picture is found first, and needs no checks of borders; whole-pixel moves
-and flips are copied. Pictures of three channels are first spread to four floats a pixel, which one vector register holds, where the
-output is not much smaller than the picture. Coordinates are float32, as in the reference.
+and flips are copied. Of pictures of three channels, the part of the plane that the output looks at, borders included, is first laid out
+as four floats a pixel, which one vector register holds, where the output is not much smaller than the picture: then hardly a pixel
+needs a check. Colours and rounding are computed for four pixels at a time. Coordinates are float32, as in the reference.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled, from_float
 from convolt.kernels.memory import bits
+from convolt.kernels.pixels_numba import add_between, blue, green, load_pixels, mirrored, pixel, red, store_pixels, times_plus, within
 from convolt.kernels.threads import over_rows
+from convolt.kernels.vectors_numba import load, number, store
 from convolt.kernels.warp_reference import FARTHEST, FILLS, SMALLEST_DEPTH
 
 CONSTANT, NEAREST, REFLECT, WRAP, OUTSIDE = range(len(FILLS))
 FAR, DEPTH = np.float32(FARTHEST), np.float32(SMALLEST_DEPTH)
 HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
+MARGIN = np.float32(1 / 64)  # coordinates that are computed twice may differ by rounding
 SPREAD = 4
 """A picture of more than so many times the pixels of the output is read as it is."""
+BORDER = 2
+"""What is laid out goes beyond the picture by at most its height and width divided by this."""
 
 
 def cast(f: Any, like: Any) -> Any:
@@ -91,7 +97,7 @@ def _anywhere(images: Any, start: Any, sizes: Any, u: Any, v: Any, value: Any, l
 def _part(slope: Any, offset: Any, shift: Any, low: Any, high: Any, first: Any, last: Any) -> Any:
     """The part of first … last in which low <= slope · (x + shift) + offset < high."""
     if slope == ZERO:
-        return (first, last) if low <= offset < high else (first, first)
+        return (first, last) if low <= offset < high else (0, 0)
     a, b = (low - offset) / slope - shift, (high - offset) / slope - shift
     a, b = (a, b) if a < b else (b, a)
     first = max(first, np.int64(max(min(a, FAR), -FAR)) - 1)
@@ -100,7 +106,7 @@ def _part(slope: Any, offset: Any, shift: Any, low: Any, high: Any, first: Any, 
         first += 1
     while first < last and not low <= slope * (np.float32(last - 1) + shift) + offset < high:
         last -= 1
-    return first, last
+    return (first, last) if first < last else (0, 0)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -120,29 +126,14 @@ def _inside_one(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e:
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _inside_four(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
+def _inside_four(laid: Any, begin: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
                  line: Any) -> None:
-    """Adds pixels of four floats, whose neighbours all lie inside.
-
-    All are read before one is written, so that LLVM makes vectors of them.
-    """
-    k1, k2, k3, k4, k5, k6, k7 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(5), np.uint64(6), np.uint64(7)
+    """Adds pixels of four floats, whose neighbours are all laid out; `begin` is where the picture's corner is, or would be."""
     for x in range(first, last):
         u, v = a * (np.float32(x) + shift) + b, d * (np.float32(x) + shift) + e
-        left, top = np.int32(u), np.int32(v)
-        fx, fy = u - np.float32(left), v - np.float32(top)
-        p = np.uint64(start + top * stride + left * 4)
-        q = np.uint64(start + top * stride + left * 4 + stride)
-        p0, p1, p2, p3 = np.float32(images[p]), np.float32(images[p + k1]), np.float32(images[p + k2]), np.float32(images[p + k3])
-        p4, p5, p6, p7 = np.float32(images[p + k4]), np.float32(images[p + k5]), np.float32(images[p + k6]), np.float32(images[p + k7])
-        q0, q1, q2, q3 = np.float32(images[q]), np.float32(images[q + k1]), np.float32(images[q + k2]), np.float32(images[q + k3])
-        q4, q5, q6, q7 = np.float32(images[q + k4]), np.float32(images[q + k5]), np.float32(images[q + k6]), np.float32(images[q + k7])
-        u0, u1, u2, u3 = p0 + fx * (p4 - p0), p1 + fx * (p5 - p1), p2 + fx * (p6 - p2), p3 + fx * (p7 - p3)
-        l0, l1, l2, l3 = q0 + fx * (q4 - q0), q1 + fx * (q5 - q1), q2 + fx * (q6 - q2), q3 + fx * (q7 - q3)
-        r0, r1, r2, r3 = u0 + fy * (l0 - u0), u1 + fy * (l1 - u1), u2 + fy * (l2 - u2), u3 + fy * (l3 - u3)
-        w = np.uint64(4 * x)
-        r0, r1, r2, r3 = line[w] + r0, line[w + k1] + r1, line[w + k2] + r2, line[w + k3] + r3
-        line[w], line[w + k1], line[w + k2], line[w + k3] = r0, r1, r2, r3
+        left, top = np.floor(u), np.floor(v)
+        at = begin + np.int64(top) * stride + np.int64(left) * 4
+        add_between(laid, at, at + stride, u - left, v - top, line, 4 * x)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -181,7 +172,16 @@ def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: An
             line[i] += np.float32(images[np.uint64(begin + i)])
         return first, last
     direction = np.int64(sign)
-    for x in range(first, last):
+    done = first
+    if channels == 3:
+        while done + 4 <= last:
+            if sign > 0:
+                found = load_pixels(images, start + (offset + done) * 3)
+            else:
+                found = mirrored(load_pixels(images, start + (offset - done - 3) * 3))
+            store(line, 4 * done, load(line, 4 * done) + found)
+            done += 4
+    for x in range(done, last):
         p = start + (offset + direction * x) * step
         for c in range(channels):
             line[x * wide + c] += np.float32(images[np.uint64(p + c)])
@@ -210,65 +210,127 @@ def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_w
         first, last = _part(d, e, shift, ZERO, np.float32(height - 1), first, last)
         if channels == 1:
             _inside_one(images, start, width, a, b, d, e, shift, first, last, line)
-        elif step == 4 and wide == 4:
-            _inside_four(images, start, width * 4, a, b, d, e, shift, first, last, line)
         else:
             _inside_any(images, start, width * step, step, wide, a, b, d, e, shift, first, last, line)
-    x = 0
-    while x < out_width:
-        if x == first and first < last:
-            x = last
-            continue
-        place = np.float32(x) + shift
-        u, v = a * place + b, d * place + e
-        if not straight:
-            depth = g * place + h
-            depth = depth if depth >= DEPTH else DEPTH
-            u, v = u / depth, v / depth
-        _anywhere(images, start, sizes, u, v, value, line, x * wide)
-        x += 1
+    for x in range(first):
+        _of_plane(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
+    for x in range(last, out_width):
+        _of_plane(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _colour(line: Any, width: Any, channels: Any, wide: Any, m: Any, low: Any, high: Any, pixel: Any) -> None:
+def _laid_line(laid: Any, region: Any, images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_width: Any, value: Any,
+               line: Any) -> None:
+    """The same, of three channels, where a region of the plane is laid out."""
+    left, top, right, bottom = region
+    a, b, d, e = m[0], m[1] * y + m[2], m[3], m[4] * y + m[5]
+    first, last = _part(a, b, shift, np.float32(left) + MARGIN, np.float32(right - 1) - MARGIN, 0, out_width)
+    first, last = _part(d, e, shift, np.float32(top) + MARGIN, np.float32(bottom - 1) - MARGIN, first, last)
+    stride = 4 * (right - left)
+    _inside_four(laid, -top * stride - 4 * left, stride, a, b, d, e, shift, first, last, line)
+    for x in range(first):
+        _of_plane(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
+    for x in range(last, out_width):
+        _of_plane(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _of_plane(images: Any, start: Any, sizes: Any, a: Any, b: Any, d: Any, e: Any, g: Any, h: Any, straight: Any, shift: Any, value: Any,
+              line: Any, x: Any, wide: Any) -> None:
+    """Adds pixel x of a line, wherever it lies."""
+    place = np.float32(x) + shift
+    u, v = a * place + b, d * place + e
+    if not straight:
+        depth = g * place + h
+        depth = depth if depth >= DEPTH else DEPTH
+        u, v = u / depth, v / depth
+    _anywhere(images, start, sizes, u, v, value, line, x * wide)
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _ends(slope: Any, other: Any, offset: Any, width: Any, height: Any, size: Any, beyond: Any) -> Any:
+    """The columns (or rows) from … to that an output looks at, a neighbour included, at most `beyond` outside of the picture."""
+    w, h = np.float32(width) - HALF, np.float32(height) - HALF
+    low = offset + min(-HALF * slope, w * slope) + min(-HALF * other, h * other)
+    high = offset + max(-HALF * slope, w * slope) + max(-HALF * other, h * other)
+    most = np.float32(size + beyond)
+    if not low <= high:  # not numbers
+        return 0, 0
+    low, high = min(max(low, np.float32(-beyond)), most), min(max(high, np.float32(-beyond)), most)
+    return np.int64(np.floor(low)), max(np.int64(np.floor(low)), min(np.int64(np.floor(high)) + 2, size + beyond))
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _region(m: Any, height: Any, width: Any, in_height: Any, in_width: Any, fill: Any) -> Any:
+    """The part of the plane that an affine map shows."""
+    down, across = (0, 0) if fill == OUTSIDE else (in_height // BORDER, in_width // BORDER)
+    left, right = _ends(m[0], m[1], m[2], width, height, in_width, across)
+    top, bottom = _ends(m[3], m[4], m[5], width, height, in_height, down)
+    return left, top, right, bottom
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _colour(line: Any, width: Any, channels: Any, wide: Any, m: Any, low: Any, high: Any, one: Any) -> None:
     if channels == 3:
-        m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11 = m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], m[9], m[10], m[11]
-        for x in range(width):
-            r, g, b = line[4 * x], line[4 * x + 1], line[4 * x + 2]
-            line[4 * x] = min(max(m0 * r + m1 * g + m2 * b + m3, low), high)
-            line[4 * x + 1] = min(max(m4 * r + m5 * g + m6 * b + m7, low), high)
-            line[4 * x + 2] = min(max(m8 * r + m9 * g + m10 * b + m11, low), high)
+        of_red, of_green, of_blue = pixel(m[0], m[4], m[8]), pixel(m[1], m[5], m[9]), pixel(m[2], m[6], m[10])
+        added, least, most = pixel(m[3], m[7], m[11]), number(low), number(high)
+        for i in range(0, 4 * width, 16):
+            v = load(line, i)
+            mixed = times_plus(red(v), of_red, times_plus(green(v), of_green, times_plus(blue(v), of_blue, added)))
+            store(line, i, within(mixed, least, most))
         return
     for x in range(width):
         for c in range(channels):
-            pixel[c] = line[x * wide + c]
+            one[c] = line[x * wide + c]
         for c in range(channels):
             total = m[c * (channels + 1) + channels]
             for k in range(channels):
-                total += m[c * (channels + 1) + k] * pixel[k]
+                total += m[c * (channels + 1) + k] * one[k]
             line[x * wide + c] = min(max(total, low), high)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _spread(images: Any, start: Any, places: Any, scratch: Any) -> None:
-    """Three channels to four floats; the fourth is never used."""
-    for i in range(places):
-        p, q = np.uint64(start + 3 * i), np.uint64(4 * i)
-        scratch[q] = np.float32(images[p])
-        scratch[q + np.uint64(1)] = np.float32(images[p + np.uint64(1)])
-        scratch[q + np.uint64(2)] = np.float32(images[p + np.uint64(2)])
+def _one_spread(images: Any, start: Any, row: Any, column: Any, sizes: Any, value: Any, laid: Any, at: Any) -> None:
+    """One pixel to four floats; the fourth is never used."""
+    _, width, _, _, fill, _ = sizes
+    column = _place(column, width, fill)
+    for c in range(3):
+        laid[at + c] = value if row < 0 or column < 0 else np.float32(images[np.uint64(start + (row * width + column) * 3 + c)])
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _stored(line: Any, width: Any, channels: Any, wide: Any, scale: Any, shift: Any, target: Any, like: Any) -> None:
+def _lay_out(images: Any, start: Any, sizes: Any, region: Any, value: Any, laid: Any) -> None:
+    """A region of the plane, three channels, to four floats a pixel."""
+    height, width, _, _, fill, _ = sizes
+    left, top, right, bottom = region
+    inner, end = min(max(left, 0), right), max(min(right, width), left)
+    at = 0
+    for y in range(top, bottom):
+        row = _place(y, height, fill)
+        for x in range(left, inner):
+            _one_spread(images, start, row, x, sizes, value, laid, at + 4 * (x - left))
+        x = inner
+        if row >= 0:
+            while x + 4 <= end:
+                store(laid, at + 4 * (x - left), load_pixels(images, start + (row * width + x) * 3))
+                x += 4
+        for rest in range(x, right):
+            _one_spread(images, start, row, rest, sizes, value, laid, at + 4 * (rest - left))
+        at += 4 * (right - left)
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def _stored(line: Any, width: Any, channels: Any, wide: Any, scale: Any, shift: Any, target: Any, rest: Any, like: Any) -> None:
     scaled = scale.size > 0
     if channels == 3:
-        s0, s1, s2 = (scale[0], scale[1], scale[2]) if scaled else (ONE, ONE, ONE)
-        t0, t1, t2 = (shift[0], shift[1], shift[2]) if scaled else (ZERO, ZERO, ZERO)
-        for x in range(width):
-            target[3 * x] = cast(line[4 * x] * s0 + t0, like)
-            target[3 * x + 1] = cast(line[4 * x + 1] * s1 + t1, like)
-            target[3 * x + 2] = cast(line[4 * x + 2] * s2 + t2, like)
+        factor = pixel(scale[0], scale[1], scale[2]) if scaled else number(ONE)
+        added = pixel(shift[0], shift[1], shift[2]) if scaled else number(ZERO)
+        for x in range(0, width - 3, 4):
+            store_pixels(target, 3 * x, times_plus(load(line, 4 * x), factor, added))
+        whole = width // 4 * 4
+        if whole < width:
+            store_pixels(rest, 0, times_plus(load(line, 4 * whole), factor, added))
+            target[3 * whole : 3 * width] = rest[: 3 * (width - whole)]
         return
     for x in range(width):
         for c in range(channels):
@@ -283,36 +345,40 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
     value, low, high = reals
     places = in_height * in_width
     wide = 4 if channels == 3 else channels
-    may_spread = channels == 3 and not nearest and places <= SPREAD * height * width
-    scratch = np.zeros(4 * places if may_spread else 0, np.float32)
-    line, pixel = np.empty(width * wide, np.float32), np.empty(channels, np.float32)
+    may_lay = channels == 3 and not nearest and places <= SPREAD * height * width
+    most = (in_height + 2 * (in_height // BORDER)) * (in_width + 2 * (in_width // BORDER)) if may_lay else 0
+    laid = np.empty(4 * most, np.float32)
+    line, one = np.empty((width + 3) // 4 * 4 * wide, np.float32), np.empty(channels, np.float32)
+    rest = np.empty(12, out.dtype)
     like = out.dtype.type(0)
+    own = (in_height, in_width, channels, channels, fill, nearest)
     for n in range(first, last):
         start = index[n] * places * channels
         m = matrix[9 * n : 9 * n + 9]
         rows, columns = (samples[2 * n], samples[2 * n + 1]) if samples.size > 0 else (1, 1)
         straight = m[6] == ZERO and m[7] == ZERO and m[8] == ONE
-        spread = may_spread and not (_whole(m[0], m[1] + m[2], m[3], m[4] + m[5], straight, ZERO) and m[1] == ZERO and rows * columns == 1)
-        if spread:
-            _spread(images, start, places, scratch)
+        lays = may_lay and straight and not (_whole(m[0], m[1] + m[2], m[3], m[4] + m[5], straight, ZERO) and m[1] == ZERO
+                                             and rows * columns == 1)
+        region = _region(m, height, width, in_height, in_width, fill) if lays else (0, 0, 0, 0)
+        if lays:
+            _lay_out(images, start, own, region, value, laid)
         for y in range(height):
             line[:] = ZERO
             for i in range(rows):
                 down = np.float32(y) + ((np.float32(i) + HALF) / np.float32(rows) - HALF)
                 for j in range(columns):
                     across = (np.float32(j) + HALF) / np.float32(columns) - HALF
-                    if spread:
-                        _line(scratch, 0, (in_height, in_width, channels, 4, fill, nearest), m, down, across, width, wide, value, line)
+                    if lays:
+                        _laid_line(laid, region, images, start, own, m, down, across, width, value, line)
                     else:
-                        _line(images, start, (in_height, in_width, channels, channels, fill, nearest), m, down, across, width, wide, value,
-                              line)
+                        _line(images, start, own, m, down, across, width, wide, value, line)
             if rows * columns > 1:
                 share = ONE / np.float32(rows * columns)
                 for i in range(line.size):
                     line[i] *= share
             if colour.size > 0:
                 of_one = channels * (channels + 1)
-                _colour(line, width, channels, wide, colour[n * of_one : (n + 1) * of_one], low, high, pixel)
+                _colour(line, width, channels, wide, colour[n * of_one : (n + 1) * of_one], low, high, one)
             elif has_limits:
                 for i in range(line.size):
                     line[i] = min(max(line[i], low), high)
@@ -322,7 +388,7 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
                         for c in range(channels):
                             line[x * wide + c] = values[k * channels + c]
             row = n * height + y
-            _stored(line, width, channels, wide, scale, shift, out[row * width * channels : (row + 1) * width * channels], like)
+            _stored(line, width, channels, wide, scale, shift, out[row * width * channels : (row + 1) * width * channels], rest, like)
 
 
 @Compiled
