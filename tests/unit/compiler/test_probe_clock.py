@@ -1,0 +1,97 @@
+"""The search on a clock that the candidates themselves move on: what is measured is what they cost, noise and busy seconds included."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+
+from convolt.compiler import Plan, make_plan
+from convolt.compiler.fuse import fuse
+from convolt.compiler.measure import Probe
+from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS
+from convolt.compiler.trace import trace
+from tests.unit.compiler.test_plan import LOSS, X, Y, cnn
+
+KINDS = ("FirstConvReluPool", "ConvReluPool", "SparseConvReluPool", "Norm")
+REWRITES = ("bn+relu", "conv+relu+pool", "sparse conv+relu+pool", "first conv+relu+pool", "bn")
+
+
+class Machine:
+    """A machine on which a step takes as long as is said: `layers` seconds, times a factor for each fused class in its form.
+
+    Each run takes that long with some noise, and now and then, as other work comes in between, three times as long.
+    """
+
+    def __init__(self, layers: float, factors: dict[str, float], noise: float = 0.02, busy: float = 0.05, seed: int = 0) -> None:
+        self.layers, self.factors, self.noise, self.busy = layers, factors, noise, busy
+        self.rng = np.random.default_rng(seed)
+        self.now, self.runs = 100.0, 0
+
+    def step_seconds(self, module: Any) -> float:
+        kinds = [type(part).__name__ for part in module.modules()] if isinstance(module, fx.GraphModule) else []
+        return self.layers * float(np.prod([self.factors.get(kind, 1.0) for kind in kinds]))
+
+    def loss_of(self, module: Any, precision: torch.dtype) -> torch.Tensor:
+        slow = 3.0 if self.rng.random() < self.busy else 1.0
+        self.now += self.step_seconds(module) * slow * max(0.5, 1 + self.noise * float(self.rng.standard_normal()))
+        self.runs += 1
+        loss: torch.Tensor = LOSS(Y, module(X.to(precision)))
+        return loss
+
+    def probe(self, model: nn.Module) -> Probe:
+        return Probe(model, self.loss_of, torch.device("cpu"), clock=lambda: self.now)
+
+
+def search(machine: Machine, steps: int) -> tuple[Plan, nn.Module, float]:
+    """Returns the plan, what it runs, and the seconds on the machine's clock that it took to find it."""
+    model, began = cnn(), machine.now
+    plan, module = make_plan(model, [X[:2]], machine.probe(model), precision=torch.float32, device=torch.device("cpu"), batch_size=8,
+                             steps=steps)
+    return plan, module, machine.now - began
+
+
+def best_of_all(machine: Machine) -> float:
+    traced = trace(cnn(), [X[:2]])
+    assert isinstance(traced, fx.GraphModule)
+    return min(machine.step_seconds(fuse(traced, kept).module) for n in range(len(REWRITES) + 1) for kept in combinations(REWRITES, n))
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.3, 1.5])
+def test_the_clock_gives_what_a_step_takes(seconds: float) -> None:
+    machine = Machine(seconds, {}, noise=0.0, busy=0.0)
+    model = cnn()
+    assert machine.probe(model).seconds(model, torch.float32, budget=0.5) == pytest.approx(seconds)
+    assert machine.runs == 1 + max(2, min(9, int(np.ceil(0.5 / seconds - 1e-9)))), "one to warm up, then as many as the budget has room for"
+
+
+def test_one_busy_run_does_not_decide() -> None:
+    machine = Machine(0.02, {}, busy=0.2, seed=3)
+    model = cnn()
+    assert machine.probe(model).seconds(model, torch.float32, budget=0.5) == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("layers", [0.02, 0.15])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_long_run_gets_nearly_the_best_form(layers: float, seed: int) -> None:
+    factors = dict(zip(KINDS, np.random.default_rng(seed).uniform(0.6, 1.3, 4), strict=True))
+    machine = Machine(layers, factors, seed=seed)
+    _, module, spent = search(machine, steps=10**6)
+    assert machine.step_seconds(module) <= best_of_all(machine) * 1.12
+    # three rounds of a third of a second for a candidate and for the best form; beside that, each round warms up and runs over once
+    assert spent <= 0.5 + len(REWRITES) * (2.0 + 20 * layers)
+
+
+@pytest.mark.parametrize("run", [12.0, 30.0, 60.0, 200.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_takes_no_more_of_a_run_than_is_said(run: float, seed: int) -> None:
+    layers = 0.05
+    factors = dict(zip(KINDS, np.random.default_rng(seed).uniform(0.8, 1.2, 4), strict=True))
+    machine = Machine(layers, factors, seed=seed)
+    plan, module, spent = search(machine, steps=int(run / layers))
+    assert spent <= max(0.15 * SEARCH_SECONDS, MOST_OF_RUN * run * 1.1), plan.describe()  # noise of the first measurement included
+    assert machine.step_seconds(module) <= layers * 1.02, "never slower than layer by layer"
+    given_up = [row.why for row in plan.rows if "the search has taken" in row.why]
+    assert bool(given_up) == (run < 100), "a search that would take too much ends early, and says so"
