@@ -51,10 +51,11 @@ def norm_job(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: str)
     x, residual = images(shape, dtype, device), images(shape, dtype, device)
     weight, bias = (torch.randn(shape[1], device=device, requires_grad=True) for _ in range(2))
     mean, var = torch.zeros(shape[1], device=device), torch.ones(shape[1], device=device)
-    inputs = [x, residual] if name == "bn_add_relu" else [x]
-    grad = images(shape, dtype, device).detach()
+    inputs = [x, residual] if "add" in name else [x]
+    settings: dict[str, Any] = {"training": True, "unbiased": True} | ({"activation": "silu"} if name == "bn_activation" else {})
+    grad = torch.randn_like(getattr(reference, name)(*inputs, weight, bias, mean, var, **settings)).detach()
     return lambda op, extra: lambda: torch.autograd.grad(
-        op(*inputs, weight, bias, mean, var, training=True, unbiased=True, **extra), [*inputs, weight, bias], grad)
+        op(*inputs, weight, bias, mean, var, **settings, **extra), [*inputs, weight, bias], grad)
 
 
 def crossentropy_job(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Job:
@@ -73,7 +74,7 @@ def jobs(device: str, quick: bool) -> list[tuple[str, str, Job]]:
             for name in ("relu_max_pool", "bias_relu_max_pool"):
                 found.append((name, f"{short} {shape}", pool_job(name, shape, dtype, device)))
         for shape in ((batch, 64, 32, 32), (batch, 512, 4, 4)):
-            for name in ("bn", "bn_relu", "bn_add_relu"):
+            for name in ("bn", "bn_relu", "bn_activation", "bn_add", "bn_add_relu", "bn_relu_max_pool"):
                 found.append((name, f"{short} {shape}", norm_job(name, shape, dtype, device)))
         for shape in ((batch, 10), (batch, 1000)):
             found.append(("softmax_crossentropy", f"{short} {shape}", crossentropy_job(shape, dtype, device)))

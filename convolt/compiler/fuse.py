@@ -19,6 +19,7 @@ from convolt.compiler.fused import (
     ConvReluPool,
     FirstConvReluPool,
     Norm,
+    NormPool,
     ReluPool,
     SparseConvReluPool,
     WinogradConv,
@@ -31,14 +32,17 @@ from convolt.compiler.nodes import (
     feeds_only,
     first_input,
     is_relu,
+    module_of,
     norm_of,
     pool_of,
     summands,
+    window_of,
 )
 from convolt.kernels.conv import MOST_CHANNELS
+from convolt.kernels.pool_reference import DEAD
 from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
-from convolt.layers import Conv2D
+from convolt.layers import Conv2D, ZeroPadding2D
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,32 @@ def _bn_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(Norm(norm, "relu"), (first_input(before),), (before, node))
 
 
+def _bn_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """BN → ReLU → [zeros at the border, which ReLU makes as good as none] → pool, and BN → pool → ReLU."""
+    chain: list[Any] = [node]
+    if is_relu(graph, node):
+        chain.insert(0, first_input(node))
+    window = window_of(graph, chain[0])
+    if window is None:
+        return None
+    size, strides, padding = window
+    if chain[0] is node:
+        chain.insert(0, first_input(node))
+        zeros = module_of(graph, chain[0])
+        if isinstance(zeros, ZeroPadding2D) and padding == (0, 0):
+            (top, bottom), (left, right) = zeros.padding
+            padding = (top, left) if (top, left) == (bottom, right) else (size[0], 0)
+            chain.insert(0, first_input(chain[0]))
+        if not is_relu(graph, chain[0]):
+            return None
+    chain.insert(0, first_input(chain[0]))
+    norm = norm_of(graph, chain[0])
+    fits = math.prod(size) <= DEAD and all(2 * border <= side for side, border in zip(size, padding, strict=True))
+    if norm is None or not fits or len(node.meta.get("shape", ())) != 4 or not all(map(feeds_only, chain, chain[1:])):
+        return None
+    return Match(NormPool(norm, size, strides, padding), (first_input(chain[0]),), tuple(chain))
+
+
 def _bn_activation(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     names = {activations.relu6: "relu6", activations.silu: "silu", activations.hard_silu: "hard_silu"}
     before, name = first_input(node), names.get(activation_of(graph, node))
@@ -240,6 +270,7 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("sparse conv+relu+pool", "the same, with a gradient that skips what pooling cut off (CPU)", _sparse_conv_relu_pool),
     Rewrite("conv+relu+pool", "bias, ReLU and max-pooling after a convolution in one pass", _conv_relu_pool),
     Rewrite("bn+add+relu", "batch normalization, residual sum and ReLU in one pass", _bn_add_relu),
+    Rewrite("bn+relu+pool", "batch normalization, ReLU and max-pooling in one pass", _bn_relu_pool),
     Rewrite("bn+relu", "batch normalization and ReLU in one pass", _bn_relu),
     Rewrite("bn+activation", "batch normalization and ReLU6, SiLU or hard SiLU in one pass", _bn_activation),
     Rewrite("bn+add", "batch normalization and residual sum in one pass", _bn_add, leftover=True),

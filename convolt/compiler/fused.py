@@ -154,6 +154,16 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Returns the result of all in one op."""
+        state, options = self.arguments()
+        if residual is not None:
+            op = kernels.bn_add_relu if self.then == "add_relu" else kernels.bn_add
+            return op(x, residual, *state, **options)
+        if self.then in ("", "relu"):
+            return (kernels.bn_relu if self.then else kernels.bn)(x, *state, **options)
+        return kernels.bn_activation(x, *state, self.then, **options)
+
+    def arguments(self) -> tuple[tuple[Any, Any, Any, Any], dict[str, Any]]:
+        """Returns what the kernels take beside the input: parameters and running statistics, and options; counts a batch in training."""
         norm: Any = self.norm
         keras = isinstance(norm, BatchNormalization)
         training = norm.training and (not keras or norm.trainable)
@@ -165,12 +175,22 @@ class Norm(nn.Module):
             share = norm.momentum
         epsilon = norm.epsilon if keras else norm.eps
         options: dict[str, Any] = {"training": training, "momentum": share, "eps": epsilon, "unbiased": not keras}
-        state = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        if residual is not None:
-            op = kernels.bn_add_relu if self.then == "add_relu" else kernels.bn_add
-            return op(x, residual, *state, **options)
-        if self.then in ("", "relu"):
-            return (kernels.bn_relu if self.then else kernels.bn)(x, *state, **options)
-        return kernels.bn_activation(x, *state, self.then, **options)
+        return (norm.weight, norm.bias, norm.running_mean, norm.running_var), options
 
 
+class NormPool(Norm):
+    """Batch normalization, ReLU and max-pooling in one op.
+
+    Args:
+        norm: as in `Norm`.
+        pool_size, strides, padding: vertical and horizontal, as `kernels.bn_relu_max_pool` takes them.
+    """
+
+    def __init__(self, norm: nn.Module, pool_size: tuple[int, int], strides: tuple[int, int], padding: tuple[int, int]) -> None:
+        super().__init__(norm, "relu_pool")
+        self.window: dict[str, Any] = {"pool_size": pool_size, "strides": strides, "padding": padding}
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Returns `max_pool(relu(batch_norm(x)))`."""
+        state, options = self.arguments()
+        return kernels.bn_relu_max_pool(x, *state, **(self.window | options))

@@ -187,7 +187,7 @@ def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tup
         return graph, {}
     graph.graph.lint()
     graph.recompile()
-    return fuse(graph, ("bn+add+relu", "bn+add", "bn+relu", "bn+activation", "relu+pool")).module, dict(count)
+    return fuse(graph, ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool")).module, dict(count)
 
 
 @dataclass

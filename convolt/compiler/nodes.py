@@ -18,6 +18,8 @@ _OF_TORCH = {nn.ReLU6: activations.relu6, nn.SiLU: activations.silu, nn.Sigmoid:
 INSIDE = (activations.relu, activations.relu6, activations.silu, activations.sigmoid, activations.tanh, activations.hard_silu)
 """Activations that fit into a convolution."""
 
+Pair = tuple[int, int]
+
 
 def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:
     """Returns the module that a node calls, if fusing it would hide nothing: hooks and activity penalties forbid it."""
@@ -53,15 +55,21 @@ def is_relu(graph: fx.GraphModule, node: Any) -> bool:
     return isinstance(module, nn.ReLU) or (isinstance(module, Activation) and module.activation is activations.relu)
 
 
-def pool_of(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
-    """Returns the window of a max-pooling whose windows do not overlap and are not padded."""
+def window_of(graph: fx.GraphModule, node: Any) -> tuple[Pair, Pair, Pair] | None:
+    """Returns size, strides and padding (as much on either side) of the max-pooling that a node calls."""
     module = module_of(graph, node)
     if isinstance(module, MaxPooling2D):
-        return module.pool_size if module.strides == module.pool_size and module.padding == "valid" else None  # type: ignore[return-value]
-    if not isinstance(module, nn.MaxPool2d) or module.return_indices or module.ceil_mode or module.padding not in (0, (0, 0)):
+        return (module.pool_size, module.strides, (0, 0)) if module.padding == "valid" else None  # type: ignore[return-value]
+    if not isinstance(module, nn.MaxPool2d) or module.return_indices or module.ceil_mode or module.dilation not in (1, (1, 1)):
         return None
-    size, stride = (value if isinstance(value, tuple) else (value, value) for value in (module.kernel_size, module.stride))
-    return size if size == stride and module.dilation in (1, (1, 1)) else None
+    size, strides, padding = (v if isinstance(v, tuple) else (v, v) for v in (module.kernel_size, module.stride, module.padding))
+    return size, strides, padding
+
+
+def pool_of(graph: fx.GraphModule, node: Any) -> Pair | None:
+    """Returns the window of a max-pooling whose windows do not overlap and are not padded."""
+    window = window_of(graph, node)
+    return window[0] if window is not None and window[0] == window[1] and window[2] == (0, 0) else None
 
 
 def conv_of(graph: fx.GraphModule, node: Any) -> Conv2D | nn.Conv2d | None:

@@ -3,6 +3,7 @@
 from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
 from convolt.kernels.norm import bn, bn_activation, bn_add, bn_add_relu, bn_relu, inference_affine
+from convolt.kernels.norm_pool import bn_relu_max_pool
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
 from convolt.kernels.resize import resize
@@ -21,6 +22,7 @@ __all__ = [
     "bn_add",
     "bn_add_relu",
     "bn_relu",
+    "bn_relu_max_pool",
     "choose",
     "conv_relu_max_pool",
     "inference_affine",

@@ -32,7 +32,7 @@ RUN = 8
 
 
 @register_jitable
-def _flush(narrow: Any, wide: Any) -> None:
+def flush(narrow: Any, wide: Any) -> None:
     """Adds short float32 sums to float64 ones and starts them anew."""
     for i in range(narrow.size):
         wide[i] += narrow[i]
@@ -63,8 +63,8 @@ def _statistics(x: Any, means: Any, sums: Any, squares: Any, sizes: Any, first: 
                 total[i] += d
                 square[i] += d * d
             if row % RUN == RUN - 1 or row == stop - 1:
-                _flush(total, wide_total)
-                _flush(square, wide_square)
+                flush(total, wide_total)
+                flush(square, wide_square)
         means[here] = mean
 
 
@@ -95,7 +95,8 @@ def _join(means: Any, sums: Any, squares: Any, mean: Any, var: Any, sizes: Any) 
 
 
 @Compiled
-def _add_up(parts: Any, total: Any) -> None:
+def add_up(parts: Any, total: Any) -> None:
+    """Fills totals with the sums of parts that lie one behind the other."""
     total[:] = 0.0
     for start in range(0, parts.size, total.size):
         part = parts[start : start + total.size]
@@ -183,8 +184,8 @@ def _reduce(kind: int) -> Compiled:
                         total[i] += v
                         product[i] += v * (centred * rstd[i])
                 if row % RUN == RUN - 1 or row == stop - 1:
-                    _flush(total, wide_total)
-                    _flush(product, wide_product)
+                    flush(total, wide_total)
+                    flush(product, wide_product)
 
     return Compiled(compute)
 
@@ -213,7 +214,7 @@ def _blocks(x: Tensor) -> tuple[int, tuple[int, int, int]]:
     return -(-rows // block_rows), (rows, channels, block_rows)
 
 
-def _vectors(x: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def vectors(x: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns scale and shift of each channel, float32."""
     scale = rstd if weight is None else rstd * weight.detach().to(torch.float32)
     return scale, torch.zeros(x.shape[1]) if bias is None else bias.detach().to(torch.float32)
@@ -233,6 +234,14 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
             running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
             activation: str) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory and the same type."""
+    mean, rstd, var = statistics(x, eps)
+    out = _affine(x, residual, mean, *vectors(x, rstd, weight, bias), activation)
+    follow(running_mean, running_var, mean, var, momentum, factor)
+    return out, mean, rstd
+
+
+def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns mean, 1 / √(variance + eps) and variance of each channel, float32."""
     count, sizes = _blocks(x)
     channels = sizes[1]
     partial = torch.empty(3, count, channels, dtype=torch.float64)
@@ -240,10 +249,7 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
     over_rows(lambda first, last: _statistics(bits(x), *flat, sizes, first, last), count, x.nbytes)
     mean64, var = torch.empty(2, channels, dtype=torch.float64)
     _join(*flat, mean64.numpy(), var.numpy(), sizes)
-    mean, rstd = mean64.float(), torch.rsqrt(var + eps).float()
-    out = _affine(x, residual, mean, *_vectors(x, rstd, weight, bias), activation)
-    follow(running_mean, running_var, mean, var.float(), momentum, factor)
-    return out, mean, rstd
+    return mean64.float(), torch.rsqrt(var + eps).float(), var.float()
 
 
 def _affine(x: Tensor, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
@@ -263,20 +269,20 @@ def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Te
     """See `reference.norm_backward`; all large tensors have channels-last memory and the same type."""
     count, sizes = _blocks(x)
     rows, channels, _ = sizes
-    scale, shift = _vectors(x, rstd, weight, bias)
+    scale, shift = vectors(x, rstd, weight, bias)
     reduce, *limits = _how(_reduce, activation)
-    vectors = (mean.numpy(), rstd.numpy(), scale.numpy(), shift.numpy())
+    of_channels = (mean.numpy(), rstd.numpy(), scale.numpy(), shift.numpy())
     sums, products = torch.empty(2, count, channels, dtype=torch.float64)
     total, product = torch.empty(2, channels, dtype=torch.float64)
     masked = grad if out is None else empty_like(grad)
-    arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *vectors)
+    arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *of_channels)
     partial = (sums.view(-1).numpy(), products.view(-1).numpy())
     over_rows(lambda first, last: reduce(*arrays, *limits, *partial, sizes, first, last), count, 2 * x.nbytes)
-    _add_up(partial[0], total.numpy())
-    _add_up(partial[1], product.numpy())
+    add_up(partial[0], total.numpy())
+    add_up(partial[1], product.numpy())
     dx = empty_like(x)
     means = ((total / rows).float().numpy(), (product / rows).float().numpy())
-    second = (bits(masked), bits(x), bits(dx), *vectors)
+    second = (bits(masked), bits(x), bits(dx), *of_channels)
     gradient, *limits = _how(_input_gradient, activation if out is None else "linear")
     over_rows(lambda first, last: gradient(*second, *limits, *means, channels, first, last), rows, 3 * x.nbytes)
     return dx, masked, product.float(), total.float()

@@ -76,7 +76,8 @@ def _join(means, squares, mean_out, var_out, rows, channels, chunk, parts, BP: t
 
 
 @triton.jit
-def _vector(pointer, c, channels, HAS: tl.constexpr, default):
+def vector(pointer, c, channels, HAS: tl.constexpr, default):
+    """A value for each channel, or the default."""
     value = tl.full(c.shape, default, tl.float32)
     if HAS:
         value = tl.load(pointer + c, mask=c < channels, other=0.0).to(tl.float32)
@@ -111,6 +112,20 @@ def _passed(g, z, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def keep_books(c, some, m, v, inverse, rstd, running_mean, running_var, momentum, factor, RUNNING: tl.constexpr, COUNTED: tl.constexpr):
+    """Stores 1 / deviation and moves the running statistics."""
+    tl.store(rstd + c, inverse, mask=some)
+    if RUNNING:
+        old_mean, old_var = tl.load(running_mean + c, mask=some, other=0.0), tl.load(running_var + c, mask=some, other=0.0)
+        if COUNTED:  # a share that the device's count of batches decides
+            share = tl.load(momentum)
+        else:
+            share = momentum
+        tl.store(running_mean + c, old_mean + (m - old_mean) * share, mask=some)
+        tl.store(running_var + c, old_var + (v * factor - old_var) * share, mask=some)
+
+
+@triton.jit
 def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, running_var, rows, channels, momentum, factor, eps,
            ADD: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, RUNNING: tl.constexpr, COUNTED: tl.constexpr,
            ACTIVATION: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
@@ -120,7 +135,7 @@ def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, runnin
     mask = (r < rows)[:, None] & some[None, :]
     m, v = tl.load(mean + c, mask=some, other=0.0), tl.load(var + c, mask=some, other=1.0)
     inverse = 1.0 / tl.sqrt(v + eps)
-    scale, shift = inverse * _vector(weight, c, channels, WEIGHT, 1.0), _vector(bias, c, channels, BIAS, 0.0)
+    scale, shift = inverse * vector(weight, c, channels, WEIGHT, 1.0), vector(bias, c, channels, BIAS, 0.0)
     at = r[:, None] * channels + c[None, :]
     z = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - m[None, :]) * scale[None, :] + shift[None, :]
     if ADD:
@@ -128,15 +143,7 @@ def _apply(x, residual, out, mean, var, rstd, weight, bias, running_mean, runnin
     z = _activated(z, ACTIVATION)
     tl.store(out + at, z.to(out.dtype.element_ty), mask=mask)
     if tl.program_id(0) == 0:  # one program for each block of channels keeps the books
-        tl.store(rstd + c, inverse, mask=some)
-        if RUNNING:
-            old_mean, old_var = tl.load(running_mean + c, mask=some, other=0.0), tl.load(running_var + c, mask=some, other=0.0)
-            if COUNTED:  # a share that the device's count of batches decides
-                share = tl.load(momentum)
-            else:
-                share = momentum
-            tl.store(running_mean + c, old_mean + (m - old_mean) * share, mask=some)
-            tl.store(running_var + c, old_var + (v * factor - old_var) * share, mask=some)
+        keep_books(c, some, m, v, inverse, rstd, running_mean, running_var, momentum, factor, RUNNING, COUNTED)
 
 
 @triton.jit
@@ -147,7 +154,7 @@ def _reduce(grad, x, out, masked, mean, rstd, weight, bias, partial, rows, chann
     first = tl.program_id(0).to(tl.int64) * chunk
     last = tl.minimum(first + chunk, rows)
     m, inverse = tl.load(mean + c, mask=some, other=0.0), tl.load(rstd + c, mask=some, other=0.0)
-    scale, shift = inverse * _vector(weight, c, channels, WEIGHT, 1.0), _vector(bias, c, channels, BIAS, 0.0)
+    scale, shift = inverse * vector(weight, c, channels, WEIGHT, 1.0), vector(bias, c, channels, BIAS, 0.0)
     total = tl.full((BC,), 0.0, tl.float64)
     product = tl.full((BC,), 0.0, tl.float64)
     for start in range(0, chunk, BM):
@@ -176,7 +183,7 @@ def _input_gradient(grad, x, out, mean, rstd, weight, bias, sums, rows, channels
     some = c < channels
     mask = (r < rows)[:, None] & some[None, :]
     m, inverse = tl.load(mean + c, mask=some, other=0.0), tl.load(rstd + c, mask=some, other=0.0)
-    scale, shift = inverse * _vector(weight, c, channels, WEIGHT, 1.0), _vector(bias, c, channels, BIAS, 0.0)
+    scale, shift = inverse * vector(weight, c, channels, WEIGHT, 1.0), vector(bias, c, channels, BIAS, 0.0)
     mean_grad = (tl.load(sums + c, mask=some, other=0.0) / rows).to(tl.float32)
     mean_product = (tl.load(sums + channels + c, mask=some, other=0.0) / rows).to(tl.float32)
     at = r[:, None] * channels + c[None, :]
@@ -203,35 +210,43 @@ def _affine(x, residual, out, scale, shift, rows, channels, ADD: tl.constexpr, A
     tl.store(out + at, z.to(out.dtype.element_ty), mask=mask)
 
 
-def _tile(x: Tensor) -> tuple[int, int, int, int]:
+def tile_of(x: Tensor) -> tuple[int, int, int, int]:
     """Returns rows, channels and the sides of a tile."""
     rows, channels = rows_of(x), x.shape[1]
     block_channels = power_of_two(channels, most=64)
     return rows, channels, power_of_two(rows, most=TILE // block_channels), block_channels
 
 
-def _parts(rows: int, block_rows: int) -> tuple[int, int]:
+def parts_of(rows: int, block_rows: int) -> tuple[int, int]:
     """Returns into how many parts the rows are divided, and rows of a part, whole tiles."""
     tiles = -(-rows // block_rows)
     chunk = -(-tiles // PROGRAMS) * block_rows
     return -(-rows // chunk), chunk
 
 
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns mean and variance of each channel, float32."""
+    rows, channels, bm, bc = tile_of(x)
+    parts, chunk = parts_of(rows, bm)
+    blocks = -(-channels // bc)
+    partial = torch.empty((2, parts, channels), dtype=torch.float64, device=x.device)
+    mean, var = torch.empty((2, channels), dtype=torch.float32, device=x.device)
+    with current_device(x):
+        _statistics[parts, blocks](x, partial[0], partial[1], rows, channels, chunk, bm, bc)
+        _join[(blocks,)](partial[0], partial[1], mean, var, rows, channels, chunk, parts, 16, bc)
+    return mean, var
+
+
 def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
             running_var: Tensor | None, momentum: float | Tensor, factor: float, eps: float,
             activation: str) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.norm_forward`; x and residual have channels-last memory."""
-    rows, channels, bm, bc = _tile(x)
-    parts, chunk = _parts(rows, bm)
-    blocks = -(-channels // bc)
-    partial = torch.empty((2, parts, channels), dtype=torch.float64, device=x.device)
-    mean, var, rstd = torch.empty((3, channels), dtype=torch.float32, device=x.device)
-    out = empty_like(x)
-    follows = running_mean is not None
+    rows, channels, bm, bc = tile_of(x)
+    out, follows = empty_like(x), running_mean is not None
+    mean, var = statistics(x)
+    rstd = torch.empty_like(mean)
     with current_device(x):
-        _statistics[parts, blocks](x, partial[0], partial[1], rows, channels, chunk, bm, bc)
-        _join[(blocks,)](partial[0], partial[1], mean, var, rows, channels, chunk, parts, 16, bc)
-        _apply[-(-rows // bm), blocks](
+        _apply[-(-rows // bm), -(-channels // bc)](
             x, x if residual is None else residual, out, mean, var, rstd, mean if weight is None else weight,
             mean if bias is None else bias, running_mean if follows else mean, running_var if follows else var, rows, channels,
             momentum, factor, eps, residual is not None, weight is not None, bias is not None, follows, isinstance(momentum, Tensor),
@@ -241,7 +256,7 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
 
 def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
     """See `reference.norm_inference`."""
-    rows, channels, bm, bc = _tile(x)
+    rows, channels, bm, bc = tile_of(x)
     out = empty_like(x)
     with current_device(x):
         _affine[-(-rows // bm), -(-channels // bc)](x, x if residual is None else residual, out, scale.detach(), shift.detach(), rows,
@@ -252,8 +267,8 @@ def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, 
 def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,
              activation: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.norm_backward`; all large tensors have channels-last memory."""
-    rows, channels, bm, bc = _tile(x)
-    parts, chunk = _parts(rows, bm)
+    rows, channels, bm, bc = tile_of(x)
+    parts, chunk = parts_of(rows, bm)
     blocks = -(-channels // bc)
     from_out = out is not None
     masked = empty_like(grad) if from_out else grad

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convolt.errors import ArgumentError, ShapeError, explain
-from convolt.kernels import reference
+from convolt.kernels import pool_reference
 from convolt.kernels.memory import channels_last
 from convolt.kernels.registry import choose, run
 
@@ -46,13 +46,13 @@ def bias_relu_max_pool(x: Tensor, bias: Tensor, pool_size: tuple[int, int] = (2,
 
 def _pool(name: str, x: Tensor, bias: Tensor | None, pool_size: tuple[int, int], backend: str) -> Tensor:
     pool = (int(pool_size[0]), int(pool_size[1]))
-    if pool[0] < 1 or pool[1] < 1 or pool[0] * pool[1] > reference.DEAD:
-        raise ArgumentError(explain(name, f"pool_size={pool_size}", f"two numbers from 1 whose product is at most {reference.DEAD}"))
+    if pool[0] < 1 or pool[1] < 1 or pool[0] * pool[1] > pool_reference.DEAD:
+        raise ArgumentError(explain(name, f"pool_size={pool_size}", f"two numbers from 1 whose product is at most {pool_reference.DEAD}"))
     if x.ndim != 4 or x.shape[2] < pool[0] or x.shape[3] < pool[1]:
         raise ShapeError(explain(name, f"input of shape {tuple(x.shape)}", f"(batch, channels, height, width) with room for {pool}"))
     chosen = choose(name, x, backend)
     if chosen == "reference" or x.numel() == 0:
-        return reference.relu_max_pool(x, pool) if bias is None else reference.bias_relu_max_pool(x, bias, pool)
+        return pool_reference.relu_max_pool(x, pool) if bias is None else pool_reference.bias_relu_max_pool(x, bias, pool)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return cast(Tensor, _Pool.apply(x, bias, name, chosen, pool))  # type: ignore[no-untyped-call]
     return cast(Tensor, run(name, chosen, "pool", "forward", channels_last(x), bias, pool, False)[0])

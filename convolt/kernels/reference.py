@@ -22,21 +22,19 @@ from convolt.kernels.norm_reference import (  # noqa: F401 (found here by name)
     norm_forward,
     norm_inference,
 )
+from convolt.kernels.pool_reference import (  # noqa: F401 (found here by name)
+    DEAD,
+    bias_relu_max_pool,
+    bn_relu_max_pool,
+    normpool_backward,
+    normpool_forward,
+    normpool_inference,
+    pool_backward,
+    pool_forward,
+    relu_max_pool,
+)
 from convolt.kernels.resize_reference import resize, resize_picture  # noqa: F401 (found here by name)
 from convolt.kernels.warp_reference import picture_means, warp, warp_fill, warp_means  # noqa: F401 (found here by name)
-
-DEAD = 255
-"""Code of a pooling window in which no value was above zero."""
-
-
-def relu_max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
-    """`max_pool(relu(x))`; (N, C, H, W) → (N, C, H // ph, W // pw)."""
-    return F.max_pool2d(F.relu(x), pool_size)
-
-
-def bias_relu_max_pool(x: Tensor, bias: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
-    """`max_pool(relu(x + bias))`; the bias (C,) is cast to x's type first."""
-    return F.max_pool2d(F.relu(x + bias.to(x.dtype)[:, None, None]), pool_size)
 
 
 def conv_relu_max_pool(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: tuple[int, int] = (0, 0)) -> Tensor:
@@ -133,29 +131,6 @@ def winograd_backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tens
     dense = grad.to(wide) if code is None else pool_backward(grad.to(wide), code, (2, 2), size, False)[0]
     dx = conv2d_input(x.shape, weight.to(wide), dense, padding=padding).to(x.dtype) if want_x else None  # type: ignore[no-untyped-call]
     return dx, conv2d_weight(x.to(wide), weight.shape, dense, padding=padding), dense.sum((0, 2, 3))  # type: ignore[no-untyped-call]
-
-
-def pool_forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -> tuple[Tensor, Tensor | None]:
-    """Returns the pooled output and, if `keep`, the place of each maximum in its window as one byte (`DEAD` after ReLU)."""
-    ph, pw = pool
-    height, width = x.shape[2] // ph, x.shape[3] // pw
-    covered = torch.unflatten(x[:, :, : height * ph, : width * pw], 2, (height, ph))
-    windows = torch.unflatten(covered, 4, (width, pw)).movedim(3, 4).flatten(4)
-    best, place = windows.max(-1)
-    value = best if bias is None else (best.to(torch.promote_types(best.dtype, torch.float32)) + bias[:, None, None]).to(x.dtype)
-    return F.relu(value), torch.where(value <= 0, DEAD, place).to(torch.uint8) if keep else None
-
-
-def pool_backward(grad: Tensor, code: Tensor, pool: tuple[int, int], size: tuple[int, int],
-                  want_bias: bool) -> tuple[Tensor, Tensor | None]:
-    """Returns the gradients of x (spatial `size`) and, if `want_bias`, of the bias (float32, or grad's type if wider)."""
-    out = grad.new_zeros((grad.shape[0], size[0], size[1], grad.shape[1])).permute(0, 3, 1, 2)
-    ph, pw = pool
-    for place in range(ph * pw):
-        rows, columns = slice(place // pw, grad.shape[2] * ph, ph), slice(place % pw, grad.shape[3] * pw, pw)
-        out[:, :, rows, columns] = torch.where(code == place, grad, 0)
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    return out, torch.where(code == DEAD, 0, grad).sum((0, 2, 3), dtype=wide) if want_bias else None
 
 
 def softmax_crossentropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -53,6 +53,7 @@ def _rows(*kernels: Kernel) -> dict[str, Kernel]:
 _POOL = {"numba": "convolt.kernels.pool_numba", "triton": "convolt.kernels.pool_triton"}
 _WINOGRAD = {"numba": "convolt.kernels.winograd_numba"}
 _NORM = {"numba": "convolt.kernels.norm_numba", "triton": "convolt.kernels.norm_triton"}
+_NORM_POOL = {"numba": "convolt.kernels.norm_pool_numba", "triton": "convolt.kernels.norm_pool_triton"}
 _UINT8 = (torch.uint8,)
 _WARP = {"numba": "convolt.kernels.warp_numba", "triton": "convolt.kernels.warp_triton"}
 _PICTURES: dict[str, tuple[torch.dtype, ...]] = dict.fromkeys(("numba", "triton"), (torch.uint8, torch.float32))
@@ -70,6 +71,7 @@ KERNELS = _rows(
     Kernel("bn_add", "batch normalization → + residual", _NORM),
     Kernel("bn_relu", "batch normalization → ReLU", _NORM),
     Kernel("bn_add_relu", "batch normalization → + residual → ReLU", _NORM),
+    Kernel("bn_relu_max_pool", "batch normalization → ReLU → max-pooling", _NORM_POOL),
     Kernel("softmax_crossentropy", "softmax → cross-entropy of each sample", {"triton": "convolt.kernels.crossentropy_triton"}),
     Kernel("warp", "index → geometry, colour, erasing → normalise → cast", _WARP, _PICTURES),
     Kernel("picture_means", "index → mean of each channel", _WARP, _PICTURES),

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.kernels import reference
 from convolt.kernels.memory import channels_last
+from convolt.kernels.pool_reference import DEAD
 from convolt.kernels.registry import choose, run
 
 
@@ -52,8 +53,8 @@ def pooled_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool_size
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, pool: tuple[int, int], padding: tuple[int, int]) -> None:
-    if min(pool) < 1 or pool[0] * pool[1] > reference.DEAD:
-        raise ArgumentError(explain("pooled_conv(pool_size)", pool, f"two numbers from 1 whose product is at most {reference.DEAD}"))
+    if min(pool) < 1 or pool[0] * pool[1] > DEAD:
+        raise ArgumentError(explain("pooled_conv(pool_size)", pool, f"two numbers from 1 whose product is at most {DEAD}"))
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[1] or min(padding) < 0:
         raise ShapeError(explain("pooled_conv", f"weights {tuple(weight.shape)} for x {tuple(x.shape)}",
                                  "(filters, channels, height, width) for (batch, channels, height, width)"))

@@ -90,6 +90,15 @@ LEGAL = {
         lambda: Sequential([*image_input(), layers.BatchNormalization(scale=False), layers.Activation("relu")]),
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
     ],
+    "bn+relu+pool": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D()]),
+        lambda: Sequential([*image_input(), layers.BatchNormalization(scale=False), layers.MaxPooling2D((3, 2), strides=(2, 3)),
+                            layers.Activation("relu"), layers.Conv2D(2, 1)]),
+        lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.ReLU(), layers.ZeroPadding2D((1, 0)),
+                            layers.MaxPooling2D(3, strides=2)]),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)),
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.MaxPool2d(2), nn.ReLU()),
+    ],
     "bn+activation": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(max_value=6.0)]),
         lambda: Sequential([*image_input(), layers.BatchNormalization(center=False), layers.Activation("swish")]),
@@ -199,6 +208,27 @@ def test_what_is_not_legal_stays(make: object) -> None:
 @pytest.mark.parametrize("after", [layers.LeakyReLU, lambda: layers.ReLU(max_value=5.0), lambda: layers.Activation("tanh")])
 def test_batch_normalization_before_other_activations_is_fused_alone(after: object) -> None:
     model = Sequential([*image_input(), layers.BatchNormalization(), after()])
+    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"bn": 1}
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D(3, strides=2, padding="same")]),
+    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.ReLU(), layers.ZeroPadding2D(((0, 1), (1, 1))),
+                        layers.MaxPooling2D(3)]),
+    lambda: Sequential([*image_input(), layers.BatchNormalization(), layers.ReLU(), layers.ZeroPadding2D(2), layers.MaxPooling2D(3)]),
+    lambda: nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2, dilation=2)),
+])
+def test_other_pooling_leaves_batch_normalization_and_relu(make: object) -> None:
+    assert fuse(trace(make(), [torch.zeros(2, 3, 12, 10)])).count == {"bn+relu": 1}
+
+
+def test_pooling_of_values_that_others_need_is_not_fused() -> None:
+    image = layers.Input((12, 10, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(image))
+    model = Model(image, [layers.MaxPooling2D()(x), layers.GlobalAveragePooling2D()(x)])
+    assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"bn+relu": 1}
+    x = layers.ZeroPadding2D()(layers.BatchNormalization()(image))  # zeros below which ReLU has not cut
+    model = Model(image, layers.ReLU()(layers.MaxPooling2D()(x)))
     assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"bn": 1}
 
 

@@ -201,6 +201,33 @@ def norm_cases() -> list[Case]:
     return found
 
 
+NORM_POOLS = {  # shape of x, size, strides and padding of the windows
+    "even": ((2, 8, 6, 6), (2, 2), None, (0, 0)), "odd": ((3, 33, 7, 9), (2, 2), None, (0, 0)),
+    "stem": ((2, 5, 12, 9), (3, 3), (2, 2), (1, 1)), "overlapping": ((2, 3, 8, 7), (3, 2), (2, 1), (0, 1)),
+    "tall_windows": ((2, 4, 11, 7), (3, 2), None, (0, 0)), "gaps": ((2, 1, 9, 8), (1, 2), (3, 3), (0, 0)),
+    "threads": ((8, 32, 40, 40), (2, 2), None, (0, 0)),
+}
+
+
+def norm_pool_cases() -> list[Case]:
+    found = []
+
+    def add(name: str, window: str, scale: float = 1.0, training: bool = True, **settings: Any) -> None:
+        shape, size, strides, padding = NORM_POOLS[window]
+        settings |= {"pool_size": size, "strides": strides, "padding": padding, "training": training}
+        found.append(Case("bn_relu_max_pool", name, lambda dtype: [random(*shape, scale=scale).to(dtype), *(
+            random(shape[1]) + 1.0 for _ in range(4))], lambda op, x, dtype: _norm(op, x, **settings), training, states=2))
+
+    for name in NORM_POOLS:
+        add(name, name, momentum=0.1)
+    add("share_on_the_device", "odd", momentum="0.7", unbiased=True)
+    add("no_affine", "stem", affine=False)
+    add("large_values", "stem", scale=1e4)
+    add("inference", "odd", training=False)
+    add("inference_stem", "stem", training=False)
+    return found
+
+
 def crossentropy_cases() -> list[Case]:
     found = []
     for name, count, classes, scale, smoothing, dense in (
@@ -284,5 +311,5 @@ def warp_cases() -> list[Case]:
     return found
 
 
-CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(), *crossentropy_cases(),
-         *resize_cases(), *warp_cases()]
+CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(), *norm_pool_cases(),
+         *crossentropy_cases(), *resize_cases(), *warp_cases()]

@@ -12,6 +12,7 @@ from convolt.kernels import reference
 from convolt.kernels.conv import _Conv
 from convolt.kernels.crossentropy import _Crossentropy
 from convolt.kernels.norm import _Norm
+from convolt.kernels.norm_pool import _NormPool
 from convolt.kernels.pool import _Pool
 
 
@@ -54,6 +55,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
     "bn_relu passes, no affine": (lambda x: _Norm.apply(x, None, None, None, "bn_relu", "reference", _settings("relu")), [settled(5, 3)]),
     "bn_add_relu passes": (lambda x, r, w, b: _Norm.apply(x, r, w, b, "bn_add_relu", "reference", _settings("relu")),
                            [settled(4, 3, 2), apart(4, 3, 2), settled(3), settled(3)]),
+    "bn_relu_max_pool passes": (
+        lambda x, w, b: _NormPool.apply(x, w, b, "reference", (None, None, 0.1, 1.0, 1e-3, (2, 2, 2, 2, 0, 0))),
+        [settled(2, 3, 5, 4), settled(3), settled(3)]),
+    "bn_relu_max_pool passes, overlapping": (
+        lambda x, b: _NormPool.apply(x, None, b, "reference", (None, None, 0.1, 1.0, 1e-3, (3, 3, 2, 2, 1, 1))),
+        [settled(2, 3, 5, 6), settled(3)]),
     "crossentropy": (lambda x: reference.softmax_crossentropy(x, LABELS, 0.1), [settled(3, 4)]),
     "crossentropy passes": (lambda x: _Crossentropy.apply(x, LABELS, "reference", 0.1), [settled(3, 4)]),
     "crossentropy passes, dense": (lambda x: _Crossentropy.apply(x, torch.rand(3, 4, generator=torch.Generator().manual_seed(1)).double(),
@@ -77,6 +84,12 @@ def test_passes_equal_compositions() -> None:
     x, r, w = settled(4, 3, 2, 2), apart(4, 3, 2, 2), settled(3)
     plain = reference.bn_add_relu(x, r, w, b, mean, var, training=True, momentum=0.2)
     torch.testing.assert_close(reference.norm_forward(x, r, w, b, other_mean, other_var, 0.2, 1.0, 1e-3, "relu")[0], plain)
+    torch.testing.assert_close((other_mean, other_var), (mean, var))
+    window = {"pool_size": (3, 3), "strides": (2, 2), "padding": (1, 1)}
+    x, w = settled(2, 3, 5, 6), settled(3)
+    plain = reference.bn_relu_max_pool(x, w, b, mean, var, training=True, momentum=0.2, **window)
+    passes = reference.normpool_forward(x, w, b, other_mean, other_var, 0.2, 1.0, 1e-3, (3, 3, 2, 2, 1, 1))
+    torch.testing.assert_close(passes[0], plain)
     torch.testing.assert_close((other_mean, other_var), (mean, var))
     logits = settled(3, 4)
     torch.testing.assert_close(reference.crossentropy_forward(logits, LABELS, 0.2)[0], reference.softmax_crossentropy(logits, LABELS, 0.2))

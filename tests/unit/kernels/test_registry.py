@@ -97,7 +97,7 @@ def test_a_version_that_cannot_be_imported_is_given_up_once(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("failing", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["bias_relu_max_pool", "conv_relu_max_pool", "bn_relu", "bn_add", "bn_add_relu"])
+@pytest.mark.parametrize("name", ["bias_relu_max_pool", "conv_relu_max_pool", "bn_relu", "bn_add", "bn_add_relu", "bn_relu_max_pool"])
 def test_a_pass_that_fails_is_done_by_the_reference(name: str, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> object:
         raise RuntimeError("the compiler gave up")
@@ -162,6 +162,9 @@ def test_what_cannot_fit_is_said() -> None:
             lambda: kernels.softmax_crossentropy(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64))):
         with pytest.raises(ShapeError):
             call()
+    for shape, window in (((2, 3, 4, 4), {"padding": (2, 0)}), ((2, 3, 4, 4), {"strides": (0, 1)}), ((2, 3, 4), {}), ((1, 3, 1, 4), {})):
+        with pytest.raises((ArgumentError, ShapeError), match="bn_relu_max_pool"):
+            kernels.bn_relu_max_pool(torch.zeros(shape), one, one, one, one, training=True, **window)
     with pytest.raises(ArgumentError, match="pool_size"):
         kernels.relu_max_pool(torch.zeros(1, 1, 64, 64), (16, 16))
 
