@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks that need a CUDA device, in one call of ten minutes at the most, the most valuable first.
+# All checks that need a CUDA device, in one call of nine minutes at the most, the most valuable first; what does not fit is left.
 # Results go to $OUT (by default benchmarks/results/gpu) as they come, so that an interrupted run keeps what it has.
 #
 #   bash benchmarks/gpu_check.sh
@@ -10,11 +10,17 @@ OUT="${OUT:-benchmarks/results/gpu}"
 mkdir -p "$OUT"
 SUITE="$OUT/suite_cuda_$(date +%F).json"
 
-part() {  # part NAME SECONDS COMMAND…
-  local name="$1" limit="$2"
+END=$((SECONDS + 525))
+
+part() {  # part NAME SECONDS COMMAND…: in no more seconds than are left of the whole
+  local name="$1" limit="$2" left=$((END - SECONDS))
   shift 2
+  if [ "$left" -lt 15 ]; then
+    echo "== $name: no time left"
+    return
+  fi
   echo "== $name"
-  timeout "$limit" "$@" 2>&1 | tee "$OUT/$name.log" | tail -n 40
+  timeout "$((limit < left ? limit : left))" "$@" 2>&1 | tee "$OUT/$name.log" | tail -n 40
   echo "== $name: exit ${PIPESTATUS[0]}"
 }
 
@@ -26,15 +32,21 @@ suite() {  # suite NAME SECONDS WORKLOAD PRECISION BATCH IMAGES PEERS…: plain 
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv | tee "$OUT/machine.log"
-part tests 145 python3 -m pytest tests/gpu -q -m gpu -p no:cacheprovider -o filterwarnings=default --durations=5
-suite cnn_bf16 80 cnn bfloat16 512 131072 convolt "pytorch tuned" "torch.compile max-autotune"
-suite cnn_fp32 40 cnn float32 512 131072 convolt "pytorch tuned"
-suite resnet18 80 resnet18 bfloat16 512 51200 convolt "pytorch tuned" "torch.compile max-autotune"
-if [ -n "${CONVOLT_DATA:-}" ]; then suite mnist 30 mnist bfloat16 512 60000 convolt "pytorch tuned"; fi
+part tests 130 python3 -m pytest tests/gpu -q -m gpu -p no:cacheprovider -o filterwarnings=default --durations=5
+suite cnn_bf16 70 cnn bfloat16 512 131072 convolt "pytorch tuned" "torch.compile max-autotune"
+suite resnet18 70 resnet18 bfloat16 512 51200 convolt "pytorch tuned" "torch.compile max-autotune"
 if [ -n "${CONVOLT_DATA:-}" ]; then  # eight epochs with its recipe, to 94%
-  part speednet 60 python3 benchmarks/speednet.py --device cuda --target 0.94 --output "$OUT/speednet_cuda_$(date +%F).json"
+  part speednet 50 python3 benchmarks/speednet.py --device cuda --target 0.94 --output "$OUT/speednet_cuda_$(date +%F).json"
 fi
-part kernels 50 python3 benchmarks/kernels.py --device cuda
-part syncs 25 python3 benchmarks/host_syncs.py --device cuda
+suite predict_resnet50 45 resnet50_predict bfloat16 64 1024 convolt "pytorch tuned"
+suite predict_vgg16 45 vgg16_predict bfloat16 64 1024 convolt "pytorch tuned"
+part executions 30 python3 benchmarks/executions.py --device cuda --rounds 1 --output "$OUT/executions_cuda_$(date +%F).json"
+part kernels 45 python3 benchmarks/kernels.py --device cuda
+part augmentation 30 python3 benchmarks/augmentation.py --device cuda --seconds 1 --sides convolt "convolt bfloat16" "convolt flip and crop"
+cp -n benchmarks/results/augmentation_cuda_*.json "$OUT" 2>/dev/null
+suite cnn_fp32 40 cnn float32 512 131072 convolt "pytorch tuned"
+if [ -n "${CONVOLT_DATA:-}" ]; then suite mnist 30 mnist bfloat16 512 60000 convolt "pytorch tuned"; fi
 part recurrent 25 python3 benchmarks/recurrent.py --device cuda --batch 512 --rounds 1 --seconds 2 --sides convolt pytorch
-suite resnet50 65 resnet50 bfloat16 128 2048 convolt "pytorch tuned" "torch.compile max-autotune"
+suite resnet50 60 resnet50 bfloat16 128 2048 convolt "pytorch tuned" "torch.compile max-autotune"
+part syncs 25 python3 benchmarks/host_syncs.py --device cuda
+part zoo 120 python3 benchmarks/zoo.py --device cuda --peers convolt "pytorch eager" --budget 1 --limit 20 --minutes 2 --output "$OUT/zoo_cuda_$(date +%F).json"
