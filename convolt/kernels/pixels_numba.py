@@ -103,7 +103,7 @@ def pixel(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def times_plus(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a · b + c, rounded once."""
+    """The product of two plus a third, rounded once."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), list(values))
