@@ -24,6 +24,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from environments import python_of  # noqa: E402
+from suite import KEPT, machine  # noqa: E402
+
 SHAPES = ((512, 32), (64, 224))
 OWN = ("convolt", "convolt bfloat16", "convolt uint8", "convolt flip and crop")
 PEERS = ("kornia one affine", "kornia each", "albumentations 2 threads", "keras tensorflow", "keras tensorflow+jit", "keras torch")
@@ -184,7 +187,7 @@ def run_side(side: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs one side in a process of its own."""
     python = options.peers_python if side in PEERS else sys.executable
     command = [python, str(Path(__file__)), "--side", side, "--device", options.device, "--seconds", str(options.seconds)]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | KEPT | {"PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
     if done.returncode:
         print(f"  {side} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
@@ -202,8 +205,6 @@ def versions_of(python: str) -> dict[str, str]:
 
 def compare(options: argparse.Namespace) -> None:
     """Runs all sides in turn, `--rounds` times, and writes medians."""
-    from suite import machine
-
     sides = [s for s in (COPY, *options.sides) if options.device == "cpu" or s in (COPY, *ON_GPU)]
     sides = [s for s in sides if s not in PEERS or options.peers_python]
     info = machine(options.device) | {"peers": versions_of(options.peers_python) if options.peers_python else {}}
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sides", nargs="+", default=[*OWN, *PEERS], choices=[*OWN, *PEERS])
-    parser.add_argument("--peers-python", default=None)
+    parser.add_argument("--peers-python", default=str(python_of("augmentation") or "") or None)
     parser.add_argument("--side", default=None, help="run this side alone, in this process")
     options = parser.parse_args()
     if options.side is None:

@@ -1,14 +1,16 @@
 """From JPEGs on a disk to augmented batches, beside PyTorch with Pillow, with albumentations, Keras and raw memory maps.
 
-    python benchmarks/data.py --pictures CIFAR_FOLDER --size 32 --batch 512 --python convolt=PYTHON albumentations=PYTHON keras=PYTHON
-    python benchmarks/data.py --generate 300 --size 224 --batch 64 --python …
+    python benchmarks/environments.py augmentation     once: the peers' environment
+    python benchmarks/data.py --pictures CIFAR_FOLDER --size 32 --batch 512 --name cifar10
+    python benchmarks/data.py --generate 300 --size 224 --batch 64 --name 500x400
 
 Every side reads the same files, makes them `size` × `size`, and flips, rotates, shears, zooms, translates, brightens, changes contrast and
-cuts out; its figure is pictures per second of whole epochs. Each runs in a process of its own with the Python that is named for it (the
-sides `pillow`, `albumentations` and `memmap` want PyTorch, OpenCV and albumentations, `keras` wants TensorFlow), in turn, `--rounds`
-times; medians are kept. Sides with workers run with 0 and 2 of them, and the faster counts. Imports, and compiling on other pictures
-of the same shape, are outside the clock for all sides, and the files are in the system's cache. The second epoch is the best that a side
-offers: pictures in memory (convolt), `cache()` (keras), an array on the disk (memmap); the others decode again.
+cuts out; its figure is pictures per second of whole epochs. Each runs in a process of its own, the peers with the Python of the
+environment "augmentation", in turn, `--rounds` times; medians are kept. All keep freed memory, as a training of Convolt's does.
+`benchmarks/results/data_NAME_cpu_DATE.json` is written. Sides with workers run with 0 and 2 of them, and the faster counts. Imports,
+and compiling on other pictures of the same shape, are outside the clock for all sides, and the files are in the system's cache. The
+second epoch is the best that a side offers: pictures in memory (convolt), `cache()` (keras), an array on the disk (memmap); the others
+decode again.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ from typing import Any
 
 import numpy as np
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from environments import python_of  # noqa: E402
+from suite import KEPT, machine  # noqa: E402
+
+OWN = ("convolt", "packed")
 SIDES = ("convolt", "packed", "pillow", "albumentations", "memmap", "keras")
 Epoch = Callable[[], int]
 
@@ -214,7 +222,7 @@ def keras_side(folder: Path, size: int, batch: int, limit: int) -> list[Epoch]:
 
 def one_side(side: str, folder: Path, size: int, batch: int, limit: int) -> None:
     """Runs one side and prints its pictures per second in the first and in the second epoch."""
-    if side in ("convolt", "packed"):
+    if side in OWN:
         runs = {"": convolt_side(folder, size, batch, limit, side == "packed")}
     elif side == "keras":
         runs = {"": keras_side(folder, size, batch, limit)}
@@ -243,9 +251,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10**9)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sides", nargs="*", default=list(SIDES))
-    parser.add_argument("--python", nargs="*", default=[], metavar="SIDE=PYTHON")
+    parser.add_argument("--name", default="pictures")
     parser.add_argument("--side")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     folder = options.pictures or Path(tempfile.mkdtemp())
     if options.generate:
@@ -255,13 +262,16 @@ def main() -> None:
         return
     for file in files_of(folder, options.limit)[0]:  # the system's cache holds the files for every side alike
         Path(file).read_bytes()
-    pythons = dict(pair.split("=", 1) for pair in options.python)
+    peer = python_of("augmentation")
+    if peer is None:
+        raise SystemExit("no environment for the peers: python benchmarks/environments.py augmentation")
+    environment = os.environ | KEPT | {"PYTHONPATH": str(HERE.parent)}
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
     for _ in range(options.rounds):
         for side in options.sides:
-            command = [pythons.get(side, sys.executable), __file__, "--side", side, "--pictures", str(folder), "--size", str(options.size),
-                       "--batch", str(options.batch), "--limit", str(options.limit)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [sys.executable if side in OWN else str(peer), __file__, "--side", side, "--pictures", str(folder),
+                       "--size", str(options.size), "--batch", str(options.batch), "--limit", str(options.limit)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
             if line is None:
                 raise SystemExit(f"{side} failed:\n{done.stderr[-2000:]}")
@@ -269,9 +279,11 @@ def main() -> None:
             print(side, found[side][-1], flush=True)
     rows = {side: {name: round(statistics.median(run[name] for run in runs)) for name in ("first", "second")} | {"runs": runs}
             for side, runs in found.items()}
-    result = {"pictures": len(files_of(folder, options.limit)[0]), "size": options.size, "batch": options.batch, "rows": rows}
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    info = machine("cpu")
+    result = {"machine": info, "pictures": len(files_of(folder, options.limit)[0]), "size": options.size, "batch": options.batch,
+              "rows": rows}
+    out = HERE / "results" / f"data_{options.name}_cpu_{info['date']}.json"
+    out.write_text(json.dumps(result, indent=1) + "\n")
     for side, row in rows.items():
         print(f"{side:16} first {row['first']:>8,}  second {row['second']:>8,} pictures/s")
 
