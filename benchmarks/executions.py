@@ -50,8 +50,12 @@ def measure(options: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
             times[together] += clock.epochs[1:]
             print(f"batch {batch}, {together} together, round {round_ + 1}: {count / min(clock.epochs[1:]):,.0f} images/s", flush=True)
     alone = statistics.median(times[options.together[0]])
-    return [{"batch": batch, "together": together, "images_per_second": count / (median := statistics.median(found)),
-             "times_the_first": alone / median, "plan": models[together].plan.describe().splitlines()[0]} for together, found in times.items()]
+    rows = []
+    for together, found in times.items():
+        median, plan = statistics.median(found), models[together].plan.describe().splitlines()[0]
+        rows.append({"batch": batch, "together": together, "images_per_second": count / median, "times_the_first": alone / median,
+                     "plan": plan})
+    return rows
 
 
 class Clock(convolt.callbacks.Callback):

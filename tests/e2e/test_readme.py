@@ -22,7 +22,7 @@ from convolt.datasets import digits
 ROOT = Path(__file__).parents[2]
 TRANSLATIONS = ("README.md", "README.zh-CN.md")
 WITH_CODE = ("README.md", "docs/applications.md", "docs/attention.md", "docs/batch_normalization.md", "docs/data.md", "docs/formats.md",
-             "docs/keras.md", "docs/losses_metrics.md", "docs/optimizers.md", "docs/reliability.md", "docs/sequences.md",
+             "docs/keras.md", "docs/losses_metrics.md", "docs/optimizers.md", "docs/plan.md", "docs/reliability.md", "docs/sequences.md",
              "docs/training.md", "docs/transfer_learning.md", "docs/inference.md", "docs/training_data.md")
 
 
