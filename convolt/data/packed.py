@@ -108,18 +108,23 @@ class PackedPixels(Packed):
 
     @property
     def mapped(self) -> bool:
-        """Whether these are all pictures of the part in its order, so that `load` takes no memory."""
-        return np.array_equal(self._rows[self._good()], np.arange(len(self._pixels)))
+        """Whether these are all pictures of the part in its order, so that `load` takes no memory.
+
+        Not where files were left out: a set with bad files that is streamed trains otherwise than one in memory, and which of the two it
+        is may not depend on whether there is a pack.
+        """
+        return not self._bad and np.array_equal(self._rows, np.arange(len(self._pixels)))
 
     def _good(self) -> np.ndarray:
         return np.flatnonzero([name not in self._bad for name in self.files])
 
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns (pixels, labels) of all that were not left out, mapped from the file where `mapped`."""
+        """Returns (pixels, labels) of all that were not left out, mapped from the file where these are all in their order."""
         good = self._good()
         self._check_classes(np.setdiff1d(np.arange(len(self)), good))
         rows = self._rows[good]
-        return self._pixels if self.mapped else self._pixels[rows], self.targets(good)
+        whole = np.array_equal(rows, np.arange(len(self._pixels)))
+        return self._pixels if whole else self._pixels[rows], self.targets(good)
 
     def keep(self, room: int) -> None:
         """Keeps nothing: the system keeps what it has read of a mapped file, as far as there is room."""

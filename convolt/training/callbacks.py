@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from convolt.configurable import to_json
+from convolt.data.pictures import BadFile
 from convolt.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -49,11 +50,13 @@ class History(Callback):
     Attributes:
         history: name → list of values, one for each epoch (`loss`, metrics, `val_…`, `learning_rate`).
         epoch: numbers of the epochs, from 0.
+        skipped: files of training and validation that could not be read and were left out, each with `path` and `reason`.
 
     Keras counterpart: `keras.callbacks.History`.
     """
 
     def __init__(self) -> None:
+        self.skipped: list[BadFile] = []
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
 

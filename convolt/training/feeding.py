@@ -77,7 +77,8 @@ class Feeding:
                    class_weight: Mapping[int, float] | None) -> tuple[Any, Any]:
         """Returns what `_data` does, of what batches are made of."""
         if isinstance(spec.x, Pictures):
-            return self._pictures(what, spec.x, None, None, spec.batch_size, steps, drawing, class_weight, 0.0, not spec.reconstructs)
+            pictures = self._given(what, spec.x)
+            return self._pictures(what, pictures, None, None, spec.batch_size, steps, drawing, class_weight, 0.0, not spec.reconstructs)
         return self._data(what, spec.x, spec.y, spec.weights, spec.batch_size, steps, drawing, class_weight)
 
     def _pictures(self, what: str, x: Pictures, y: Any, sample_weight: Any, batch_size: int | str | None, steps: int | None,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from convolt.data.batch_spec import spec_of
 from convolt.data.folder import ImageFolder, check_same_classes
 from convolt.data.huggingface import from_huggingface, is_huggingface
 from convolt.data.pack import Pack, PackPart, StalePackWarning
@@ -65,7 +66,9 @@ def _read_as(input_shapes: Sequence[Any]) -> tuple[tuple[int, int] | None, str]:
 
 def names_of(x: Any) -> list[str]:
     """Returns the names of the classes that data bring along, in the order of the labels; none where the names are the labels' numbers."""
-    source = getattr(x, "folder", x)
+    source = getattr(x, "folder", x)  # batches of a folder have one
+    if (spec := spec_of(x)) is not None and spec.reconstructs:
+        return []
     if isinstance(source, SampleStream) or (isinstance(source, Pictures) and source.named):
         return list(source.class_names)
     return []

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 import os
@@ -28,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from convolt.configurable import to_json
+from convolt.data.pictures import BadFile, write_skipped
 from convolt.errors import ArgumentError, explain
 from convolt.training import plots
 from convolt.training.hooks import Callback, Logs, scalars
@@ -99,9 +99,9 @@ class RunFolder:
 
     def write_skipped(self, files: Sequence[tuple[str, str]]) -> Path:
         """Writes `skipped.csv`: each file of the data that was left out, and why."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *files])
-        return _write(self.path / "skipped.csv", text.getvalue())
+        path = self.path / "skipped.csv"
+        write_skipped(path, [BadFile(*pair) for pair in files])
+        return path
 
     def write_command(self, arguments: Sequence[str]) -> Path:
         """Writes `command.txt`: the program and its arguments, quoted so that a shell takes them as they were."""

@@ -33,6 +33,7 @@ from convolt.training.own_step import make_step
 from convolt.training.planning import PRECISIONS, Planning
 from convolt.training.progress import Progress
 from convolt.training.sampling import make_drawing
+from convolt.training.skipped import SkippedFiles
 from convolt.training.statistics import update_statistics
 from convolt.training.step import Step, enter, flat_outputs
 
@@ -128,7 +129,10 @@ class Trainer(Planning):
         for note in self._notes:
             progress.note(note)
         self.history = History()
-        callback_list = CallbackList([self.history, callbacks], self.model, {"epochs": epochs, "steps": data.steps, "verbose": verbose})
+        skipped = SkippedFiles([x, validation_data], self.history, progress.note, [session.options.path.parent] if session else ())
+        callback_list = CallbackList([self.history, skipped, callbacks], self.model,
+                                     {"epochs": epochs, "steps": data.steps, "verbose": verbose})
+        skipped.also_in_folders_of(callback_list)
         progress.more = callback_list.progress_texts
         if session is None:
             keeper = None

@@ -1,11 +1,17 @@
 """Each source of pictures is given to `fit` as it is: labels in the form of the loss, classes, bad files, packs, Hugging Face sets."""
 
+import hashlib
 import io
+import json
+import subprocess
+import sys
 import tarfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import convolt
@@ -13,10 +19,16 @@ import convolt.training.show
 from convolt import layers
 from convolt.data import ImageFolder, SkippedFilesWarning, from_webdataset, image_dataset_from_directory, open_pack, write_pack
 from convolt.data import pictures as pictures_module
+from convolt.data.augment.keys import keys
+from convolt.data.batches import epoch_order
 from convolt.data.pack import StalePackWarning
 from convolt.errors import ArgumentError, DataError, ShapeError
+from convolt.preprocessing.image import ImageDataGenerator
 from convolt.training.given import ClassNamesWarning
+from convolt.training.run import RunFolder
 from tests.unit.pictures import encode
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(label, n, side=8, kind="PNG"):
@@ -184,6 +196,105 @@ def test_parts_of_a_folder_tell_it_what_they_left_out(pets, monkeypatch):
     assert [bad.path for bad in folder.bad] == ["cat/003.png"]
 
 
+@BOTH_WAYS
+def test_what_was_left_out_is_counted_and_listed(pets, tmp_path, monkeypatch, capsys, memory):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    (pets / "cat" / "003.png").write_bytes(b"")
+    other = make_folder(tmp_path / "other", count=4, first=500)
+    (other / "dog" / "001.png").write_bytes(b"no picture")
+    run = RunFolder.create(tmp_path / "runs")
+    model = small_model()
+    with pytest.warns(SkippedFilesWarning):
+        history = model.fit(ImageFolder(pets), validation_data=ImageFolder(other), epochs=2, batch_size=8, verbose=2,
+                            checkpoint=tmp_path / "kept", callbacks=[run.history])
+    assert [bad.path for bad in history.skipped] == ["cat/003.png", "dog/001.png"]
+    assert f"2 files of the data left out, listed in {tmp_path / 'kept' / 'skipped.csv'}." in capsys.readouterr().out
+    for folder in (tmp_path / "kept", run.path):
+        rows = (folder / "skipped.csv").read_text().splitlines()
+        assert [row.partition(",")[0] for row in rows] == ["path", "cat/003.png", "dog/001.png"]
+        assert "zero bytes" in rows[1]
+
+
+def test_what_was_left_out_is_told_without_a_folder(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    monkeypatch.chdir(tmp_path)
+    (pets / "cat" / "003.png").write_bytes(b"")
+    batches = image_dataset_from_directory(pets, image_size=(8, 8), seed=0, verbose=False)
+    for data in (ImageFolder(pets), batches):
+        with pytest.warns(SkippedFilesWarning):
+            history = small_model().fit(data, epochs=1, verbose=2)
+        assert "1 file of the data left out, listed in history.skipped: cat/003.png." in capsys.readouterr().out
+        assert "zero bytes" in history.skipped[0].reason
+    assert small_model().fit(np.zeros((8, 8, 8, 3), "uint8"), np.arange(8) % 2, verbose=0).skipped == []
+    assert not list(tmp_path.rglob("skipped.csv"))
+
+
+def test_what_a_pack_left_out_is_listed(pets, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    (pets / "cat" / "003.png").write_bytes(b"")
+    with pytest.warns(SkippedFilesWarning):
+        write_pack(tmp_path / "a.pack", {"train": ImageFolder(pets)})
+    history = small_model().fit(open_pack(tmp_path / "a.pack"), epochs=1, verbose=0, checkpoint=tmp_path / "kept")
+    assert [bad.path for bad in history.skipped] == ["cat/003.png"]
+    assert (tmp_path / "kept" / "skipped.csv").read_text().splitlines()[1].startswith("cat/003.png,")
+
+
+def test_a_stopped_training_lists_what_it_left_out_and_goes_on(pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+    (pets / "cat" / "003.png").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkippedFilesWarning)
+        whole, _ = trained(ImageFolder(pets), epochs=3)
+        trained(ImageFolder(pets), epochs=2, checkpoint=tmp_path / "kept")
+        (tmp_path / "kept" / "skipped.csv").unlink()
+        write_pack(tmp_path / "pets.pack", {"train": ImageFolder(pets)})
+        resumed, _ = trained(ImageFolder(pets), epochs=3, checkpoint=tmp_path / "kept", resume_allow=["epochs"])
+    same_weights(resumed, whole)
+    assert (tmp_path / "kept" / "skipped.csv").exists()
+
+
+# -- several readers -----------------------------------------------------------------------------------------------------
+
+READ = ("import json, sys; from tests.unit.test_sources_in_fit import read_share; "
+        "print(json.dumps(read_share(sys.argv[1], int(sys.argv[2]), 2)))")
+
+
+def read_share(root, rank, ranks):
+    """What one of several readers gets of two epochs: (epoch, row, key, digest) of each picture, and the files that it left out."""
+    folder = ImageFolder(root, workers=1 + rank)
+    found = []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
+        warnings.simplefilter("ignore", SkippedFilesWarning)
+        for epoch in range(2):
+            rows = epoch_order(len(folder), 7, epoch, rank, ranks).numpy()
+            for x, kept in folder.batches([rows[start : start + 5] for start in range(0, len(rows), 5)], 5):
+                names = keys(7, epoch, torch.from_numpy(kept)).tolist()
+                found += [(epoch, row, key, hashlib.sha256(p).hexdigest()) for p, row, key in zip(x, kept.tolist(), names, strict=True)]
+    return {"found": found, "bad": [(bad.path, bad.reason) for bad in folder.bad], "fingerprint": folder.fingerprint()}
+
+
+def test_two_processes_skip_what_one_skips_and_number_the_samples_alike(pets):
+    """Each reads its half of the same epochs: together they see each picture once, with the number and key that one reader gives it."""
+    (pets / "cat" / "003.png").write_bytes(b"")
+    (pets / "cat" / "000.png").write_bytes(b"no picture")
+    (pets / "dog" / "007.png").write_bytes(picture(1, 7)[:60])
+    processes = [subprocess.Popen([sys.executable, "-c", READ, str(pets), str(rank)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+                 for rank in range(2)]
+    alone = read_share(pets, 0, 1)
+    ranks = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [path for path, _ in alone["bad"]] == ["cat/000.png", "cat/003.png", "dog/007.png"]
+    assert len(alone["found"]) == 2 * 21
+    shares = [{tuple(sample) for sample in rank["found"]} for rank in ranks]
+    assert all(shares) and not shares[0] & shares[1]
+    assert shares[0] | shares[1] == set(alone["found"])
+    assert {tuple(bad) for rank in ranks for bad in rank["bad"]} == set(alone["bad"])
+    assert {rank["fingerprint"] for rank in ranks} == {alone["fingerprint"]}
+
+
 # -- packs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +357,11 @@ def test_a_fresh_pack_beside_the_folder_is_read_in_its_place(pets, tmp_path, mon
     assert [bad.path for bad in folder.bad] == ["cat/003.png"]
     train, validation = ImageFolder(pets).split(0.25)
     assert trained(train, validation_data=validation, augment="flip")[1] == values
+    if encoded:  # the pixels of the other pack are those of no image_size
+        batches = image_dataset_from_directory(pets, image_size=(8, 8), seed=0, verbose=False)
+        model = small_model()
+        model.fit(batches, epochs=1, verbose=0)
+        assert "pets.pack" in model.trainer.plan.describe()
     assert "pets.pack" in small_model().trainer.find_plan(ImageFolder(pets), None, 8).describe()
 
 
@@ -307,6 +423,14 @@ def test_the_model_gets_the_names_of_the_classes(pets, tmp_path):
     with pytest.warns(ClassNamesWarning, match="'cat', 'dog'; expected 'dog', 'cat'"):
         trained(ImageFolder(pets, class_names=["dog", "cat"]), model)
     assert model.class_names == ["cat", "dog"]
+
+
+def test_a_model_of_pictures_out_of_pictures_gets_no_names(pets):
+    model = convolt.Sequential([layers.Input((8, 8, 3)), layers.Conv2D(3, 1)])
+    model.compile("adam", "mse", device="cpu", fusions="none")
+    flow = ImageDataGenerator(rescale=1 / 255).flow_from_directory(pets, (8, 8), class_mode="input", seed=0)
+    model.fit(flow, epochs=1, verbose=0)
+    assert model.class_names is None
 
 
 def test_a_model_that_could_not_be_trained_gets_no_names(pets):
