@@ -22,14 +22,7 @@ app = typer.Typer(
 app.command()(data_check.check)
 app.command()(data_pack.pack)
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        show_default=False,
-        help="[b]mnist[/b], [b]cifar10[/b], [b]digits[/b]; a folder with one folder per class; or an [b].npz[/b] file.",
-    ),
-]
+Source = Annotated[str, typer.Argument(metavar="DATA", show_default=False, help=options.DATA)]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE.png", help="Where the picture is written.")]
 Count = Annotated[int, typer.Option("--count", "-n", min=1, max=36, help="Pictures in the grid.")]
 Epoch = Annotated[int, typer.Option("--epoch", min=1, help="Whose pictures: they change with each epoch.")]
@@ -49,19 +42,23 @@ def show(
     seed: Seed = 0,
     in_order: InOrder = False,
 ) -> None:
-    """Draw a labelled grid of the pictures of an epoch's first batch, as the model gets them."""
+    """Draw a labelled grid of the pictures of an epoch's first batch, as the model gets them.
+
+    Of a folder, a table or shards no other picture is decoded; mixup and cutmix mix those of the grid with each other.
+    """
     from convolt.cli import parts, say
     from convolt.errors import DataError, explain
     from convolt.training.show import show_batch
 
     if Path(output).suffix.lower() != ".png":
         raise typer.BadParameter(f"{output!r} is no name of a PNG. Write -o grid.png.", param_hint="'--output'")
-    source = parts.load(data, options.parse_size(image_size), color_mode)
-    if source.x_train.ndim != 4:
-        raise DataError(explain(data, f"samples of shape {source.x_train.shape[1:]}", "pictures (height, width, channels)"))
+    source = parts.load(data, options.parse_size(image_size), color_mode, leave_beyond=0)
+    x, y = parts.Part(source.x_train, source.y_train, source.name).given
+    if y is not None and len(x.shape) != 4:
+        raise DataError(explain(data, f"samples of shape {x.shape[1:]}", "pictures (height, width, channels)"))
     name = source.name + (f", augment {augment}" if augment else "")
     grid = show_batch(
-        source.x_train, source.y_train, augment=augment, class_names=source.class_names or None, count=count, epoch=epoch - 1,
+        x, y, augment=augment, class_names=source.class_names or None, count=count, epoch=epoch - 1,
         seed=seed, shuffle=not in_order, path=output, title=f"{name}: epoch {epoch}",
     )  # fmt: skip
     height, width, channels = grid.pictures.shape[1:]

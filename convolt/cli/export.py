@@ -79,7 +79,8 @@ def _checked_on(model: Model, data: str, samples: int, size: tuple[int, int] | N
     shapes = model.input_shapes
     source = parts.load(data, size, color, tuple(shapes[0][1:]) if shapes else None)
     part = parts.split(source, None).test
-    x, y = part.x[:samples], part.y[:samples]
+    x, rows = parts.read(part.x, np.arange(min(samples, len(part))))
+    y = part.y[rows]
     if not parts.is_classification(source):
         return [x], None
     truth = parts.class_numbers(y)

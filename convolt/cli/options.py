@@ -82,6 +82,18 @@ def check_rate(value: float | None) -> float | None:
     return value
 
 
+AUTO = "auto"
+"""A batch size that is measured."""
+
+
+def parse_batch_size(value: str) -> int | str:
+    """Returns a whole number from 1, or "auto"."""
+    text = value.strip().lower()
+    if text != AUTO and not (text.isdecimal() and int(text) > 0):
+        raise typer.BadParameter(f"{value!r} is neither a whole number from 1 nor auto.")
+    return text if text == AUTO else int(text)
+
+
 def parse_size(value: str | None) -> tuple[int, int] | None:
     """Returns (height, width) from "64", "64,48" or "64x48"."""
     if value is None:
@@ -140,6 +152,10 @@ Model = Annotated[
 ]
 SAVED = "A saved model: [b].safetensors[/b], [b].keras[/b], [b].h5[/b]."
 File = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help=SAVED)]
+DATA = (
+    "[b]mnist[/b], [b]cifar10[/b], [b]digits[/b]; a folder with one folder per class; a [b].csv[/b] of paths and labels; "
+    "[b].tar[/b] shards; a [b].pack[/b]; or an [b].npz[/b] file."
+)
 Data = Annotated[
     str,
     typer.Option(
@@ -147,7 +163,7 @@ Data = Annotated[
         "-d",
         metavar="DATA",
         show_default=False,
-        help=("[b]mnist[/b], [b]cifar10[/b], [b]digits[/b]; a folder with one folder per class; or an [b].npz[/b] file."),
+        help=DATA,
     ),
 ]
 Fusions = Annotated[
@@ -165,6 +181,16 @@ MicroBatch = Annotated[
 OptionalModel = Annotated[str | None, get_args(Model)[1]]
 OptionalData = Annotated[str | None, get_args(Data)[1]]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per step.")]
+BatchSizeOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N",
+        callback=parse_batch_size,
+        help="Samples per step; [b]auto[/b] measures the largest that is still getting faster.",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", callback=check_device, help="auto, cpu, cuda, cuda:1, mps or xpu.")
 ]

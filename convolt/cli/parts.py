@@ -8,6 +8,8 @@ import numpy as np
 
 from convolt.cli import say
 from convolt.cli.options import ColorMode
+from convolt.data.parts import Samples
+from convolt.data.pictures import Pictures
 from convolt.data.sources import Source, open_source
 from convolt.data.split import fixed_permutation, stratified_split
 from convolt.errors import DataError, explain
@@ -20,12 +22,31 @@ DEFAULT_SHARE = 0.1
 class Part:
     """Samples and labels, and what they are called in sentences."""
 
-    x: np.ndarray
+    x: Samples
     y: np.ndarray
     name: str
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def dtype(self) -> str:
+        """Type of the samples' values."""
+        return "uint8" if isinstance(self.x, Pictures) else str(self.x.dtype)
+
+    @property
+    def given(self) -> tuple[Samples, np.ndarray | None]:
+        """Samples and labels as `fit` takes them: pictures bring theirs."""
+        return (self.x, None) if isinstance(self.x, Pictures) else (self.x, self.y)
+
+    def subset(self, rows: np.ndarray, name: str) -> Part:
+        """Returns some of the samples under another name."""
+        return Part(self.x.subset(rows) if isinstance(self.x, Pictures) else self.x[rows], self.y[rows], name)
+
+
+def read(x: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (the samples in these rows, the rows of those that can be read); no others are decoded."""
+    return x.read(rows) if isinstance(x, Pictures) else (x[rows], rows)
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,8 @@ def describe_shape(shape: tuple[int, ...]) -> str:
 
 
 def load(
-    data: str, image_size: tuple[int, int] | None, color_mode: ColorMode, input_shape: tuple[int | None, ...] | None = None
+    data: str, image_size: tuple[int, int] | None, color_mode: ColorMode, input_shape: tuple[int | None, ...] | None = None,
+    leave_beyond: int | None = None,
 ) -> Source:
     """Loads DATA.
 
@@ -77,6 +99,7 @@ def load(
         data: what the user wrote.
         image_size, color_mode: for the pictures of a folder; where they are left open, they follow from `input_shape`.
         input_shape: (height, width, channels) of the model, where there is one already.
+        leave_beyond: bytes of decoded pictures beyond which they are left undecoded; see `convolt.data.parts.load_parts`.
     """
     if input_shape is not None and len(input_shape) == 3:
         height, width, channels = input_shape
@@ -84,8 +107,9 @@ def load(
             image_size = (height, width)
         if color_mode is ColorMode.AUTO:
             color_mode = {1: ColorMode.GRAYSCALE, 4: ColorMode.RGBA}.get(channels or 3, ColorMode.RGB)
+    colours = "rgb" if color_mode is ColorMode.AUTO else color_mode.value
     with say.spoken_warnings():
-        return open_source(data, image_size=image_size, color_mode="rgb" if color_mode is ColorMode.AUTO else color_mode.value)
+        return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond)
 
 
 def split(source: Source, share: float | None) -> Parts:
@@ -111,7 +135,8 @@ def split(source: Source, share: float | None) -> Parts:
 
 
 def _hold_out(source: Source, share: float) -> tuple[Part, Part]:
-    x, y = source.x_train, source.y_train
+    whole = Part(source.x_train, source.y_train, "")
+    x, y = whole.x, whole.y
     if is_classification(source):
         first, second = stratified_split(class_numbers(y), share)
     else:
@@ -120,4 +145,4 @@ def _hold_out(source: Source, share: float) -> tuple[Part, Part]:
             raise DataError(explain("--validation-split", f"{share} of {len(x)} samples", "at least one sample on either side"))
         order = fixed_permutation(len(x))
         first, second = np.sort(order[:cut]), np.sort(order[cut:])
-    return Part(x[first], y[first], "the training set"), Part(x[second], y[second], f"{share:.0%} held out of the training set")
+    return whole.subset(first, "the training set"), whole.subset(second, f"{share:.0%} held out of the training set")

@@ -37,6 +37,8 @@ def plan(
     """Measure in which form a model trains fastest on DATA, and show each candidate with the reason for its verdict."""
     from json import dumps
 
+    import numpy as np
+
     from convolt.cli import parts, recipe, say, starting
 
     source = parts.load(data, options.parse_size(image_size), color_mode)
@@ -46,7 +48,8 @@ def plan(
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device,
                  fusions=options.parse_fusions(fusions), execution=execution.value, micro_batch=micro_batch)
-    found = made.trainer.find_plan(source.x_train[: 4 * batch_size], y[: 4 * batch_size], batch_size=batch_size)
+    x, rows = parts.read(source.x_train, np.arange(min(4 * batch_size, len(y))))
+    found = made.trainer.find_plan(x, y[rows], batch_size=batch_size)
     if json:
         typer.echo(dumps(found.to_json(), indent=2))
         return

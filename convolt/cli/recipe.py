@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from convolt import losses
-from convolt.cli.parts import is_classification
+from convolt.cli.parts import is_classification, read
 from convolt.configurable import snake_case
 from convolt.data.sources import Source
 from convolt.errors import ArgumentError, ShapeError, explain
@@ -85,7 +85,7 @@ def choose(model: Model, source: Source, loss: str, metrics: list[str], label_sm
         ShapeError: the model's outputs do not fit the number of classes.
         ArgumentError: an unknown loss, or one that cannot smooth labels.
     """
-    outputs = outputs_of(model, source.x_train)
+    outputs = outputs_of(model, read(source.x_train, np.arange(min(PROBE, len(source.x_train))))[0])
     classes = len(source.class_names) if is_classification(source) else 0
     if classes:
         _check_classes(model, outputs.shape, classes, source)

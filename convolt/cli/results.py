@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from convolt.cli import say
-from convolt.cli.parts import Part, class_numbers
+from convolt.cli.parts import Part, class_numbers, read
 from convolt.cli.recipe import probabilities
+from convolt.data.parts import Samples
+from convolt.data.pictures import Pictures
 from convolt.models import Model
 from convolt.training.run import RunFolder
 
@@ -45,9 +47,12 @@ class Result:
 
 
 def measure(model: Model, part: Part, batch_size: int, *, classes: int, verbose: str | int = 0) -> Result:
-    """Returns loss and metrics of a compiled model on a part, and its probabilities if there are classes."""
-    values = model.evaluate(part.x, part.y, batch_size=batch_size, verbose=verbose, return_dict=True)
+    """Returns loss and metrics of a compiled model on a part, as far as it can be read, and its probabilities if there are classes."""
+    values = model.evaluate(*part.given, batch_size=batch_size, verbose=verbose, return_dict=True)
     shares = probabilities(model.predict(part.x, batch_size=batch_size, verbose=0)) if classes else None
+    if isinstance(part.x, Pictures) and part.x.bad:
+        bad = {file.path for file in part.x.bad}
+        part = part.subset(np.flatnonzero([name not in bad for name in part.x.files]), part.name)
     return Result(part, values, shares)
 
 
@@ -74,8 +79,22 @@ def draw(folder: RunFolder, result: Result, class_names: Sequence[str]) -> list[
     if result.shares is None:
         return []
     written = [folder.write_confusion(result.confusion(), class_names).name]
-    if result.part.x.ndim == 4:
+    if len(result.part.x.shape) == 4:
         guesses = result.shares.argmax(axis=1)
-        path = folder.write_predictions(result.part.x, class_numbers(result.part.y), guesses, result.shares, class_names)
+        path = folder.write_predictions(_Readable(result.part.x), class_numbers(result.part.y), guesses, result.shares, class_names)
         written.append(path.name)
     return written
+
+
+class _Readable:
+    """Samples one by one: of pictures that are not in memory, those alone are decoded that are looked at."""
+
+    def __init__(self, x: Samples) -> None:
+        self._x = x
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        sample: np.ndarray = read(self._x, np.array([row]))[0][0]
+        return sample

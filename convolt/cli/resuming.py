@@ -101,6 +101,8 @@ def saved_options(folder: Path, options: type[TrainOptions]) -> dict[str, Any]:
         value = saved[field.name]
         try:
             kind: Any = type(field.default)
+            if field.name == "batch_size" and value == AUTO:
+                kind = str
             if isinstance(field.default, tuple):
                 value = tuple(str(v) for v in value)
             elif isinstance(field.default, (str, int, float)) and value is not None:

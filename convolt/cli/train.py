@@ -19,7 +19,7 @@ class TrainOptions:
     model: str
     data: str
     epochs: int = 5
-    batch_size: int = 128
+    batch_size: int | str = 128
     optimizer: str = "adam"
     learning_rate: float | None = None
     schedule: str = "cosine"
@@ -158,7 +158,11 @@ Allow = Annotated[
 Sampler = Annotated[
     str | None,
     typer.Option(
-        "--sampler", metavar="NAME", show_default=False, help="[b]balanced[/b]: draw from all classes alike, however large they are."
+        "--sampler",
+        metavar="NAME",
+        show_default=False,
+        help="[b]balanced[/b]: draw from all classes alike, however large they are. Weights of samples or classes need Python: "
+        "fit(sampler=weights).",
     ),
 ]
 GpuStat = Annotated[
@@ -176,7 +180,7 @@ def train(
     model: options.OptionalModel = None,
     data: options.OptionalData = None,
     epochs: Epochs = 5,
-    batch_size: options.BatchSize = 128,
+    batch_size: options.BatchSizeOrAuto = "128",
     optimizer: Optimizer = "adam",
     learning_rate: Rate = None,
     schedule: Schedule = "cosine",
@@ -234,7 +238,7 @@ def train(
 
 _MISSING = {
     "model": "It is missing. Only with --resume RUN it may be left out.",
-    "data": "It is missing. Give mnist, cifar10, digits, a folder with one folder per class, or an .npz file. "
+    "data": "It is missing. Give mnist, cifar10, digits, a folder with one folder per class, or a .csv, .tar, .pack or .npz file. "
     "Only with --resume RUN, or for a saved model that takes one of these data sets, it may be left out.",
 }
 

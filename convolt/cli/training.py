@@ -22,6 +22,8 @@ from convolt.cli.train import TrainOptions
 from convolt.configurable import to_json
 from convolt.data.augment.words import parse
 from convolt.data.batches import epoch_order
+from convolt.data.budget import data_memory
+from convolt.data.pictures import Pictures
 from convolt.data.sources import Source
 from convolt.errors import ArgumentError, CheckpointError, ConvoltError, DataError, did_you_mean, explain
 from convolt.formats.safetensors import describe
@@ -38,6 +40,9 @@ from convolt.utils import set_random_seed
 
 PEAK = 3.0
 """A rate that falls to zero may start higher: on held-out digits 3 × 1e-3 gave 98.3% after 8 epochs, 1e-3 96.4% (five seeds)."""
+
+SAMPLE = 64
+"""Pictures that are looked at before a training that streams them."""
 
 
 class Training:
@@ -107,7 +112,8 @@ class Training:
                 say.line(f"Stopped. What there is lies in {self.folder.path}: {', '.join(self.files())}", "yellow")
                 say.commands([["convolt", "train", "--resume", str(self.folder.path)]])
                 return interrupts.exit_code
-            result = results.measure(self.model, self.parts.test, self.options.batch_size, classes=self.recipe.classes)
+            result = results.measure(self.model, self.parts.test, self.batch_size or 128, classes=self.recipe.classes)
+            self.write_skipped()
             self.write_config("finished", seconds, result.numbers)
             results.draw(self.folder, result, self.source.class_names)
             self.show_result(result, seconds, model_file)
@@ -118,11 +124,10 @@ class Training:
         validation = self.parts.validation
         steps, seconds = resuming.parse_every(self.options.checkpoint_every)
         self.model.fit(
-            self.parts.train.x,
-            self.parts.train.y,
+            *self.parts.train.given,
             batch_size=self.options.batch_size,
             epochs=self.options.epochs,
-            validation_data=None if validation is None else (validation.x, validation.y),
+            validation_data=None if validation is None else validation.x if isinstance(validation.x, Pictures) else validation.given,
             callbacks=[self.folder.history, TerminateOnNaN(raise_error=True), *([] if self.watch is None else [self.watch])],
             verbose=self.options.verbose.for_fit,
             seed=self.options.seed,
@@ -145,21 +150,21 @@ class Training:
     def plan_rows(self) -> list[tuple[str, str]]:
         """Returns the plan as labels and sentences."""
         train, options = self.parts.train, self.options
-        steps = -(-len(train) // options.batch_size)
+        steps = f" of {say.plural(-(-len(train) // self.batch_size), 'step')}" if self.batch_size else ""
         summary = self.summary
         shape = parts.describe_shape(train.x.shape[1:])
         classes = f", {say.plural(self.recipe.classes, 'class')}" if self.recipe.classes else ""
         held_out = "" if self.parts.test is train else f", {len(self.parts.test):,} to test"
         model = f"{summary.trainable + summary.frozen:,} parameters, {human(summary.flops)}FLOPs per sample"
         return [
-            ("data", f"{len(train):,} samples of {shape} {train.x.dtype} to train{held_out}{classes}{self._reading_text()}"),
+            ("data", f"{len(train):,} samples of {shape} {train.dtype} to train{held_out}{classes}{self._reading_text()}"),
             ("validation", self._validation_text()),
             ("model", model),
             *self.start.rows,
             *([("recipe", text)] if (text := defaults.recipe_text(self.options)) else []),
             (
                 "training",
-                f"{say.plural(options.epochs, 'epoch')} of {say.plural(steps, 'step')}, batch {options.batch_size}, "
+                f"{say.plural(options.epochs, 'epoch')}{steps}, batch {options.batch_size}, "
                 f"{self._optimizer_text()}",
             ),
             *([("augment", self.options.augment)] if self.options.augment else []),
@@ -175,6 +180,7 @@ class Training:
         """Returns where the pictures were read from and how many were left out, where that is worth a word."""
         skipped = self.source.skipped
         note = f", {self.source.note}" if self.source.note else ""
+        note += ", too large to be kept decoded" if isinstance(self.parts.train.x, Pictures) else ""
         return note + (f"; {say.plural(len(skipped), 'file')} left out, see skipped.csv" if skipped else "")
 
     def _validation_text(self) -> str:
@@ -220,6 +226,12 @@ class Training:
             ["convolt", "summary", file, *extra],
         ]
 
+    @property
+    def batch_size(self) -> int | None:
+        """Samples per step; None where they are still to be measured."""
+        asked = self.options.batch_size
+        return asked if isinstance(asked, int) else self.model.trainer.batch_size
+
     # -- what is written -------------------------------------------------------------------------------------------
 
     @property
@@ -238,13 +250,20 @@ class Training:
         if self.resumed is None:
             self.folder.write_command(self._command())
         self.write_config("running", None, None)
-        if self.source.skipped:
-            self.folder.write_skipped([(bad.path, bad.reason) for bad in self.source.skipped])
+        self.write_skipped()
         train = self.parts.train
-        if train.x.ndim == 4:
-            first = epoch_order(len(train), self.options.seed, 0)[: min(self.options.batch_size, plots.MAX_IMAGES)].numpy()
-            labels = parts.class_numbers(train.y[first]) if self.recipe.classes else None
-            self.folder.write_first_batch(train.x[first], labels, self.source.class_names or None)
+        if len(train.x.shape) == 4:
+            first = epoch_order(len(train), self.options.seed, 0)[: min(self.batch_size or plots.MAX_IMAGES, plots.MAX_IMAGES)].numpy()
+            x, rows = parts.read(train.x, first)
+            labels = parts.class_numbers(train.y[rows]) if self.recipe.classes else None
+            self.folder.write_first_batch(x, labels, self.source.class_names or None)
+
+    def write_skipped(self) -> None:
+        """Lists the files that were left out so far."""
+        source = self.source
+        streamed = [bad for x in (source.x_train, source.x_test, source.x_val) if isinstance(x, Pictures) for bad in x.bad]
+        if skipped := [*source.skipped, *streamed]:
+            self.folder.write_skipped([(bad.path, bad.reason) for bad in skipped])
 
     def write_config(self, status: str, seconds: float | None, result: dict[str, float] | None) -> None:
         """Writes `config.json`: options, and what became of each `auto`."""
@@ -284,14 +303,15 @@ class Training:
         plan = self.model.trainer.plan
         if plan is None:
             return {**known, "threads": torch.get_num_threads()}
-        return {**known, **plan.to_json()}
+        return {**known, "batch_size": self.batch_size, **plan.to_json()}
 
     def _data_config(self) -> dict[str, Any]:
         train, validation, test = self.parts.train, self.parts.validation, self.parts.test
         return {
             "name": self.source.name,
             "shape": list(train.x.shape[1:]),
-            "dtype": str(train.x.dtype),
+            "dtype": train.dtype,
+            "streamed": isinstance(train.x, Pictures),
             "class_names": list(self.source.class_names),
             "train": len(train),
             "validation": None if validation is None else len(validation),
@@ -359,13 +379,24 @@ def load_source(options: TrainOptions) -> Source:
     """Loads DATA. Pictures of different sizes get the size of the architecture, unless `--image-size` says another."""
     size = parse_size(options.image_size)
     try:
-        return parts.load(options.data, size, options.color_mode, _saved_shape(options))
+        source = parts.load(options.data, size, options.color_mode, _saved_shape(options), _left_undecoded(options))
+        if isinstance(source.x_train, Pictures):  # so that different sizes are told now
+            with say.spoken_warnings():
+                source.x_train.read(np.unique(np.linspace(0, len(source.x_train) - 1, SAMPLE).astype(int)))
+        return source
     except DataError as error:
         if size is not None or "image_size" not in str(error) or options.model not in applications.names():
             raise
     side = applications.get(options.model).size
     say.line(f"The pictures have different sizes: they get {side}×{side}, that of {options.model}; --image-size says another.")
-    return parts.load(options.data, (side, side), options.color_mode)
+    return parts.load(options.data, (side, side), options.color_mode, leave_beyond=_left_undecoded(options))
+
+
+def _left_undecoded(options: TrainOptions) -> int | None:
+    """Returns the bytes of pictures beyond which `fit` streams them; a run that is resumed reads as it did before."""
+    if options.resume in (None, resuming.AUTO, resuming.NEVER):
+        return data_memory()
+    return 0 if dict(resuming.read_config(Path(str(options.resume))).get("data") or {}).get("streamed") else None
 
 
 def _saved_shape(options: TrainOptions) -> tuple[int | None, ...] | None:

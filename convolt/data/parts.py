@@ -81,25 +81,34 @@ def mixed(parts: Mapping[str, Pictures]) -> dict[str, Pictures]:
     return {name: part.subset(fixed_permutation(len(part))) if name == "train" else part for name, part in parts.items()}
 
 
-Arrays = tuple[np.ndarray, np.ndarray]
+Samples = np.ndarray | Pictures
+Labelled = tuple[Samples, np.ndarray]
 
 
-def load_parts(spec: str, parts: Mapping[str, Pictures]) -> dict[str, Arrays]:
-    """Decodes all parts.
+def load_parts(spec: str, parts: Mapping[str, Pictures], leave_beyond: int | None = None) -> dict[str, Labelled]:
+    """Decodes all parts, or leaves them undecoded.
+
+    Args:
+        spec: what the user wrote, for messages.
+        parts: by name.
+        leave_beyond: bytes of decoded pictures beyond which all of them are left as they are, for `fit` to stream; 0 leaves any. None:
+            more than `data_memory()` is an error.
 
     Raises:
         DataError: they would take more memory than they may, have no labels, or differ in shape; bad files as in `Pictures.load`.
     """
+    if leave_beyond is not None and (not leave_beyond or sum(part.nbytes for part in parts.values()) > leave_beyond):
+        return {name: (part, _labels_of(part)) for name, part in parts.items()}
     needed, room = sum(part.nbytes for part in parts.values()), data_memory()
     if needed > room:
         raise DataError(explain(spec, f"pictures that take {needed / 2**30:.1f} GB decoded", f"at most {room / 2**30:.1f} GB",
                                 f"Pack them: convolt data pack {spec} FILE.pack, then --data FILE.pack. In Python, fit streams what does "
                                 "not fit. CONVOLT_DATA_MEMORY=64GB sets another bound."))
-    loaded: dict[str, Arrays] = {}
+    loaded: dict[str, Labelled] = {}
     for name, part in parts.items():
+        _labels_of(part)
         x, y = part.load()
-        if y is None:
-            raise DataError(explain(part.title, "pictures without labels", "labels"))
+        assert y is not None, "_labels_of has looked"
         first = loaded.get("train", (x,))[0]
         if x.shape[1:] != first.shape[1:]:
             raise DataError(explain(part.title, f"shape {x.shape[1:]}", f"{first.shape[1:]} as in training",
@@ -108,8 +117,16 @@ def load_parts(spec: str, parts: Mapping[str, Pictures]) -> dict[str, Arrays]:
     return loaded
 
 
-def pack_arrays(path: Path, image_size: Size, color_mode: str | None = None) -> tuple[Pack, dict[str, Arrays]]:
-    """Returns a pack and its parts as arrays: mapped from the file where it holds pixels, decoded where it holds files.
+def _labels_of(part: Pictures) -> np.ndarray:
+    """Returns the labels of a part, which must have such."""
+    if part.labels is None:
+        raise DataError(explain(part.title, "pictures without labels", "labels"))
+    return part.labels
+
+
+def pack_arrays(path: Path, image_size: Size, color_mode: str | None = None,
+                leave_beyond: int | None = None) -> tuple[Pack, dict[str, Labelled]]:
+    """Returns a pack and its parts: arrays mapped from the file where it holds pixels, `load_parts` of the files that it holds.
 
     Raises:
         DataError: the pack is damaged, has no labels, or its pictures have another size or other colours than are asked for.
@@ -128,7 +145,7 @@ def pack_arrays(path: Path, image_size: Size, color_mode: str | None = None) -> 
     encoded = {name: part.pictures for name, part in pack.parts.items() if isinstance(part.pictures, Pictures)}
     for pictures in encoded.values():
         pictures.image_size = image_size or pictures.image_size
-    loaded = load_parts(str(path), encoded)
+    loaded = load_parts(str(path), encoded, leave_beyond) if encoded else {}
     for name, part in pack.parts.items():
         if isinstance(part.pictures, np.ndarray) and part.labels is not None:
             loaded[name] = (part.pictures, part.labels)

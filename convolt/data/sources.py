@@ -10,7 +10,7 @@ import numpy as np
 
 from convolt.data import cifar, datasets
 from convolt.data.npz import load_npz
-from convolt.data.parts import Arrays, load_parts, mixed, pack_arrays, pack_beside, picture_parts
+from convolt.data.parts import Labelled, Samples, load_parts, mixed, pack_arrays, pack_beside, picture_parts
 from convolt.data.pictures import BadFile
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 
@@ -25,10 +25,10 @@ _NAMED: dict[str, tuple[Callable[[], tuple[datasets.Pair, datasets.Pair]], tuple
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in memory.
+    """A data set: in memory, or pictures that are not read yet.
 
     Attributes:
-        x_train: (N, …); pictures are (N, H, W, C).
+        x_train: (N, …); pictures are (N, H, W, C), or `Pictures` where they were left undecoded.
         y_train: (N,) for class labels.
         x_test, y_test: the held-out part (the validation part, if that is all there is); None without one.
         class_names: name of each label; empty if the labels are not classes.
@@ -38,19 +38,20 @@ class Source:
         note: how the pictures were read, where that is worth a word.
     """
 
-    x_train: np.ndarray
+    x_train: Samples
     y_train: np.ndarray
-    x_test: np.ndarray | None
+    x_test: Samples | None
     y_test: np.ndarray | None
     class_names: tuple[str, ...]
     name: str
-    x_val: np.ndarray | None = None
+    x_val: Samples | None = None
     y_val: np.ndarray | None = None
     skipped: tuple[BadFile, ...] = ()
     note: str = ""
 
 
-def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_mode: str = "rgb") -> Source:
+def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
+                leave_beyond: int | None = None) -> Source:
     """Loads DATA.
 
     Args:
@@ -60,6 +61,7 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
             called like a data set is meant by `./mnist`.
         image_size: (height, width) for the pictures of a folder; None if they have one size.
         color_mode: "rgb", "rgba" or "grayscale" for the pictures of a folder.
+        leave_beyond: bytes of decoded pictures beyond which they are left undecoded; see `load_parts`.
 
     Raises:
         ArgumentError: `spec` is neither a known name nor an existing path.
@@ -70,12 +72,14 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
     path = Path(spec).expanduser()
     if path.is_dir():
         beside = pack_beside(path, image_size, color_mode)
-        return _from_pack(beside, image_size, color_mode) if beside else _from_pictures(spec, image_size, color_mode)
+        if beside:
+            return _from_pack(beside, image_size, color_mode, leave_beyond)
+        return _from_pictures(spec, image_size, color_mode, leave_beyond)
     if path.suffix.lower() == ".tar" or (path.suffix.lower() == ".csv" and path.is_file()):
-        return _from_pictures(spec, image_size, color_mode)
+        return _from_pictures(spec, image_size, color_mode, leave_beyond)
     if path.is_file():
         if path.suffix.lower() == ".pack":
-            return _from_pack(path, image_size, None)
+            return _from_pack(path, image_size, None, leave_beyond)
         if path.suffix.lower() != ".npz":
             raise ArgumentError(explain("data", f"the file {spec}", "a folder of pictures or an .npz file, or .csv, .tar or .pack"))
         return _from_npz(path)
@@ -124,27 +128,27 @@ def _check_labels(thing: str, y: np.ndarray, classes: int) -> None:
         raise DataError(explain(f"{thing}[{wrong}]", f"the label {y[wrong]}", f"labels from 0 to {classes - 1}, as in training"))
 
 
-def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str) -> Source:
+def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str, leave_beyond: int | None) -> Source:
     parts = mixed(picture_parts(spec, image_size, color_mode))
-    loaded = load_parts(spec, parts)
+    loaded = load_parts(spec, parts, leave_beyond)
     name = Path(spec).expanduser().resolve().name if Path(spec).expanduser().is_dir() else Path(spec).stem
     skipped = tuple(bad for part in parts.values() for bad in part.bad)
     return _of_parts(name, loaded, tuple(parts["train"].class_names), skipped)
 
 
-def _from_pack(path: Path, image_size: tuple[int, int] | None, color_mode: str | None) -> Source:
-    pack, loaded = pack_arrays(path, image_size, color_mode)
+def _from_pack(path: Path, image_size: tuple[int, int] | None, color_mode: str | None, leave_beyond: int | None) -> Source:
+    pack, loaded = pack_arrays(path, image_size, color_mode, leave_beyond)
     skipped = tuple(BadFile(*pair) for part in pack.parts.values() for pair in part.info.skipped)
     return _of_parts(path.stem, loaded, tuple(pack.class_names), skipped, f"from {path}")
 
 
-def _of_parts(name: str, loaded: dict[str, Arrays], class_names: tuple[str, ...], skipped: tuple[BadFile, ...], note: str = "") -> Source:
+def _of_parts(name: str, loaded: dict[str, Labelled], class_names: tuple[str, ...], skipped: tuple[BadFile, ...], note: str = "") -> Source:
     test, validation = (loaded.get(part, (None, None)) for part in ("test", "validation"))
     return replace(_source(name, loaded["train"], test, validation, class_names), skipped=skipped, note=note)
 
 
-def _source(name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray | None, np.ndarray | None],
-            validation: tuple[np.ndarray | None, np.ndarray | None], class_names: tuple[str, ...]) -> Source:
+def _source(name: str, train: Labelled, test: tuple[Samples | None, np.ndarray | None],
+            validation: tuple[Samples | None, np.ndarray | None], class_names: tuple[str, ...]) -> Source:
     if test[0] is None:
         test, validation = validation, (None, None)
     return Source(*train, *test, class_names, name, *validation)

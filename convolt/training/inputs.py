@@ -14,6 +14,8 @@ from torch import Tensor
 
 from convolt.data.batch_spec import spec_of
 from convolt.data.batches import HostBatch, Order, Resident, Streamed, draw_ids, epoch_generator, fits_on, stream_arrays
+from convolt.data.decode import CHANNELS
+from convolt.data.pictures import Pictures
 from convolt.data.stream import SampleStream
 from convolt.errors import ArgumentError, ArgumentTypeError, DataError, explain
 from convolt.training import checks
@@ -35,7 +37,10 @@ def is_array(value: Any) -> bool:
 def channels_of(x: Any) -> int:
     """Returns the channels of pictures where they can be told from an array's shape, else 3."""
     spec = spec_of(x)
-    shape: Any = getattr(x if spec is None else spec.x, "shape", ())
+    samples = x if spec is None else spec.x
+    if isinstance(samples, Pictures):  # whose shape may have to be read
+        return CHANNELS[samples.color_mode]
+    shape: Any = getattr(samples, "shape", ())
     return int(shape[3]) if len(shape) == 4 else 3
 
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from convolt.compiler.host import computing, keep_freed_memory
 from convolt.compiler.inference import Runner
 from convolt.data.batches import Batch
+from convolt.data.pictures import Pictures
 from convolt.errors import DataError, explain
 from convolt.training import checks, inputs
 from convolt.training.hooks import CallbackList
 from convolt.training.memory import Room
+from convolt.training.picture_inputs import open_pictures
 from convolt.training.progress import Progress
 from convolt.training.step import enter, flat_outputs, leave
 
@@ -61,6 +63,8 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
 
 
 def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: torch.device) -> inputs.Batches:
+    if isinstance(x, Pictures):
+        x = open_pictures("predict", x, None, 0.0, device, labelled=False)[0].x
     if inputs.is_stream(x):
         return inputs.from_stream(x, device, batch_size, steps, model.input_names, model.output_names)
     xs = [checks.as_tensor(a) for a in inputs.arrays_of(x, model.input_names, "x")]

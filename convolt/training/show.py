@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from convolt.data.batches import Batch
+from convolt.data.batch_spec import spec_of
+from convolt.data.batches import Batch, Pending, draw_ids
 from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, DataError, explain
 from convolt.training import checks, given, inputs, plots
 from convolt.training.heads import Head
-from convolt.training.picture_inputs import PictureStream
-from convolt.training.sampling import make_drawing
+from convolt.training.sampling import Drawing, drawing_of, make_drawing
 
 
 class Grid:
@@ -51,7 +52,8 @@ def show_batch(x: Any, y: Any = None, *, augment: Any = None, sampler: Any = Non
     """Draws the first pictures of an epoch as `fit` with the same arguments would give them to the model.
 
     Args:
-        x, y: as in `fit`: arrays, pictures in files, a `Dataset`, a loader, or anything that gives batches.
+        x, y: as in `fit`: arrays, pictures, a `Dataset`, a loader, or anything that gives batches. Of pictures that are not read yet,
+            such as an `ImageFolder`, those alone are decoded that are drawn; they are mixed with each other where `augment` mixes.
         augment, sampler, shuffle, seed: as in `fit`.
         class_names: in the order of the labels; None: those that `x` knows, else numbers.
         count: of pictures, up to 36.
@@ -81,19 +83,22 @@ def show_batch(x: Any, y: Any = None, *, augment: Any = None, sampler: Any = Non
     return grid
 
 
-def _first(x: Any, y: Any, count: int, epoch: int, drawing: Any) -> Batch:
+def _first(x: Any, y: Any, count: int, epoch: int, drawing: Drawing) -> Batch:
     """Returns the first samples of an epoch, augmented, on the CPU."""
     host = torch.device("cpu")
+    batch: Batch | None
     if isinstance(x, Pictures):
-        x = PictureStream(x, 0, host)
-    if inputs.is_stream(x):
-        data: Any = inputs.from_stream(x, host, count, None, ["x"], ["y"], drawing)
+        batch = _of_pictures(x, count, epoch, drawing)
+    elif (spec := spec_of(x)) is not None and isinstance(spec.x, Pictures) and (own := drawing_of(spec, drawing)) is not None:
+        drawing = own
+        batch = _of_pictures(spec.x, count, epoch, drawing)
+    elif inputs.is_stream(x):
+        batch = next(inputs.from_stream(x, host, count, None, ["x"], ["y"], drawing).epoch(epoch), None)
     else:
         xs = [checks.as_tensor(a, "x") for a in inputs.arrays_of(x, ["x"], "x")]
         ys = [checks.as_tensor(a, "y") for a in inputs.arrays_of(y, ["y"], "y")]
         checks.check_lengths(xs, ys, what="show_batch")
-        data = inputs.from_arrays((xs[:1], ys[:1], []), count, host, drawing)
-    batch: Batch | None = next(iter(data.epoch(epoch)), None)
+        batch = next(iter(inputs.from_arrays((xs[:1], ys[:1], []), count, host, drawing).epoch(epoch)), None)
     if batch is None or batch.x[0].ndim != 4:
         got = "no samples" if batch is None else f"samples of shape {tuple(batch.x[0].shape[1:])}"
         raise DataError(explain("show_batch", got, "pictures (height, width, channels)"))
@@ -103,6 +108,21 @@ def _first(x: Any, y: Any, count: int, epoch: int, drawing: Any) -> Batch:
         drawing.augment.prepare([Head("y", _loss_of(labels))], {"y": (1, most)})
     ready = batch.ready()
     return Batch(ready.x, ready.y, (), min(ready.size, count), soft=ready.soft) if ready.size <= count else _cut(ready, count)
+
+
+def _of_pictures(x: Pictures, count: int, epoch: int, drawing: Drawing) -> Batch | None:
+    """Returns the first pictures of an epoch, as far as they can be read; no others are decoded."""
+    order = drawing.order(len(x), lambda: None if x.labels is None else torch.from_numpy(x.labels))
+    rows = (torch.arange(len(x)) if order is None else order(epoch))[:count]
+    pixels, kept = x.read(rows.numpy())
+    if not len(kept):
+        return None
+    labels = x.targets(kept)
+    batch = Batch((torch.from_numpy(pixels),), () if labels is None else (torch.from_numpy(labels),), (), len(pixels))
+    if drawing.augment is None:
+        return batch
+    ids = draw_ids(rows, len(x))[torch.from_numpy(np.isin(rows.numpy(), kept))]
+    return replace(batch, pending=Pending(drawing.augment, drawing.augment.keys(epoch, ids), None, drawing.augment.stage(epoch)))
 
 
 def _cut(batch: Batch, count: int) -> Batch:

@@ -76,6 +76,7 @@ class Trainer(Planning):
         self.micro_batch = micro_batch
         self.history: History | None = None
         self.plan: Plan | None = None
+        self.batch_size: int | None = None  # of the last fit, where it was given or found
         self._heads: list[Head] = []
         self._step: Step | None = None
         self._bound: list[Tensor] = []
@@ -119,6 +120,7 @@ class Trainer(Planning):
         drawing = make_drawing(seed, shuffle, sampler, augment, inputs.channels_of(x), session.order_seed if session else None)
         data, held_out = self._data("fit", x, y, sample_weight, size, steps_per_epoch, drawing, class_weight, validation_split)
         size = data.batch_size if size == AUTO else size
+        self.batch_size = None if size is None else int(size)
         validation = held_out
         if validation_data is not None:
             vx, vy, vw = inputs.unpack_validation(validation_data)

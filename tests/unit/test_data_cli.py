@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from convolt.cli.main import main
+from convolt.data import ImageFolder
 from convolt.data.pack import StalePackWarning
 from convolt.data.sources import open_source
 from convolt.data.survey import alike, perceptual_hash
+from convolt.training.show import show_batch
 from tests.unit.pictures import encode
 
 KINDS = ("cat", "dog")
@@ -63,11 +66,84 @@ def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, caps
         assert len(open_source(f"{pets}.pack").x_train) == 60
 
 
-def test_a_set_beyond_the_memory_is_told_what_to_do(pets, monkeypatch, capsys):
+def test_a_set_beyond_the_memory_is_streamed_with_the_same_result(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))
+    line = f"train cnn --data {pets} --epochs 2 --batch-size 16 --device cpu --precision float32 --fusions none --verbose 0"
+    found = []
+    for memory, words in (("1GB", ""), ("10kB", " --name streamed")):
+        monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+        code, said = run(line + words, capsys)
+        assert code == 0, said
+        assert ("too large to be kept decoded" in said) == bool(words)
+        folder = tmp_path / "runs" / ("streamed" if words else "cnn-pets")
+        config = json.loads((folder / "config.json").read_text())
+        assert config["data"]["streamed"] == bool(words) and config["plan"]["residency"] == ("streamed" if words else "resident")
+        assert {"first_batch.png", "confusion.png", "predictions.png", "history.png"} <= {path.name for path in folder.iterdir()}
+        found.append((said.partition("Result:")[2].splitlines()[0], (folder / "history.csv").read_text(),
+                      {name: (folder / name).read_bytes() for name in ("first_batch.png", "confusion.png", "predictions.png")},
+                      load_file(folder / "model.safetensors")))
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        assert one == other
+    for name, weights in found[0][3].items():
+        np.testing.assert_array_equal(weights, found[1][3][name])
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1GB")  # a resumed run reads as it did before, whatever fits now
+    code, said = run("train --resume runs/streamed", capsys)
+    assert code == 0, said
+    assert "too large to be kept decoded" in said
+
+
+@pytest.mark.filterwarnings("default::convolt.data.pictures.SkippedFilesWarning")  # the command line speaks it
+def test_a_streamed_validation_split_and_its_bad_files(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_DATA_MEMORY", "10kB")
-    code, said = run(f"train cnn --data {pets}", capsys)
-    assert code == 1
-    assert "convolt data pack" in said
+    for n in range(100, 240):
+        (pets / "train" / KINDS[n % 2] / f"{n}.png").write_bytes(encode(noise(n)))
+    (pets / "train" / "cat" / "00.png").write_bytes(b"")
+    code, said = run(f"train cnn --data {pets}/train --epochs 1 --batch-size 32 --verbose 0 --validation-split 0.2", capsys)
+    assert code == 0, said
+    assert "20% held out of the training set (40 samples)" in said
+    assert (tmp_path / "runs" / "cnn-train" / "skipped.csv").read_text().splitlines()[1].startswith("cat/00.png,")
+
+
+def test_sizes_that_differ_are_told_before_a_streamed_training(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "10kB")
+    (pets / "train" / "cat" / "00.png").write_bytes(encode(noise(0, 20)))
+    code, said = run(f"train cnn --data {pets} --epochs 1 --batch-size 32 --verbose 0", capsys)
+    assert code == 0, said
+    assert "The pictures have different sizes: they get" in said
+
+
+def test_show_decodes_what_it_draws(pets, tmp_path, monkeypatch, capsys):
+    decoded = set()
+    content = ImageFolder.content
+    monkeypatch.setattr(ImageFolder, "content", lambda self, index: (decoded.add(self.files[index]), content(self, index))[1])
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1kB")
+    code, said = run(f"data show {pets} --augment flip,rotate=10,cutmix=1 -n 5 -o {tmp_path}/grid.png", capsys)
+    assert code == 0, said
+    assert "5 pictures of 16×16×3" in said and "of 60 in pets" in said
+    assert len(decoded) == 5
+    drawn = show_batch(ImageFolder(pets / "train"), augment="flip,rotate=10", count=6, seed=3, epoch=1)
+    x, y = ImageFolder(pets / "train").load()
+    wanted = show_batch(x, y, augment="flip,rotate=10", count=6, seed=3, epoch=1, class_names=KINDS)
+    np.testing.assert_array_equal(drawn.pictures, wanted.pictures)
+    assert drawn.captions == wanted.captions
+
+
+def test_a_measured_batch_size(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, said = run(f"train cnn --data {pets} --epochs 1 --batch-size auto --device cpu --name auto", capsys)
+    assert code == 0, said
+    assert "batch auto" in said and "Batch size 16: an epoch of 60 samples keeps at least 16 steps" in said
+    config = json.loads((tmp_path / "runs" / "auto" / "config.json").read_text())
+    assert (config["options"]["batch_size"], config["plan"]["batch_size"]) == ("auto", 16)
+    assert "--batch-size auto" in (tmp_path / "runs" / "auto" / "command.txt").read_text()
+    code, said = run("train --resume runs/auto --verbose 0", capsys)
+    assert code == 0, said
+    for wrong in ("0", "many", "1.5"):
+        code, said = run(f"train cnn --data {pets} --batch-size {wrong}", capsys)
+        assert code == 2 and "neither a whole number from 1 nor auto" in said
 
 
 @pytest.mark.parametrize("line", ["data pack {pets} {tmp}/a.txt", "data pack {pets} {tmp}/a.pack --max-side 12"])
