@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import convolt
+from convolt import layers
 from convolt.cli.main import main
 
 pytest.importorskip("sklearn")
@@ -59,6 +61,21 @@ def test_the_written_line_repeats_the_run_bit_by_bit(run: Path) -> None:
     assert line[0] == "convolt"
     assert main([*line[1:], "--name", "again"]) == 0
     assert (run.parent / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_a_saved_model_trains_one_picture_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line as users type it: `convolt train your_model.h5 --gpustat=on --batch_size=1 --num_epochs=10`."""
+    monkeypatch.chdir(tmp_path)
+    convolt.Sequential([layers.Input((8, 8, 1)), layers.Rescaling(1 / 16), layers.Flatten(),
+                        layers.Dense(10, activation="softmax")]).save("your_model.h5")
+    assert main(["train", "your_model.h5", "--gpustat=on", "--batch_size=1", "--num_epochs=10"]) == 0
+    folder = Path("runs/your_model-digits")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["options"]["batch_size"], config["options"]["epochs"], config["options"]["data"]) == (1, 10, "digits")
+    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    assert config["result"]["accuracy"] > 0.93
+    assert config["gpustat"]["ram_max"] > 0 and (folder / "gpustat.csv").stat().st_size > 0
 
 
 def test_another_seed_gives_other_weights(run: Path) -> None:

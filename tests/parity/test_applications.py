@@ -15,15 +15,19 @@ from safetensors.torch import save_file
 import convolt
 from convolt import applications
 from convolt.cli.starting import load_start
+from convolt.compiler import inference
 from convolt.compiler.fuse import fuse
 from convolt.compiler.trace import Untraceable, trace
 from convolt.layers import BatchNormalization
 from convolt.layout import to_inside
 from convolt.models import Functional, Model
 from tests.parity.applications import Case, all_cases
+from tests.parity.frozen_forms import FROZEN
 
 CASES = list(all_cases())
 CLASSES = 7
+QUICK_ONNX = ("cnn", "lenet5", "speednet", "squeezenet1_1")
+"""Exported in every run; the others in the slow tests."""
 SMALL_FILE = 12_000_000
 """Models with fewer parameters are written and read in every run."""
 
@@ -117,7 +121,7 @@ def test_every_architecture_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_parameters_and_fusions_are_those_on_record(case: Case) -> None:
+def test_parameters_and_fusions_are_those_on_record(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = outline(case)
     trainable = sum(parameter.numel() for parameter in model.parameters())
     assert (model.count_params() if case.keras else trainable) == case.parameters
@@ -125,6 +129,23 @@ def test_parameters_and_fusions_are_those_on_record(case: Case) -> None:
     graph = trace(model, [to_inside(torch.zeros(shape, device="meta"))])
     assert not isinstance(graph, Untraceable), graph
     assert fuse(graph).count == dict(case.fusions)
+    assert frozen(graph, monkeypatch) == FROZEN[case.name], "of predict"
+
+
+class NoWeights(torch.nn.Module):
+    """In the place of a frozen convolution: on the meta device there are no values to lay out."""
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return x
+
+
+def frozen(graph: torch.fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
+    """Returns how many convolutions `predict` freezes, how many normalizations it folds, and how many calls are left."""
+    monkeypatch.setattr(inference, "freeze", lambda chain, shape, dtype: NoWeights())
+    with torch.no_grad():
+        module, count = inference._frozen_graph(graph, 2, torch.float32)
+    calls = sum(node.op.startswith("call") for node in module.graph.nodes)
+    return count.get("noweights", 0), count.get("folded", 0), calls
 
 
 # -- against others ----------------------------------------------------------------------------------------------------
@@ -132,16 +153,25 @@ def test_parameters_and_fusions_are_those_on_record(case: Case) -> None:
 
 @pytest.mark.parametrize("case", shown([case for case in CASES if case.keras]))
 def test_outputs_are_those_of_keras(keras: Any, case: Case) -> None:
+    compare_with_keras(keras, case, classes=CLASSES, classifier_activation=None)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in ("mobilenet_v2", "vgg16")], ids=str)
+@pytest.mark.parametrize("pooling", [None, "max"])
+def test_features_without_a_top_are_those_of_keras(keras: Any, case: Case, pooling: str | None) -> None:
+    compare_with_keras(keras, case, include_top=False, pooling=pooling)
+
+
+def compare_with_keras(keras: Any, case: Case, **options: Any) -> None:
     """In float64, so that the depth of a network does not turn rounding into differences."""
-    arguments = {"weights": None, "classes": CLASSES, "classifier_activation": None,
-                 "input_shape": (case.side, case.side, 3), **case.arguments}
+    arguments = {"weights": None, "input_shape": (case.side, case.side, 3), **case.arguments, **options}
     keras.utils.clear_session()  # it counts layers of equal names in all models
     keras.config.set_dtype_policy("float64")
     try:
         theirs = getattr(keras.applications, case.keras)(**arguments)
     finally:
         keras.config.set_dtype_policy("float32")
-    ours = make(case).double()
+    ours = make(case, **options).double()
     assert ours.name == theirs.name
     assert ours.count_params() == theirs.count_params()
     own = {layer.name: layer for layer in ours.layers if layer.get_weights()}
@@ -234,8 +264,8 @@ def saved_and_loaded(case: Case, folder: Path) -> None:
     np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=[] if case.name in QUICK_ONNX else [pytest.mark.slow])
+                                  for case in CASES])
 def test_exports_to_onnx(case: Case, tmp_path: Path) -> None:
     result = make(case).export(tmp_path / "model.onnx", check=[pictures(case, applications.get(case.name).channels, 3)])
     assert result.excess <= 1
