@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
 from convolt.applications.mobilenet_v2 import divisible
 from convolt.applications.variants import Variant, is_torch, standardized
-from convolt.applications.weights import Rules, TorchNames
+from convolt.applications.weights import Rules, TorchNames, as_convolutions
 from convolt.layers.symbolic import SymbolicTensor
-from convolt.models import Model
 
 __all__ = ["MobileNetV3Large", "MobileNetV3Small", "decode_predictions", "preprocess_input"]
 
@@ -56,13 +53,7 @@ def _torch_names(blocks: Sequence[Block]) -> TorchNames:
     last = len(blocks) + 1
     end: Rules = [(r"conv_1\.(.*)", rf"features.{last}.0.\1"), (r"conv_1_bn\.(.*)", rf"features.{last}.1.\1"),
                   (r"conv_2\.(.*)", r"classifier.0.\1"), (r"logits\.(.*)", r"classifier.3.\1")]
-    return TorchNames([*rules, *end], prepare=_as_convolutions, variant=True)
-
-
-def _as_convolutions(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """Makes convolutions 1×1 of the classifier's dense layers."""
-    return {name: tensor[:, :, None, None] if name.startswith("classifier.") and tensor.ndim == 2 else tensor
-            for name, tensor in tensors.items()}
+    return TorchNames([*rules, *end], prepare=as_convolutions, variant=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Variant:
     momentum: float
     epsilon: float = 1e-3
 
-    def norm(self, x: SymbolicTensor, name: str) -> SymbolicTensor:
+    def norm(self, x: SymbolicTensor, name: str | None = None) -> SymbolicTensor:
         """Returns `x` after batch normalization."""
         return layers.BatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=name)(x)  # type: ignore[no-any-return]
 

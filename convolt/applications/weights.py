@@ -20,7 +20,7 @@ from convolt.errors import ArgumentError, ModelFileError, explain
 from convolt.formats import SUFFIXES, safetensors
 from convolt.formats.guard import expect_kind, few
 from convolt.formats.header import read_header
-from convolt.layers import ZeroPadding2D
+from convolt.layers import BatchNormalization, ZeroPadding2D
 from convolt.models import Model
 
 Tensors = dict[str, Tensor]
@@ -46,7 +46,8 @@ class TorchNames:
         head: pattern of PyTorch's names of the classifier, which may be left over without a top.
         synonyms: (pattern, replacement) pairs that make the first publisher's names of those of others; `prepare`, `head` and
             `rules` see only the first's.
-        variant: whether the weights are those of the models with `variant="torch"`; a model that pads as Keras does is refused.
+        variant: whether the weights are those of the models with `variant="torch"`; one with Keras's padding or without scales
+            is refused.
         pixels: mode of `imagenet_utils.PIXELS` of the networks in these files.
         pixels_by_name: name of a weight → mode of the files that have it, where there are several publishers.
     """
@@ -86,15 +87,21 @@ class TorchNames:
         """Returns a state dict whose tensors fit one by one, under the first publisher's names and without counters.
 
         Raises:
-            ModelFileError: the model pads as Keras does, and the weights are of networks that pad both sides alike.
+            ModelFileError: the weights are of networks with `variant="torch"`, and the model is another.
         """
-        if self.variant and (layer := _padded_on_one_side(model)):
-            raise ModelFileError(explain(f"weights of {self.title}", f"a model that pads as Keras does, in {layer!r}",
-                                         "one that pads both sides alike", self.fix))
+        if self.variant and (layer := _as_in_keras_alone(model)):
+            raise ModelFileError(explain(f"weights of {self.title}", f"a model as Keras has it, for example in {layer!r}",
+                                         "one that pads and normalizes as theirs do", self.fix))
         tensors = {self.first(name): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
         if not include_top:
             tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(self.head, name)}
         return tensors if self.prepare is None else self.prepare(tensors, model)
+
+
+def as_convolutions(tensors: Tensors, model: Model) -> Tensors:
+    """Makes convolutions 1×1 of the classifier's dense layers."""
+    return {name: tensor[:, :, None, None] if name.startswith("classifier.") and tensor.ndim == 2 else tensor
+            for name, tensor in tensors.items()}
 
 
 def _renamed(name: str, rules: Rules) -> str | None:
@@ -105,15 +112,17 @@ def _renamed(name: str, rules: Rules) -> str | None:
     return None
 
 
-def _padded_on_one_side(model: Model) -> str:
-    """Returns the name of a layer that may pad one side more than the other, or "": no layer of PyTorch does."""
+def _as_in_keras_alone(model: Model) -> str:
+    """Returns the name of a layer that may pad one side more than the other, or normalizes without a scale; "": there is none."""
     for layer in model.layers:
         if isinstance(layer, ZeroPadding2D):
-            uneven = any(before != after for before, after in layer.padding)
+            found = any(before != after for before, after in layer.padding)
+        elif isinstance(layer, BatchNormalization):
+            found = not layer.scale
         else:
             sizes = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))
-            uneven = getattr(layer, "padding", "valid") == "same" and max(sizes) > 1 and max(layer.strides) > 1
-        if uneven:
+            found = getattr(layer, "padding", "valid") == "same" and max(sizes) > 1 and max(layer.strides) > 1
+        if found:
             return str(layer.name)
     return ""
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import convolt
 from convolt import applications
+from convolt.applications.weights import COUNTER
 from convolt.cli.starting import load_start
 from convolt.compiler import inference
 from convolt.compiler.fuse import fuse
@@ -192,9 +193,15 @@ def compare_with_keras(keras: Any, case: Case, **options: Any) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.torch_parameters], ids=str)
 def test_parameters_are_those_of_the_publisher(case: Case) -> None:
+    entry = applications.get(case.name)
     with torch.device("meta"):
-        model = applications.get(case.name).function(**case.torch_arguments)
+        model = entry.function(**case.torch_arguments)
+        published = [module(entry.size, entry.classes).state_dict() for module in case.publishers]
     assert sum(parameter.numel() for parameter in model.parameters()) == case.torch_parameters
+    assert entry.torch is not None
+    own = {entry.torch.name(name): tensor.shape for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
+    for theirs in published:
+        assert {name: tensor.shape for name, tensor in entry.torch.prepared(theirs, model).items()} == own
 
 
 @pytest.mark.parametrize(("case", "publisher"), publishers())

@@ -123,18 +123,19 @@ def test_a_state_dict_that_does_not_fit_is_explained(tmp_path: Path) -> None:
         SqueezeNet1_1(weights=tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnetb0", "efficientnetv2-s"])
-def test_weights_for_the_other_padding_are_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnetb0", "efficientnetv2-s", "inception_v3",
+                                  "xception"])
+def test_weights_of_the_other_variant_are_refused(name: str, tmp_path: Path) -> None:
     entry = applications.get(name)
-    arguments: dict[str, Any] = {"classes": 3, "input_shape": (32, 32, 3)}
+    arguments: dict[str, Any] = {"classes": 3, "input_shape": (entry.smallest, entry.smallest, 3)}
     theirs = entry.function(**arguments, variant="torch")
     own, table = theirs.state_dict(), entry.torch.table(theirs)
     save_file({str(table[key]): tensor.contiguous() for key, tensor in own.items()}, tmp_path / "torch.safetensors")
     again = entry.function(**arguments, variant="torch", weights=tmp_path / "torch.safetensors")
     assert all(torch.equal(tensor, own[key]) for key, tensor in again.state_dict().items())
-    with pytest.raises(ModelFileError, match=r'a model that pads as Keras does, in .*Weights of torchvision.* need variant="torch"'):
+    with pytest.raises(ModelFileError, match=r'a model as Keras has it.*Weights of (torchvision|timm).* need variant="torch"'):
         entry.function(**arguments, weights=tmp_path / "torch.safetensors")
-    with pytest.raises(ModelFileError, match="pads as Keras does"):
+    with pytest.raises(ModelFileError, match="a model as Keras has it"):
         load_start(entry.function(**arguments), name, str(tmp_path / "torch.safetensors"))
 
 

@@ -4,11 +4,13 @@ from functools import partial
 
 from tests.parity.applications import Case
 from tests.parity.applications import torch_convnext as convnext
+from tests.parity.applications import torch_inception as inception
 from tests.parity.applications import torch_mobile as mobile
 from tests.parity.applications import torch_timm as timm
 from tests.parity.applications import torch_vit as vit
 from tests.parity.applications.torch_densenet import DenseNet
 from tests.parity.applications.torch_googlenet import GoogLeNet
+from tests.parity.applications.torch_xception import Xception
 
 TORCH = {"variant": "torch"}
 NAMED = {"name": "net"}
@@ -16,16 +18,20 @@ NAMED = {"name": "net"}
 
 CASES = [
     Case("googlenet", 6_624_904, {"bn+relu": 57}, torch=GoogLeNet),
-    Case("inception_v3", 23_851_784, {"bn+relu+pool": 2, "bn+relu": 92}, keras="InceptionV3", side=75, slow=True),
-    Case("inception_resnet_v2", 55_873_736, {"bn+relu+pool": 2, "bn+relu": 202}, keras="InceptionResNetV2", side=75, slow=True),
-    Case("xception", 22_910_480, {"bn+relu": 24, "bn+add": 12, "bn": 4}, keras="Xception", side=71, slow=True),
+    Case("inception_v3", 23_851_784, {"bn+relu+pool": 2, "bn+relu": 92}, keras="InceptionV3", side=75, slow=True,
+         torch=inception.InceptionV3, torch_arguments=TORCH, torch_parameters=23_834_568),
+    Case("inception_resnet_v2", 55_873_736, {"bn+relu+pool": 2, "bn+relu": 202}, keras="InceptionResNetV2", side=75, slow=True,
+         torch=inception.InceptionResNetV2, torch_arguments=TORCH, torch_parameters=55_843_464),
+    Case("xception", 22_910_480, {"bn+relu": 24, "bn+add": 12, "bn": 4}, keras="Xception", side=75, slow=True,
+         torch=Xception, torch_arguments=TORCH, torch_parameters=22_855_952),
     Case("densenet121", 8_062_504, {"bn+relu+pool": 1, "bn+relu": 120}, keras="DenseNet121", torch=partial(DenseNet, (6, 12, 24, 16)),
          torch_parameters=7_978_856),
     Case("densenet169", 14_307_880, {"bn+relu+pool": 1, "bn+relu": 168}, keras="DenseNet169", torch=partial(DenseNet, (6, 12, 32, 32)),
          torch_parameters=14_149_480, slow=True),
     Case("densenet201", 20_242_984, {"bn+relu+pool": 1, "bn+relu": 200}, keras="DenseNet201", torch=partial(DenseNet, (6, 12, 48, 32)),
          torch_parameters=20_013_928, slow=True),
-    Case("mobilenet", 4_253_864, {"bn+activation": 27}, keras="MobileNet", arguments=NAMED),
+    Case("mobilenet", 4_253_864, {"bn+activation": 27}, keras="MobileNet", arguments=NAMED, torch=timm.mobilenet,
+         torch_arguments=TORCH, torch_parameters=4_231_976),
     Case("mobilenet_v2", 3_538_984, {"bn+activation": 35, "bn+add": 10, "bn": 7}, keras="MobileNetV2", arguments=NAMED, side=48,
          torch=mobile.MobileNetV2, also=[timm.mobilenet_v2], torch_arguments=TORCH, torch_parameters=3_504_872),
     Case("mobilenet_v3_small", 2_554_968, {"bn+relu": 5, "bn+activation": 18, "bn+add": 6, "bn": 5}, keras="MobileNetV3Small",
