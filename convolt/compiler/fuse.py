@@ -16,6 +16,7 @@ from torch import fx, nn
 from convolt import activations
 from convolt.compiler.fused import (
     MOST_FILTERS,
+    ConvRelu,
     ConvReluPool,
     FirstConvReluPool,
     Norm,
@@ -199,6 +200,15 @@ def _relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(ReluPool(pool), (first_input(relu),), (relu, node))
 
 
+def _conv_relu(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    conv = conv_of(graph, node)
+    if conv is not None:
+        return Match(ConvRelu(conv), (first_input(node),), (node,)) if ends_in_relu(conv) else None
+    before = first_input(node)
+    conv = conv_of(graph, before) if is_relu(graph, node) and feeds_only(before, node) else None
+    return Match(ConvRelu(conv), (first_input(before),), (before, node)) if conv is not None and not ends_in_relu(conv) else None
+
+
 def _bn_add(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     sides = summands(graph, node)
     for norm_node, residual in (sides, sides[::-1]) if sides and sides[0] is not sides[1] else ():
@@ -277,6 +287,7 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("bn", "batch normalization alone", _bn, leftover=True),
     Rewrite("relu+pool", "ReLU and max-pooling in one pass", _relu_pool),
     Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
+    Rewrite("conv+relu", "bias and ReLU written over a convolution's result, on CUDA in one pass", _conv_relu, leftover=True),
 )
 
 

@@ -25,7 +25,7 @@ class ConvReluPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `max_pool(relu(conv(x)))`."""
         conv: Any = self.conv
-        y = conv.convolve(x, None) if isinstance(conv, Conv2D) else conv._conv_forward(x, conv.weight, None)
+        y = _convolved(conv, x, None)
         if conv.bias is None:
             return kernels.relu_max_pool(y, self.pool_size)
         return kernels.bias_relu_max_pool(y, conv.bias, self.pool_size)
@@ -45,6 +45,26 @@ class FirstConvReluPool(ConvReluPool):
             return super().forward(x)
         given, padding = _padding(conv, given)
         return kernels.conv_relu_max_pool(given, conv.weight, conv.bias, padding=padding)
+
+
+class ConvRelu(nn.Module):
+    """Convolution and ReLU, which is written over the convolution's result, on CUDA in one pass with the bias."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `relu(conv(x))`."""
+        conv: Any = self.conv
+        fuses = conv.bias is not None and kernels.choose("bias_relu", _as_autocast(x)) != "reference"
+        y = _convolved(conv, x, None if fuses else conv.bias)
+        return kernels.bias_relu(y, conv.bias) if fuses else torch.relu_(y)
+
+
+def _convolved(conv: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns a convolution's result before its activation."""
+    return cast(Tensor, conv.convolve(x, bias) if isinstance(conv, Conv2D) else conv._conv_forward(x, conv.weight, bias))
 
 
 class SparseConvReluPool(ConvReluPool):

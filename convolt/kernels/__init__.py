@@ -1,5 +1,6 @@
 """Fused ops: one name each, with a reference in plain PyTorch and faster versions in Numba (CPU) and Triton (CUDA)."""
 
+from convolt.kernels.bias import bias_relu
 from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
 from convolt.kernels.norm import bn, bn_activation, bn_add, bn_add_relu, bn_relu, inference_affine
@@ -16,6 +17,7 @@ __all__ = [
     "KERNELS",
     "Kernel",
     "KernelWarning",
+    "bias_relu",
     "bias_relu_max_pool",
     "bn",
     "bn_activation",

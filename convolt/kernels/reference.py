@@ -133,6 +133,22 @@ def winograd_backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tens
     return dx, conv2d_weight(x.to(wide), weight.shape, dense, padding=padding), dense.sum((0, 2, 3))  # type: ignore[no-untyped-call]
 
 
+def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
+    """`relu(x + bias)`; the bias (C,) is cast to x's type first."""
+    return F.relu(x + bias.to(x.dtype)[:, None, None])
+
+
+def biasrelu_forward(x: Tensor, bias: Tensor) -> None:
+    """Writes `relu(x + bias)` over x, rounded once."""
+    x.copy_(F.relu(x.to(torch.promote_types(x.dtype, torch.float32)) + bias[:, None, None]))
+
+
+def biasrelu_backward(grad: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of x and of the bias (float32, or grad's type if wider)."""
+    dx = torch.where(out <= 0, 0, grad)
+    return dx, dx.sum((0, 2, 3), dtype=torch.promote_types(grad.dtype, torch.float32))
+
+
 def softmax_crossentropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Returns each sample's `-Σ target · log softmax(logits)`, float32 or wider; (N, K), labels (N,) or (N, K) → (N,)."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -59,6 +59,7 @@ _WARP = {"numba": "convolt.kernels.warp_numba", "triton": "convolt.kernels.warp_
 _PICTURES: dict[str, tuple[torch.dtype, ...]] = dict.fromkeys(("numba", "triton"), (torch.uint8, torch.float32))
 
 KERNELS = _rows(
+    Kernel("bias_relu", "+ bias → ReLU, in place", {"triton": "convolt.kernels.bias_triton"}),
     Kernel("relu_max_pool", "ReLU → max-pooling", _POOL),
     Kernel("bias_relu_max_pool", "+ bias → ReLU → max-pooling", _POOL),
     Kernel("conv_relu_max_pool", "3 × 3 convolution of few channels → ReLU → 2 × 2 max-pooling", {"numba": "convolt.kernels.conv_numba"}),

@@ -99,6 +99,11 @@ LEGAL = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)),
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.MaxPool2d(2), nn.ReLU()),
     ],
+    "conv+relu": [
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, strides=2, activation="relu")]),
+        lambda: Sequential([*image_input(), layers.Conv2D(4, 3, padding="same", use_bias=False), layers.ReLU(), layers.Conv2D(2, 1)]),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+    ],
     "bn+activation": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(max_value=6.0)]),
         lambda: Sequential([*image_input(), layers.BatchNormalization(center=False), layers.Activation("swish")]),
@@ -121,6 +126,9 @@ LEGAL = {
 }
 
 
+LEFTOVERS = {rewrite.name for rewrite in REWRITES if rewrite.leftover}
+
+
 def run(module: nn.Module, x: torch.Tensor, parameters: list) -> list[torch.Tensor]:
     out = module(x)
     weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
@@ -138,7 +146,7 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
     x = torch.randn(5, 12, 10, 3).permute(0, 3, 1, 2).requires_grad_(input_gradient)
     traced = trace(model, [x[:2]])
     fused = fuse(traced, None if make in LEGAL[name] else (name,))
-    assert {n: count for n, count in fused.count.items() if n == name or n != "bn"} == {name: 1}  # bn stands beside others
+    assert {n: count for n, count in fused.count.items() if n == name or n not in LEFTOVERS} == {name: 1}
     assert [id(p) for p in fused.module.parameters()] == [id(p) for p in model.parameters()]
     for module in (model, reference, fused.module):
         module.train(training)
@@ -185,6 +193,12 @@ def with_hook() -> Sequential:
     return model
 
 
+def pre_activation_used_twice() -> Model:
+    image = layers.Input((12, 10, 3))
+    x = layers.Conv2D(4, 3)(image)
+    return Model(image, [layers.ReLU()(x), layers.GlobalAveragePooling2D()(x)])
+
+
 def used_twice() -> Model:
     image = layers.Input((12, 10, 3))
     x = layers.Conv2D(4, 3, activation="relu")(image)
@@ -192,13 +206,10 @@ def used_twice() -> Model:
 
 
 @pytest.mark.parametrize("make", [
-    with_activity_penalty, with_hook, used_twice,
+    with_activity_penalty, with_hook, pre_activation_used_twice,
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="tanh"), layers.MaxPooling2D()]),
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.MaxPooling2D()]),
-    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(3, strides=2)]),
-    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(padding="same")]),
     lambda: Sequential([*image_input(), layers.BatchNormalization(axis=1), layers.ReLU()]),
-    lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
     lambda: nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()),
 ])
 def test_what_is_not_legal_stays(make: object) -> None:
@@ -237,6 +248,15 @@ def test_batch_normalization_added_to_itself_is_fused_alone() -> None:
     x = layers.BatchNormalization()(image)
     model = Model(image, layers.ReLU()(layers.Add()([x, x])))
     assert fuse(trace(model, [torch.zeros(2, 3, 12, 10)])).count == {"bn": 1}
+
+
+@pytest.mark.parametrize("make", [used_twice,
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(3, strides=2)]),
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(padding="same")]),
+    lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
+])
+def test_other_pooling_leaves_convolution_and_relu(make: object) -> None:
+    assert fuse(trace(make(), [torch.zeros(2, 3, 12, 10)])).count == {"conv+relu": 1}
 
 
 def test_names_choose_among_the_rewrites() -> None:

@@ -65,6 +65,15 @@ def pool_cases() -> list[Case]:
     return found
 
 
+def bias_cases() -> list[Case]:
+    """The kernel writes over its input, which therefore is no leaf."""
+    return [Case("bias_relu", name, lambda dtype, s=shape, k=scale: [random(*s, scale=k).to(dtype), random(s[1], scale=k)],
+                 lambda op, x, dtype: [op(x[0] * 1.0, x[1])])
+            for name, shape, scale in (("small", (4, 5, 7, 9), 1.0), ("odd", (3, 33, 5, 3), 1.0), ("one_channel", (2, 1, 6, 5), 1.0),
+                                       ("places_1", (9, 12, 1, 1), 1.0), ("large_values", (2, 9, 6, 5), 1e4),
+                                       ("threads", (8, 64, 20, 20), 1.0))]
+
+
 CONV_SHAPES = {  # shape of x, filters, padding
     "even": ((2, 1, 8, 8), 16, (0, 0)), "odd": ((3, 3, 9, 11), 33, (0, 0)), "mixed": ((2, 4, 7, 10), 5, (0, 0)),
     "one_window": ((2, 2, 4, 5), 3, (0, 0)), "padded": ((2, 3, 6, 7), 8, (1, 1)), "padded_one_way": ((2, 1, 2, 9), 7, (1, 0)),
@@ -311,5 +320,5 @@ def warp_cases() -> list[Case]:
     return found
 
 
-CASES = [*pool_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(), *norm_pool_cases(),
-         *crossentropy_cases(), *resize_cases(), *warp_cases()]
+CASES = [*pool_cases(), *bias_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(),
+         *norm_pool_cases(), *crossentropy_cases(), *resize_cases(), *warp_cases()]

@@ -81,3 +81,10 @@ def test_logits_of_minus_infinity() -> None:
     labels = torch.tensor([0, 1, 4])
     got = kernels.softmax_crossentropy(logits, labels, backend="triton")
     torch.testing.assert_close(got, reference.softmax_crossentropy(logits, labels))
+
+
+def test_bias_and_relu_write_over_their_input() -> None:
+    x, bias = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(3)
+    expected = reference.bias_relu(x, bias)
+    assert kernels.bias_relu(x, bias, backend="triton").data_ptr() == x.data_ptr()
+    torch.testing.assert_close(x, expected)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convolt.kernels import reference
+from convolt.kernels.bias import _BiasRelu
 from convolt.kernels.conv import _Conv
 from convolt.kernels.crossentropy import _Crossentropy
 from convolt.kernels.norm import _Norm
@@ -61,6 +62,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
     "bn_relu_max_pool passes, overlapping": (
         lambda x, b: _NormPool.apply(x, None, b, "reference", (None, None, 0.1, 1.0, 1e-3, (3, 3, 2, 2, 1, 1))),
         [settled(2, 3, 5, 6), settled(3)]),
+    "bias_relu passes": (lambda x, b: _BiasRelu.apply(x * 1.0, b, "reference"), [apart(2, 3, 5, 4), SHIFT]),
     "crossentropy": (lambda x: reference.softmax_crossentropy(x, LABELS, 0.1), [settled(3, 4)]),
     "crossentropy passes": (lambda x: _Crossentropy.apply(x, LABELS, "reference", 0.1), [settled(3, 4)]),
     "crossentropy passes, dense": (lambda x: _Crossentropy.apply(x, torch.rand(3, 4, generator=torch.Generator().manual_seed(1)).double(),

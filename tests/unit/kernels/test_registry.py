@@ -153,6 +153,7 @@ def test_what_cannot_fit_is_said() -> None:
     for call in (
             lambda: kernels.relu_max_pool(torch.zeros(3, 4, 4)), lambda: kernels.relu_max_pool(torch.zeros(1, 3, 1, 4)),
             lambda: kernels.bias_relu_max_pool(torch.zeros(1, 3, 4, 4), torch.zeros(4)),
+            lambda: kernels.bias_relu(torch.zeros(1, 3, 4, 4), torch.zeros(4)),
             lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 3, 4), torch.zeros(2, 1, 3, 3)),
             lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 4, 4), torch.zeros(2, 3, 3, 3)),
             lambda: kernels.conv_relu_max_pool(torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 5, 5)),
