@@ -28,7 +28,7 @@ from convolt import activations, layers
 from convolt.applications import weights as weight_files
 from convolt.applications.imagenet_utils import PIXELS
 from convolt.applications.recipes import TrainingRecipe
-from convolt.errors import ArgumentError, ArgumentTypeError, ShapeError, did_you_mean, explain
+from convolt.errors import ArgumentError, ArgumentTypeError, ModelFileError, ShapeError, did_you_mean, explain
 from convolt.layers.arguments import check_positive
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.models import Functional, Model
@@ -303,8 +303,18 @@ def _build(entry: Architecture, body: Body, values: dict[str, Any]) -> Model:
     sources = [x] if values["input_tensor"] is None else _sources(x)
     model = Functional(sources[0] if len(sources) == 1 else sources, output, name=values["name"])
     if path is not None:
-        weight_files.load(model, path, entry.torch, include_top=bool(values["include_top"]))
+        _load(model, entry, path, values)
     return model
+
+
+def _load(model: Model, entry: Architecture, path: Path, values: Mapping[str, Any]) -> None:
+    try:
+        weight_files.load(model, path, entry.torch, include_top=bool(values["include_top"]))
+    except ModelFileError as error:
+        first = next((layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
+        if values.get("stem", "large") == "large" or first is None or first not in str(error):
+            raise
+        raise ModelFileError(f'{error} Published weights are of the large stem: stem="large".') from error
 
 
 def _input(entry: Architecture, who: str, shape: Any, tensor: Any, include_top: bool) -> SymbolicTensor:

@@ -112,6 +112,23 @@ def test_a_file_chooses_variant_and_stem(folder: Path) -> None:
     assert start.model.outputs[0].shape == (None, 4)
 
 
+def test_a_file_chooses_the_variant_and_the_pictures_the_stem(folder: Path) -> None:
+    """The weights of both stems of MobileNet v2 have the same shapes."""
+    model = published("mobilenet_v2", "a.safetensors", variant="torch")
+    start = starting.begin("mobilenet_v2", (32, 32, 3), 4, weights="a.safetensors")
+    assert start.options == {"stem": "small", "variant": "torch"}
+    assert ("options", "stem=small (the pictures' size), variant=torch (the weights need it)") in start.rows
+    assert torch.equal(start.model.state_dict()["Conv1.weight"], model.state_dict()["Conv1.weight"])
+    with pytest.raises(ModelFileError, match=r"The file fits --model-option variant=torch\."):
+        starting.begin("mobilenet_v2", (32, 32, 3), 4, options=["variant=keras"], weights="a.safetensors")
+
+
+def test_from_python_the_stem_is_named(folder: Path) -> None:
+    published("resnet18", "a.safetensors", stem="large")
+    with pytest.raises(ModelFileError, match=r'Published weights are of the large stem: stem="large"\.'):
+        applications.ResNet18(input_shape=(32, 32, 3), classes=7, stem="small", weights="a.safetensors")
+
+
 def test_what_was_said_is_kept_and_the_remedy_is_named(folder: Path) -> None:
     published("resnet18", "a.safetensors", stem="large")
     with pytest.raises(ModelFileError, match=r"conv1_conv\.weight.* The file fits --model-option stem=large\."):
