@@ -1,11 +1,12 @@
 """Convolutions whose weights change no more: batch normalization folded in, laid out for the hardware, with all that follows in one call.
 
-Three ways to compute one: Winograd's tiles for 3 × 3 windows over many channels (CPU, float32), oneDNN with weights laid out
-beforehand (CPU), and PyTorch's own convolution.
+Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU, bfloat16) for 3 × 3 windows over many channels, oneDNN
+with weights laid out beforehand (CPU), and PyTorch's own convolution. Dense layers keep their weights in the type of the computation.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,13 @@ def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
     plain_window = chain.stride == chain.dilation == (1, 1) and chain.groups == 1 and tuple(chain.weight.shape[2:]) == (3, 3)
     if plain_window and dtype == torch.float32 and kernels.tiles_pay(padded, len(chain.weight), chain.padding):
         return Tiled(chain, padded)
+    if plain_window and dtype == torch.bfloat16 and Winograd.takes(chain, padded):
+        return Winograd(chain)
     return Packed(chain, padded, dtype)
 
 
 class Frozen(nn.Module, ABC):
-    """What the three have in common: the border before, the residual and the pooling behind."""
+    """What the four have in common: the border before, the residual and the pooling behind."""
 
     def __init__(self, chain: Chain, dtype: torch.dtype) -> None:
         super().__init__()
@@ -150,3 +153,37 @@ class Tiled(Frozen):
         if not self._all:
             return _behind(chain, self._filters(x, chain.bias), residual, activated=False)
         return self._filters(x, chain.bias, residual, chain.activation is activations.relu, chain.pool)  # type: ignore[no-any-return]
+
+
+class Winograd(Frozen):
+    """Winograd's convolution by tiles of 2 × 2 results in bfloat16, which are pooled on the way back where they are pooling windows."""
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__(chain, torch.bfloat16)
+        self._pools = _pools_inside(chain)
+
+    @staticmethod
+    def takes(chain: Chain, shape: Sequence[int]) -> bool:
+        """Whether the kernel takes inputs of a shape (N, C, H, W), borders included."""
+        pictures = torch.empty(tuple(shape), dtype=torch.bfloat16)
+        return kernels.winograd_takes(pictures, chain.weight, chain.padding, pooled=_pools_inside(chain))
+
+    def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """See `Frozen`."""
+        chain = self.chain
+        if self._pools:
+            relu = chain.activation is activations.relu
+            return kernels.winograd_max_pool(x, chain.weight, chain.bias, padding=chain.padding, relu=relu)
+        return _behind(chain, kernels.winograd_conv(x, chain.weight, chain.bias, padding=chain.padding), residual, activated=False)
+
+
+def _pools_inside(chain: Chain) -> bool:
+    return chain.pool == 2 and not chain.added and chain.activation in (activations.relu, activations.linear)
+
+
+def cast_weights(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Returns a dense layer with weights of its own in another type, which autocast would else convert for every batch."""
+    twin = copy.copy(layer)
+    twin._parameters = {name: None if p is None else nn.Parameter(p.detach().to(dtype), requires_grad=False)
+                        for name, p in layer._parameters.items()}
+    return twin

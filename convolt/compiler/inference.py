@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt import activations, kernels
-from convolt.compiler.frozen import Chain, freeze
+from convolt.compiler.frozen import Chain, cast_weights, freeze
 from convolt.compiler.fuse import fuse
 from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands
 from convolt.compiler.trace import Untraceable, trace
 from convolt.kernels.memory import is_dense
-from convolt.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Dropout, ZeroPadding2D
+from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, ZeroPadding2D
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """Largest difference from the model itself, relative to its largest output."""
@@ -44,8 +44,8 @@ class Frozen:
     error: float
 
     def __str__(self) -> str:
-        names = {"tiled": "convolutions by tiles", "packed": "laid out for oneDNN", "plain": "by PyTorch",
-                 "folded": "normalizations folded"}
+        names = {"tiled": "convolutions by tiles", "winograd": "by tiles of bfloat16", "packed": "laid out for oneDNN",
+                 "plain": "by PyTorch", "folded": "normalizations folded", "cast": "dense layers converted"}
         parts = ", ".join(f"{self.count[name]} {text}" for name, text in names.items() if name in self.count)
         return f"weights frozen: {parts}; outputs off by {self.error:.0e} of the largest"
 
@@ -185,6 +185,12 @@ def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tup
             _replace(graph, found, batch, dtype, count)
     if not count:
         return graph, {}
+    if dtype != torch.float32:
+        for node in graph.graph.nodes:
+            layer = module_of(graph, node)
+            if type(layer) in (Dense, nn.Linear):
+                graph.add_submodule(str(node.target), cast_weights(layer, dtype))  # type: ignore[arg-type]
+                count["cast"] += 1
     graph.graph.lint()
     graph.recompile()
     return fuse(graph, ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool")).module, dict(count)
