@@ -164,7 +164,8 @@ def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: An
     first, last = max(0, -offset), min(out_width, width - offset)
     if sign < 0:
         first, last = max(0, offset - width + 1), min(out_width, offset + 1)
-    last = max(first, last)
+    if first >= last:  # moved out of sight: `first` may lie beyond the line
+        return 0, 0
     start += row * width * step
     if sign > 0 and step == wide:
         begin = start + offset * step

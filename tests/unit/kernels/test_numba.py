@@ -3,6 +3,7 @@
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,3 +171,20 @@ def test_a_kernel_is_compiled_without_a_cache_where_there_is_none(failure: Excep
         warnings.simplefilter("error")
         assert Compiled(double)(21) == 42
     assert tried == [True, False]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+@pytest.mark.parametrize("far", [-50.0, -9.0, 9.0, 50.0])
+def test_a_picture_that_is_moved_out_of_sight_leaves_its_lines_alone(channels: int, flip: float, far: float) -> None:
+    from convolt.kernels import warp_numba
+
+    images = torch.randint(0, 256, (1, 4, 8, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    matrix = torch.tensor([[[flip, 0.0, far], [0.0, 1.0, 0.0]]])
+    for mode in ("constant", "nearest", "reflect", "wrap", "outside"):
+        found, expected = (kernels.warp(images, matrix, fill_mode=mode, backend=backend) for backend in ("numba", "reference"))
+        assert torch.equal(found, expected), mode
+    line = np.zeros(400, np.float32)  # longer than that of the kernel, which ends at 8 pixels
+    sizes = (4, 8, channels, channels, 0, 0)
+    first, last = warp_numba._copied(images.view(-1).numpy(), 0, sizes, np.float32(flip), int(far), 1, 8, 4 if channels == 3 else 1, line)
+    assert 0 <= first <= last <= 8 and not line[32:].any()
