@@ -2,8 +2,12 @@
 
     python examples/image_folders.py --data FOLDER --epochs 10 [--size 224] [--show grid.png]
 
-FOLDER has train/ and test/, each with one folder of pictures per class. Pictures of any size become 224×224. CIFAR-10 as JPEGs
-(`tar xf cifar10-jpeg.tar.xz`) has this form.
+FOLDER has train/ and test/, each with one folder of pictures per class. Pictures of any size become 224×224. Where they all fit into
+memory, each is decoded once, and what the generator asks for is done inside the step; the line `data resident` says so. CIFAR-10 as JPEGs
+is such a folder once it is unpacked:
+
+    mkdir cifar10 && tar -xf cifar10-jpeg.tar.xz -C cifar10
+    python examples/image_folders.py --data cifar10
 """
 
 import argparse

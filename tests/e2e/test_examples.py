@@ -177,6 +177,16 @@ def test_image_folders_on_cifar10(tmp_path: Path, few_pictures: Path) -> None:
 
 
 @pytest.mark.slow
+def test_image_folders_on_cifar10_enlarged_to_224_pixels(tmp_path: Path, few_pictures: Path) -> None:
+    output = run(tmp_path, "image_folders.py", "--data", str(few_pictures / "cifar10"), "--epochs", "6", "--batch", "16")
+    assert "(None, 224, 224, 16)" in output
+    assert "data resident" in output and re.search(r"Augmentation: GeneratorGeometry\(.*shear_range=0.2", output)
+    losses = [float(x) for x in re.findall(r"Epoch \d/6 .*?  loss (\S+)", output)]
+    assert len(losses) == 6 and losses[-1] < losses[0] - 0.05, "300 pictures are learned in part"
+    assert accuracies(output)[0] > 0.12, "ten classes alike would be 0.1"
+
+
+@pytest.mark.slow
 def test_subclassed_cnn_on_all_of_mnist(tmp_path: Path) -> None:
     needs("mnist.npz")
     assert accuracies(run(tmp_path, "subclassed_cnn.py", "--data", "mnist", "--epochs", "3"))[0] >= 0.98
