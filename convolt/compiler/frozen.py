@@ -161,6 +161,9 @@ class Winograd(Frozen):
     def __init__(self, chain: Chain) -> None:
         super().__init__(chain, torch.bfloat16)
         self._pools = _pools_inside(chain)
+        relu = self._pools and chain.activation is activations.relu
+        self._convolve = kernels.winograd_filters(chain.weight, chain.bias, padding=chain.padding, pool=self._pools, relu=relu,
+                                                  dtype=torch.bfloat16)
 
     @staticmethod
     def takes(chain: Chain, shape: Sequence[int]) -> bool:
@@ -170,11 +173,8 @@ class Winograd(Frozen):
 
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """See `Frozen`."""
-        chain = self.chain
-        if self._pools:
-            relu = chain.activation is activations.relu
-            return kernels.winograd_max_pool(x, chain.weight, chain.bias, padding=chain.padding, relu=relu)
-        return _behind(chain, kernels.winograd_conv(x, chain.weight, chain.bias, padding=chain.padding), residual, activated=False)
+        y = self._convolve(x)
+        return y if self._pools else _behind(self.chain, y, residual, activated=False)
 
 
 def _pools_inside(chain: Chain) -> bool:

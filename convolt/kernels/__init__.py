@@ -11,7 +11,7 @@ from convolt.kernels.resize import resize
 from convolt.kernels.sparse import pooled_conv
 from convolt.kernels.tiles import tiled_conv, tiled_filters, tiles_pay
 from convolt.kernels.warp import picture_means, warp
-from convolt.kernels.winograd import winograd_conv, winograd_max_pool, winograd_takes
+from convolt.kernels.winograd import winograd_conv, winograd_filters, winograd_max_pool, winograd_takes
 
 __all__ = [
     "KERNELS",
@@ -39,6 +39,7 @@ __all__ = [
     "warp",
     "why_not",
     "winograd_conv",
+    "winograd_filters",
     "winograd_max_pool",
     "winograd_takes",
 ]

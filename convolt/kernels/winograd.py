@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from convolt.errors import ShapeError, explain
 from convolt.kernels import reference
 from convolt.kernels.memory import channels_last
-from convolt.kernels.registry import choose, run
+from convolt.kernels.registry import choose, load, run
 
 MULTIPLE = 32
 """Of which the numbers of channels and filters must be multiples."""
@@ -47,6 +48,24 @@ def winograd_max_pool(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     PyTorch counterpart: `F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=padding)), 2)`.
     """
     return _convolve("winograd_max_pool", x, weight, bias, padding, True, relu, backend)
+
+
+def winograd_filters(weight: Tensor, bias: Tensor | None, *, padding: tuple[int, int], pool: bool, relu: bool,
+                     dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Returns `winograd_conv`, or with `pool` `winograd_max_pool`, as a function of x for filters that stay, transformed once.
+
+    Args:
+        weight, bias, padding, relu: as there.
+        pool: whether results are pooled.
+        dtype: of the inputs, which `winograd_takes`.
+    """
+    module: Any = load("winograd_max_pool" if pool else "winograd_conv", "numba")
+    transformed = module.filters(weight, dtype)
+
+    def convolve(x: Tensor) -> Tensor:
+        return cast(Tensor, module.forward(channels_last(x), weight, bias, padding, pool, relu, False, transformed)[0])
+
+    return convolve
 
 
 def winograd_takes(x: Tensor, weight: Tensor, padding: tuple[int, int], pooled: bool) -> bool:

@@ -461,19 +461,25 @@ def _sizes(x: Tensor, filters: int, padding: tuple[int, int], parts: int = 0) ->
     return n, height, width, channels, filters, down, across, *padding, images, parts
 
 
+def filters(weight: Tensor, dtype: torch.dtype) -> Any:
+    """Returns what `forward` multiplies with, for pictures of a type: filters that stay the same are transformed once."""
+    return _weights(weight, dtype, False)
+
+
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], pool: bool, relu: bool,
-            keep: bool) -> tuple[Tensor, Tensor | None]:
-    """See `reference.winograd_forward`; `x` has channels-last memory."""
-    filters = weight.shape[0]
-    sizes = _sizes(x, filters, padding)
+            keep: bool, transformed: Any = None) -> tuple[Tensor, Tensor | None]:
+    """See `reference.winograd_forward`; `x` has channels-last memory, `transformed` is from `filters`."""
+    outputs = weight.shape[0]
+    sizes = _sizes(x, outputs, padding)
     n, channels, down, across, images = x.shape[0], x.shape[1], sizes[5], sizes[6], sizes[9]
     places = (down, across) if pool else (2 * down, 2 * across)
-    out = empty_channels_last((n, filters, *places), x.dtype, x.device)
-    code = empty_channels_last((n, filters, *places) if pool else (0, filters, 0, 0), torch.uint8, x.device)
-    added = torch.zeros(filters) if bias is None else bias.detach().float().contiguous()
+    out = empty_channels_last((n, outputs, *places), x.dtype, x.device)
+    code = empty_channels_last((n, outputs, *places) if pool else (0, outputs, 0, 0), torch.uint8, x.device)
+    added = torch.zeros(outputs) if bias is None else bias.detach().float().contiguous()
     inner = channels // 2 if x.dtype == torch.bfloat16 else channels
-    arrays = (bits(x), _weights(weight, x.dtype, False), added.numpy(), bits(out), flat(code).numpy(), sizes, pool, relu, inner)
-    over_rows(lambda first, last: _forward(*arrays, first, last), -(-n // images), x.nbytes * filters)
+    transformed = filters(weight, x.dtype) if transformed is None else transformed
+    arrays = (bits(x), transformed, added.numpy(), bits(out), flat(code).numpy(), sizes, pool, relu, inner)
+    over_rows(lambda first, last: _forward(*arrays, first, last), -(-n // images), x.nbytes * outputs)
     return out, code if pool and keep else None
 
 
