@@ -12,7 +12,11 @@ import torch
 from convolt import Input, Model, applications, layers
 from convolt.layout import to_inside
 
-NETWORKS = [("ResNet50", 32, False), ("InceptionV3", 75, False), ("MobileNetV3Small", 32, True)]
+NETWORKS = [("ResNet50", 32, False), ("InceptionV3", 75, False), ("MobileNetV3Small", 32, True), ("MobileNetV2", 32, False),
+            ("MobileNet", 32, False)]
+OTHERS = [("EfficientNetB0", 32, True), ("MobileNetV3Large", 32, True), ("EfficientNetV2B0", 32, True), ("DenseNet121", 32, False),
+          ("ResNet50V2", 32, False), ("ConvNeXtTiny", 32, True), ("VGG16", 32, False), ("Xception", 71, False),
+          ("InceptionResNetV2", 75, False)]
 
 
 def computed(model: Model, x: np.ndarray) -> np.ndarray:
@@ -21,7 +25,7 @@ def computed(model: Model, x: np.ndarray) -> np.ndarray:
         return model(to_inside(torch.from_numpy(x))).numpy()
 
 
-@pytest.mark.parametrize(("name", "side", "pixels"), NETWORKS)
+@pytest.mark.parametrize(("name", "side", "pixels"), [*NETWORKS, *[pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS]])
 def test_weights_of_keras_fit_as_they_are(keras: Any, name: str, side: int, pixels: bool) -> None:
     arguments: dict[str, Any] = {"weights": None, "classes": 5, "input_shape": (side, side, 3), "classifier_activation": None}
     keras.utils.clear_session()  # its layers are numbered through a whole process
