@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from convolt.errors import ShapeError, explain
 from convolt.kernels import reference
@@ -54,8 +53,10 @@ class _Crossentropy(torch.autograd.Function):
         return cast(Tensor, losses)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, lse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated once more, as for a penalty on its length
+            lse = torch.logsumexp(logits.to(lse.dtype), 1)
+            return reference.crossentropy_backward(grad, logits, labels, lse, ctx.smoothing), None, None, None
         dlogits = run("softmax_crossentropy", ctx.backend, "crossentropy", "backward", grad, logits, labels, lse, ctx.smoothing)
         return dlogits, None, None, None

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from convolt import kernels
 from convolt.errors import ArgumentError, ConvoltWarning, explain
 from convolt.layout import to_outside
 from convolt.losses.base import Loss, registry
@@ -65,6 +66,8 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
     labels = sparse_labels(name, class_axis_to_1(y_true, axis, y_pred.ndim), scores)
     # As (N·H·W, C), which is no copy in channels-last memory; PyTorch's kernel for images is not deterministic on CUDA.
     flat = scores.movedim(1, -1).reshape(-1, scores.shape[1])
+    if are_logits and ignore_class is None and scores.ndim == 2:  # the kernel has a program for each sample: too little work for pixels
+        return kernels.softmax_crossentropy(flat, labels.reshape(-1)).reshape(labels.shape)
     log_p = flat.log_softmax(1) if are_logits else _log_probabilities(flat)
     ignored = -100 if ignore_class is None else ignore_class  # -100 is PyTorch's word for no class
     return F.nll_loss(log_p, labels.reshape(-1), ignore_index=ignored, reduction="none").reshape(labels.shape)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "convolt"
 # Who may import whom at the level of folders. What is not a folder of this table (errors, layout, …) is open to all.
 MAY_IMPORT = {
     "layers": set(),
-    "losses": set(),
+    "losses": {"kernels"},
     "metrics": {"losses"},
     "optimizers": {"schedules"},
     "schedules": set(),

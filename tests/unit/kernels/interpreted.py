@@ -88,3 +88,17 @@ def test_bias_and_relu_write_over_their_input() -> None:
     expected = reference.bias_relu(x, bias)
     assert kernels.bias_relu(x, bias, backend="triton").data_ptr() == x.data_ptr()
     torch.testing.assert_close(x, expected)
+
+
+def test_the_loss_on_logits_is_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from convolt import losses
+
+    monkeypatch.setattr(kernels, "softmax_crossentropy", lambda logits, labels, op=kernels.softmax_crossentropy: op(
+        logits, labels, backend="triton"))
+    labels, values = torch.tensor([2, 0, 1]), torch.randn(3, 4)
+    found = []
+    for loss in (losses.SparseCategoricalCrossentropy(from_logits=True), lambda t, x: torch.nn.functional.cross_entropy(x, t)):
+        x = values.clone().requires_grad_()
+        result = loss(labels, x)
+        found.append((result.detach(), torch.autograd.grad(result, x)[0]))
+    torch.testing.assert_close(found[0], found[1])

@@ -76,6 +76,11 @@ def test_gradients_by_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(function, inputs, atol=1e-7, rtol=1e-5)
 
 
+def test_the_crossentropy_can_be_differentiated_twice() -> None:
+    given = [settled(3, 4)]
+    assert torch.autograd.gradgradcheck(lambda x: _Crossentropy.apply(x, LABELS, "reference", 0.1), given)
+
+
 def test_passes_equal_compositions() -> None:
     x, b = apart(2, 3, 7, 9), settled(3)
     torch.testing.assert_close(reference.pool_forward(x, b, (3, 2), True)[0], reference.bias_relu_max_pool(x, b, (3, 2)))
