@@ -30,6 +30,12 @@ def keep_freed_memory() -> str:
     return "kept" if done else "left to the system (glibc refused)"
 
 
+def release_freed_memory() -> None:
+    """Gives what glibc keeps back to the system: what one candidate of a search has freed does not fit the next one's needs."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def computing(device: torch.device, exact: bool) -> Iterator[None]:
     """What holds while a model is trained, evaluated or asked, and is as before afterwards: the number of threads, and what float32 is.

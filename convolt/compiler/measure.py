@@ -121,7 +121,7 @@ class Probe:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # a node that kept its own output as it is would never be freed
 
         with self._as_it_was(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             loss = self._loss_of(module, precision)

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import Gradients, Probe
 
 TOLERANCE = {torch.float32: (1e-5, 1e-3, 1e-2), torch.bfloat16: (2e-2, 0.5, 0.25)}
@@ -111,6 +112,7 @@ class Search:
                 continue
             reference = reference or self._begin()
             self._try(name, reference)
+            release_freed_memory()
             plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
         changed = bool(self.kept) or any(row.name == BFLOAT16 and row.verdict == "chosen" for row in self._rows)
         why = "another form is faster" if changed else f"{self._batch_size / plain:,.0f} images/s forward and backward"
@@ -150,7 +152,9 @@ class Search:
 
     def _begin(self) -> Gradients:
         """Returns the reference; candidates may be off as far as twice the plain form is, or as the tolerance says."""
+        release_freed_memory()
         reference = self._probe.reference()
+        release_freed_memory()
         self._allow(self._probe.gradients(self._model, self.precision).errors(reference))
         return reference
 

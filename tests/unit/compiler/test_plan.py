@@ -1,7 +1,9 @@
 """The plan: chosen by measurement, right before fast, repeatable, and never without a reason."""
 
 import dataclasses
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +180,37 @@ def test_a_probe_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert torch.equal(generator, torch.get_rng_state()) and not model.training
     assert all(p.grad is None for p in model.parameters())
+
+
+class KeepsItsOutput(torch.autograd.Function):
+    """Saves what it returns, as many ops do; notes when its node is gone."""
+
+    gone = 0
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        y = x.relu()
+        ctx.save_for_backward(y)
+        ctx.marker = object.__new__(type("Marker", (), {}))
+        weakref.finalize(ctx.marker, KeepsItsOutput.note)
+        return y
+
+    @staticmethod
+    def note() -> None:
+        KeepsItsOutput.gone += 1
+
+    @staticmethod
+    def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
+        (y,) = ctx.saved_tensors
+        return grad * (y > 0)
+
+
+def test_counting_what_is_kept_keeps_nothing() -> None:
+    model = cnn()
+    probe = Probe(model, lambda module, precision: LOSS(Y, module(KeepsItsOutput.apply(X.clone().requires_grad_()))), torch.device("cpu"))
+    assert probe.kept_bytes(model, torch.float32) > X.nbytes
+    gc.collect()
+    assert KeepsItsOutput.gone == 1
 
 
 def test_a_probe_leaves_seeded_layers_as_they_were() -> None:
