@@ -30,7 +30,7 @@ GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
 LONG_STEP = 0.2  # seconds; longer ones are measured once
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
-FAR = 1.25  # times as fast, or as slow: one round decides
+FAR = 1.25  # times as fast, or as slow: two rounds decide
 WORTH = 1.03  # a form must be this much faster to be taken
 
 
@@ -130,7 +130,7 @@ class Search:
         for _ in range(rounds):
             candidate = self._probe.seconds(module, precision, budget=1.0 / rounds)
             times.append((candidate, self._probe.seconds(self._best, self.precision, budget=1.0 / rounds)))
-            if not 1 / FAR < times[-1][1] / times[-1][0] < FAR:
+            if len(times) > 1 and not any(1 / FAR < best / candidate < FAR for candidate, best in times):
                 break
         return min(a for a, _ in times), min(b for _, b in times)
 
