@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from convolt.kernels.vectors_numba import LANES, _pointer, _rounded, intrinsic, vector
+from convolt.kernels.vectors_numba import LANES, intrinsic, multiply_add, pointer, rounded, spread, vector
 
 FOUR, THREE = 4, 3
 PACKED = FOUR * THREE
@@ -34,10 +34,10 @@ def load_pixels(typing: Any, array: Any, at: Any) -> Any:
     packed = ir.VectorType(_I8 if bytes_ else _F32, PACKED)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = builder.load(_pointer(context, builder, array, values, packed))
+        found = builder.load(pointer(context, builder, array, values, packed))
         found.align = 1 if bytes_ else 4
-        spread = builder.shuffle_vector(found, ir.Constant(packed, ir.Undefined), _IN_PIXELS)
-        return builder.uitofp(spread, _VECTOR) if bytes_ else spread
+        pixels = builder.shuffle_vector(found, ir.Constant(packed, ir.Undefined), _IN_PIXELS)
+        return builder.uitofp(pixels, _VECTOR) if bytes_ else pixels
 
     return vector(array, types.intp), codegen
 
@@ -50,13 +50,13 @@ def store_pixels(typing: Any, array: Any, at: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         given = values[2]
         if kind == types.uint8:
-            rounded = builder.fadd(given, ir.Constant(_VECTOR, [0.5] * LANES))
-            cut = _cut(builder, rounded, ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, [255.0] * LANES))
+            raised = builder.fadd(given, ir.Constant(_VECTOR, [0.5] * LANES))
+            cut = _cut(builder, raised, ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, [255.0] * LANES))
             given = builder.trunc(builder.fptosi(cut, ir.VectorType(_I32, LANES)), ir.VectorType(_I8, LANES))
         elif kind == types.int16:
-            given = _rounded(builder, given)
+            given = rounded(builder, given)
         packed = builder.shuffle_vector(given, ir.Constant(given.type, ir.Undefined), _OF_PIXELS)
-        builder.store(packed, _pointer(context, builder, array, values[:2], packed.type)).align = kind.bitwidth // 8
+        builder.store(packed, pointer(context, builder, array, values[:2], packed.type)).align = kind.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -105,8 +105,8 @@ def pixel(typing: Any, a: Any, b: Any, c: Any) -> Any:
 def times_plus(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """The product of two plus a third, rounded once."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), list(values))
+        left, right, total = values
+        return multiply_add(builder, left, right, total, pairs=False)
 
     return vector(vector, vector, vector), codegen
 
@@ -122,23 +122,19 @@ def add_between(typing: Any, laid: Any, at: Any, below: Any, across: Any, down: 
         fma = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v4f32")
 
         def read(array: Any, which: int, place: Any) -> Any:
-            found = builder.load(_pointer(context, builder, signature.args[which], (array, place), four))
+            found = builder.load(pointer(context, builder, signature.args[which], (array, place), four))
             found.align = 4
             return found
 
         def between(share: Any, one: Any, other: Any) -> Any:
             return builder.call(fma, [share, builder.fsub(other, one), one])
 
-        def everywhere(number: Any) -> Any:
-            first = builder.insert_element(ir.Constant(four, ir.Undefined), number, ir.Constant(_I32, 0))
-            return builder.shuffle_vector(first, ir.Constant(four, ir.Undefined), _constant([0] * FOUR))
-
         next_ = ir.Constant(at.type, FOUR)
-        x, y = everywhere(across), everywhere(down)
+        x, y = spread(builder, across, four), spread(builder, down, four)
         upper = between(x, read(source, 0, at), read(source, 0, builder.add(at, next_)))
         lower = between(x, read(source, 0, below), read(source, 0, builder.add(below, next_)))
         total = builder.fadd(read(target, 5, to), between(y, upper, lower))
-        builder.store(total, _pointer(context, builder, signature.args[5], (target, to), four)).align = 4
+        builder.store(total, pointer(context, builder, signature.args[5], (target, to), four)).align = 4
         return context.get_dummy_value()
 
     return types.void(laid, types.intp, types.intp, types.float32, types.float32, line, types.intp), codegen

@@ -78,9 +78,9 @@ def product(rows: int, vectors: int) -> Callable[..., None]:
             right = [_read(builder, builder.gep(b, [builder.add(line, _index(v * LANES))]), wide) for v in range(vectors)]
             for r in range(rows):
                 one = builder.load(builder.gep(a, [builder.add(start, builder.mul(a_row, _index(r)))]))
-                left = _spread(builder, one, wide)
+                left = spread(builder, one, wide)
                 for v in range(vectors):
-                    builder.store(_multiply_add(builder, left, right[v], builder.load(sums[r][v]), pairs), sums[r][v])
+                    builder.store(multiply_add(builder, left, right[v], builder.load(sums[r][v]), pairs), sums[r][v])
         for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
             store = builder.store(builder.load(sums[r][v]), builder.bitcast(places[r][v], _VECTOR.as_pointer()))
             store.align = 4
@@ -107,13 +107,14 @@ def _read(builder: Any, pointer: Any, vector: Any) -> Any:
     return found
 
 
-def _spread(builder: Any, value: Any, vector: Any) -> Any:
+def spread(builder: Any, value: Any, vector: Any) -> Any:
     """A vector with one value everywhere."""
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+    first = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), first)
 
 
-def _multiply_add(builder: Any, left: Any, right: Any, total: Any, pairs: bool) -> Any:
+def multiply_add(builder: Any, left: Any, right: Any, total: Any, pairs: bool) -> Any:
     """`total + left · right`, with one rounding; of pairs of bfloat16, as the processor does it."""
     if not pairs:
         plain = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
@@ -143,7 +144,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _VECTOR)  # type: ignore[no-untyped-call]
 
 
-def _pointer(context: Any, builder: Any, kind: Any, place: Any, wide: Any) -> Any:
+def pointer(context: Any, builder: Any, kind: Any, place: Any, wide: Any) -> Any:
     """Where `place`, a flat array and an index, lies in memory."""
     value, at = place
     start = builder.gep(context.make_array(kind)(context, builder, value).data, [at])
@@ -157,7 +158,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     wide = ir.VectorType(ir.IntType(16), LANES) if half else _VECTOR
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = builder.load(_pointer(context, builder, array, values, wide))
+        found = builder.load(pointer(context, builder, array, values, wide))
         found.align = 2 if half else 4
         if not half:
             return found
@@ -166,7 +167,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     return vector(array, types.intp), codegen
 
 
-def _rounded(builder: Any, value: Any) -> Any:
+def rounded(builder: Any, value: Any) -> Any:
     """Float32 → bits of bfloat16, to nearest, ties to even; not a number stays so."""
     return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), LANES)), ir.VectorType(ir.IntType(16), LANES))
 
@@ -177,8 +178,8 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
     half = array.dtype == types.int16
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        given = _rounded(builder, values[2]) if half else values[2]
-        builder.store(given, _pointer(context, builder, array, values[:2], given.type)).align = 2 if half else 4
+        given = rounded(builder, values[2]) if half else values[2]
+        builder.store(given, pointer(context, builder, array, values[:2], given.type)).align = 2 if half else 4
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -188,9 +189,9 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
 def store_pairs(typing: Any, array: Any, at: Any, first: Any, second: Any) -> Any:
     """Writes sixteen pairs of bfloat16 as int32, the first in the lower half."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        low, high = (builder.zext(_rounded(builder, value), _PAIRS) for value in values[2:])
+        low, high = (builder.zext(rounded(builder, value), _PAIRS) for value in values[2:])
         pair = builder.or_(low, builder.shl(high, ir.Constant(_PAIRS, [16] * LANES)))
-        builder.store(pair, _pointer(context, builder, array, values[:2], _PAIRS)).align = 4
+        builder.store(pair, pointer(context, builder, array, values[:2], _PAIRS)).align = 4
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, vector), codegen
@@ -205,7 +206,7 @@ def zeros(typing: Any) -> Any:
 @intrinsic
 def number(typing: Any, value: Any) -> Any:
     """A float32 everywhere."""
-    return vector(types.float32), lambda context, builder, signature, values: _spread(builder, values[0], _VECTOR)
+    return vector(types.float32), lambda context, builder, signature, values: spread(builder, values[0], _VECTOR)
 
 
 @intrinsic
@@ -233,7 +234,7 @@ def store_bytes(typing: Any, array: Any, at: Any, value: Any) -> Any:
     """Writes sixteen whole numbers as bytes."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         given = builder.trunc(builder.fptosi(values[2], _PAIRS), _BYTES)
-        builder.store(given, _pointer(context, builder, array, values[:2], _BYTES)).align = 1
+        builder.store(given, pointer(context, builder, array, values[:2], _BYTES)).align = 1
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -243,9 +244,9 @@ def store_bytes(typing: Any, array: Any, at: Any, value: Any) -> Any:
 def where_byte(typing: Any, array: Any, at: Any, byte: Any, value: Any) -> Any:
     """`value` where an array of bytes has `byte` (a uint8), else 0."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = builder.load(_pointer(context, builder, array, values[:2], _BYTES))
+        found = builder.load(pointer(context, builder, array, values[:2], _BYTES))
         found.align = 1
-        same = builder.icmp_unsigned("==", found, _spread(builder, values[2], _BYTES))
+        same = builder.icmp_unsigned("==", found, spread(builder, values[2], _BYTES))
         return builder.select(same, values[3], ir.Constant(_VECTOR, [0.0] * LANES))
 
     return vector(array, types.intp, types.uint8, vector), codegen
