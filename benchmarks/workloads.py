@@ -78,7 +78,7 @@ def find(name: str) -> Workload:
     if not name.startswith(ZOO):
         return WORKLOADS[name]
     _, function, task = name.split("/")
-    return Workload(function, task, (96, 96, 3), 1000, (16,), 16, ("float32",), limit=60,
+    return Workload(function, task, (96, 96, 3), 1000, (16,), 48, ("float32",), limit=60,
                     peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow"), zoo=True)
 
 
