@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+import threading
 
 import pytest
 import torch
@@ -43,6 +44,29 @@ def test_errors_come_back_after_all_are_done(bad: int) -> None:
     with pytest.raises(ValueError, match="row"):
         threads.over_rows(run, 100, 1 << 30)
     assert len(done) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not torch.backends.openmp.is_available(), reason="PyTorch has no OpenMP of GNU's kind")
+def test_the_main_threads_work_is_done_by_pytorchs_threads() -> None:
+    """Other threads would share the cores with those of PyTorch, which spin for a while after each op."""
+    meeting, names = threading.Barrier(4, timeout=60), []
+
+    def run(first: int, last: int) -> None:
+        meeting.wait()  # all four are at work at once
+        names.append(threading.current_thread().name)
+
+    threads.over_rows(run, 100, 1 << 30)
+    assert len(names) == 4
+    assert not [name for name in names if name.startswith("convolt-kernel")]
+
+
+@pytest.mark.parametrize("rows", [2, 4, 97])
+def test_other_threads_have_a_pool(rows: int) -> None:
+    seen: list[int] = []
+    caller = threading.Thread(target=lambda: threads.over_rows(lambda first, last: seen.extend(range(first, last)), rows, 1 << 30))
+    caller.start()
+    caller.join(timeout=60)
+    assert sorted(seen) == list(range(rows))
 
 
 def _child(queue: "multiprocessing.Queue[int]") -> None:
