@@ -15,6 +15,7 @@ from convolt.applications import (
     mobilenet,
     mobilenet_v2,
     mobilenet_v3,
+    nasnet,
     resnet,
     resnet50,
     resnet_v2,
@@ -54,6 +55,7 @@ from convolt.applications.inception_v3 import InceptionV3
 from convolt.applications.mobilenet import MobileNet
 from convolt.applications.mobilenet_v2 import MobileNetV2
 from convolt.applications.mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
+from convolt.applications.nasnet import NASNetLarge, NASNetMobile
 from convolt.applications.resnet import (
     ResNet18,
     ResNet34,
@@ -109,6 +111,8 @@ __all__ = [
     "MobileNetV2",
     "MobileNetV3Large",
     "MobileNetV3Small",
+    "NASNetLarge",
+    "NASNetMobile",
     "ResNeXt50",
     "ResNeXt101",
     "ResNet18",
@@ -145,6 +149,7 @@ __all__ = [
     "mobilenet_v2",
     "mobilenet_v3",
     "names",
+    "nasnet",
     "resnet",
     "resnet50",
     "resnet_v2",

@@ -123,10 +123,13 @@ class Architecture:
         channels: of the pictures if `input_shape` is None.
         pixels: mode of `preprocess_input`, see `imagenet_utils.PIXELS`; "none" where the model takes 0 … 255.
         flattens: whether the top has a `Flatten`, which needs a known size.
+        sized: whether the size must be known without a top, too; it is `size` if `input_shape` is None.
         classes: default number of classes.
         torch: names of PyTorch's state dicts, see `convolt.applications.weights.TorchNames`; None where there is no such map.
         options: the function's own arguments with their defaults.
         plain: whether the function takes (input_shape, classes) alone and pixels 0 … 255.
+        files: (options, height and width, whether with the classifier) → names of Keras's file of ImageNet, where it is not called as
+            most are.
         recipe: how `convolt train` trains it where nothing else is said; None: as all others.
     """
 
@@ -139,10 +142,12 @@ class Architecture:
     channels: int = 3
     pixels: str = "torch"
     flattens: bool = False
+    sized: bool = False
     classes: int = 1000
     torch: weight_files.TorchNames | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     plain: bool = False
+    files: Callable[[Mapping[str, Any], Shape, bool], Sequence[str]] | None = None
     recipe: TrainingRecipe | None = None
 
     def make(self, input_shape: Sequence[int], classes: int, **arguments: Any) -> Model:
@@ -163,11 +168,22 @@ class Architecture:
         if self.pixels == "none" or "include_preprocessing" in self.options:
             return self.function(classes=classes, input_tensor=x, **arguments)
         scale, offset = _line(self.pixels, int(input_shape[-1]))
+        if arguments.get("weights") is not None:
+            arguments["weights"] = self.find(arguments["weights"], arguments, x.shape[1:3])
         model = self.function(classes=classes, input_tensor=layers.Rescaling(scale, offset, name=PIXEL_LAYER)(x), **arguments)
         if arguments.get("weights") is not None:
-            top = bool(arguments.get("include_top", True))
-            self.match_pixels(model, weight_files.find(self.function.__name__, self.name, arguments["weights"], top))
+            self.match_pixels(model, arguments["weights"])
         return model
+
+    def find(self, weights: Any, arguments: Mapping[str, Any], sides: Shape) -> Path:
+        """Returns the file that `weights` means for the function's arguments and pictures of (height, width).
+
+        Raises:
+            ArgumentError: there is no such file; the message says which names were looked for and where.
+        """
+        top = bool(arguments.get("include_top", True))
+        published = None if self.files is None else self.files({**self.options, **arguments}, sides, top)
+        return weight_files.find(self.function.__name__, self.name, weights, top, published)
 
     def fitted(self, input_shape: Sequence[int]) -> dict[str, Any]:
         """Returns the options that `make` chooses by the size of the pictures, (height, width, channels); none for large ones.
@@ -292,12 +308,11 @@ def _build(entry: Architecture, body: Body, values: dict[str, Any]) -> Model:
     if values["pooling"] not in POOLINGS:
         raise ArgumentError(explain(f"{who}(pooling)", repr(values["pooling"]), "None, 'avg' or 'max'"))
     classes = check_positive(who, "classes", values["classes"])
-    path = None
+    x, path = _input(entry, who, values["input_shape"], values["input_tensor"], bool(values["include_top"])), None
     if weights is not None:
-        path = weight_files.find(who, entry.name, weights, bool(values["include_top"]))
+        path = entry.find(weights, values, x.shape[1:3])
         if values["include_top"] and activations.get(activation) not in (activations.softmax, activations.linear):
             raise ArgumentError(explain(f"{who}(classifier_activation)", repr(activation), "'softmax' or None where weights are loaded"))
-    x = _input(entry, who, values["input_shape"], values["input_tensor"], bool(values["include_top"]))
     published = path is not None and path.name in weight_files.published(entry.name)
     output = body(Frame(x, bool(values["include_top"]), values["pooling"], classes, activation, published), **options)
     sources = [x] if values["input_tensor"] is None else _sources(x)
@@ -333,7 +348,7 @@ def _input(entry: Architecture, who: str, shape: Any, tensor: Any, include_top: 
                                      "one of them, or equal shapes"))
         shape = tensor.shape[1:]
     if shape is None:
-        side = entry.size if include_top else None
+        side = entry.size if include_top or entry.sized else None
         shape = (side, side, entry.channels)
     sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     whole = all(size is None or (isinstance(size, int) and size > 0) for size in sizes)
@@ -342,6 +357,9 @@ def _input(entry: Architecture, who: str, shape: Any, tensor: Any, include_top: 
                                  f"For example (224, 224, {entry.channels})."))
     if any(size is not None and size < entry.smallest for size in sizes[:2]):
         raise ShapeError(explain(f"{who}(input_shape)", repr(sizes), f"pictures of at least {entry.smallest}×{entry.smallest} pixels"))
+    if entry.sized and None in sizes:
+        raise ShapeError(explain(f"{who}(input_shape)", repr(sizes), "a known height and width, which the paddings follow",
+                                 f"For example ({entry.size}, {entry.size}, {entry.channels})."))
     if include_top and entry.flattens and None in sizes:
         raise ShapeError(explain(f"{who}(input_shape)", repr(sizes), "a known height and width, which the classifier needs",
                                  "Or take include_top=False."))

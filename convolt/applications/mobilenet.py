@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
 from convolt.applications.variants import Variant, is_torch
-from convolt.applications.weights import TorchNames, as_convolutions
+from convolt.applications.weights import TorchNames, as_convolutions, known_side
 from convolt.layers.symbolic import SymbolicTensor
 
 __all__ = ["MobileNet", "decode_predictions", "preprocess_input"]
@@ -32,6 +35,11 @@ TORCH = TorchNames([
 ], prepare=as_convolutions, title="timm", variant=True, pixels="tf")
 
 
+def _files(options: Mapping[str, Any], sides: Sequence[int | None], include_top: bool) -> list[str]:
+    alpha = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0"}.get(options["alpha"], "2_5")
+    return [f"mobilenet_{alpha}_{known_side(sides, (128, 160, 192))}_tf{'' if include_top else '_no_top'}.h5"]
+
+
 def _relu6(x: SymbolicTensor, name: str, style: Variant) -> SymbolicTensor:
     return layers.ReLU(6.0, name=f"{name}_relu")(style.norm(x, f"{name}_bn"))  # type: ignore[no-any-return]
 
@@ -48,6 +56,7 @@ def _block(x: SymbolicTensor, number: int, filters: int, depth_multiplier: int, 
 
 
 @architecture("mobilenet", family="MobileNet", pixels="tf", source="Howard et al. 2017, https://arxiv.org/abs/1704.04861", torch=TORCH,
+              files=_files,
               arguments="input_shape alpha depth_multiplier dropout include_top weights input_tensor pooling classes classifier_activation "
                         "name stem variant")
 def MobileNet(frame: Frame, *, alpha: float = 1.0, depth_multiplier: int = 1, dropout: float = 0.001,  # noqa: N802

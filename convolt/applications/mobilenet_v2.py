@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
 from convolt.applications.variants import Variant, is_torch
-from convolt.applications.weights import TorchNames
+from convolt.applications.weights import TorchNames, known_side
 from convolt.layers.symbolic import SymbolicTensor
 
 __all__ = ["MobileNetV2", "decode_predictions", "preprocess_input"]
@@ -44,6 +46,11 @@ TORCH = TorchNames([
 ])
 
 
+def _files(options: Mapping[str, Any], sides: Sequence[int | None], include_top: bool) -> list[str]:
+    kind = f"{float(options['alpha'])}_{known_side(sides, (96, 128, 160, 192))}"
+    return [f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{kind}{'' if include_top else '_no_top'}.h5"]
+
+
 def divisible(filters: float, divisor: int = 8) -> int:
     """Returns the multiple of `divisor` that is nearest to a number of filters, and no more than a tenth below it."""
     nearest = max(divisor, int(filters + divisor / 2) // divisor * divisor)
@@ -70,6 +77,7 @@ def _block(x: SymbolicTensor, number: int, filters: int, strides: int, expansion
 
 
 @architecture("mobilenet_v2", family="MobileNet", pixels="tf", source="Sandler et al. 2018, https://arxiv.org/abs/1801.04381", torch=TORCH,
+              files=_files,
               arguments="input_shape alpha include_top weights input_tensor pooling classes classifier_activation name stem variant")
 def MobileNetV2(frame: Frame, *, alpha: float = 1.0, stem: str = "large", variant: str = "keras") -> SymbolicTensor:  # noqa: N802
     """MobileNet v2; `alpha` times the filters, `stem` as in `MobileNet`, `variant` is "keras" or "torch" (torchvision, timm).

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from convolt import layers
 from convolt.applications.family import Frame, architecture
@@ -54,6 +56,11 @@ def _torch_names(blocks: Sequence[Block]) -> TorchNames:
     end: Rules = [(r"conv_1\.(.*)", rf"features.{last}.0.\1"), (r"conv_1_bn\.(.*)", rf"features.{last}.1.\1"),
                   (r"conv_2\.(.*)", r"classifier.0.\1"), (r"logits\.(.*)", r"classifier.3.\1")]
     return TorchNames([*rules, *end], prepare=as_convolutions, variant=True)
+
+
+def _files(kind: str, options: Mapping[str, Any], sides: Sequence[int | None], include_top: bool) -> list[str]:
+    plain = "_minimalistic" if options["minimalistic"] else ""
+    return [f"weights_mobilenet_v3_{kind}{plain}_224_{float(options['alpha'])}_float{'' if include_top else '_no_top_v2'}.h5"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,8 @@ def _network(frame: Frame, blocks: Sequence[Block], last: int, alpha: float, min
     return layers.Activation(frame.activation, name="predictions")(layers.Flatten()(x))  # type: ignore[no-any-return]
 
 
-@architecture("mobilenet_v3_small", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS, torch=_torch_names(SMALL))
+@architecture("mobilenet_v3_small", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS, torch=_torch_names(SMALL),
+              files=partial(_files, "small"))
 def MobileNetV3Small(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802 (Keras's name)
                      include_preprocessing: bool = True, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
     """MobileNet v3, 11 blocks; `alpha` times the filters, `stem` as in `MobileNet`, `variant` is "keras" or "torch" (torchvision).
@@ -134,7 +142,8 @@ def MobileNetV3Small(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = F
     return _network(frame, SMALL, 1024, alpha, minimalistic, dropout_rate, include_preprocessing, small, torch)
 
 
-@architecture("mobilenet_v3_large", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS, torch=_torch_names(LARGE))
+@architecture("mobilenet_v3_large", family="MobileNet", pixels="none", source=SOURCE, arguments=ARGUMENTS, torch=_torch_names(LARGE),
+              files=partial(_files, "large"))
 def MobileNetV3Large(frame: Frame, *, alpha: float = 1.0, minimalistic: bool = False, dropout_rate: float = 0.2,  # noqa: N802
                      include_preprocessing: bool = True, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
     """MobileNet v3, 15 blocks; `alpha` times the filters, `stem` as in `MobileNet`, `variant` is "keras" or "torch" (torchvision).

@@ -127,7 +127,7 @@ def _as_in_keras_alone(model: Model) -> str:
     return ""
 
 
-def find(who: str, name: str, weights: Any, include_top: bool) -> Path:
+def find(who: str, name: str, weights: Any, include_top: bool, files: Sequence[str] | None = None) -> Path:
     """Returns the file that an argument `weights` means: a path, or the name of weights that lie in a folder.
 
     Args:
@@ -135,6 +135,7 @@ def find(who: str, name: str, weights: Any, include_top: bool) -> Path:
         name: the architecture's name.
         weights: a path, or a name such as "imagenet".
         include_top: which of Keras's two files is looked for.
+        files: names of Keras's file of ImageNet; None: those that most have.
 
     Raises:
         ArgumentError: there is no such file; the message says which names were looked for and where.
@@ -148,17 +149,23 @@ def find(who: str, name: str, weights: Any, include_top: bool) -> Path:
     if not isinstance(weights, str):
         raise ArgumentError(explain(f"{who}(weights)", repr(weights), "None, a file's path, or the name of weights"))
     part = "" if include_top else "_notop"
-    published = [f"{name}_weights_tf_dim_ordering_tf_kernels{part}.h5"] if weights == "imagenet" else []
     candidates = [f"{name}_{weights}{p}{suffix}" for p in dict.fromkeys((part, "")) for suffix in SUFFIXES]
-    candidates += [f"{name}{part}.h5"] if weights == "imagenet" else []
+    if weights == "imagenet":
+        usual = [f"{name}_weights_tf_dim_ordering_tf_kernels{part}.h5"]
+        candidates = [*(usual if files is None else files), *candidates, f"{name}{part}.h5"]
     folders = weight_folders()
     for folder in folders:
-        for candidate in [*published, *candidates]:
+        for candidate in candidates:
             if (folder / candidate).is_file():
                 return folder / candidate
-    raise ArgumentError(explain(f"{who}(weights)", f"{weights!r}, of which there is no file {few([*published, *candidates], 2)}",
+    raise ArgumentError(explain(f"{who}(weights)", f"{weights!r}, of which there is no file {few(candidates, 2)}",
                                 f"a file's path, or such a file in {' or '.join(map(str, folders))}",
                                 "Nothing is downloaded: get the file and give weights='FILE', or set CONVOLT_WEIGHTS to its folder."))
+
+
+def known_side(sides: Sequence[int | None], known: Sequence[int]) -> int:
+    """Returns the side of the pictures that Keras's weights for pictures of (height, width) were trained on, as Keras chooses it."""
+    return next((side for side in known if tuple(sides) == (side, side)), 224)
 
 
 def published(name: str) -> tuple[str, str]:

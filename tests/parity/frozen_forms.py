@@ -24,6 +24,8 @@ FROZEN = {
     "mobilenet_v2": (52, 52, 54),
     "mobilenet_v3_small": (54, 34, 85),
     "mobilenet_v3_large": (64, 46, 92),
+    "nasnet_mobile": (36, 28, 610),
+    "nasnet_large": (48, 40, 820),
     "efficientnetb0": (81, 49, 133),
     "efficientnetb1": (115, 69, 188),
     "efficientnetb2": (115, 69, 188),

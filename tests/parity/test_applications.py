@@ -22,7 +22,7 @@ from convolt.compiler.trace import Untraceable, trace
 from convolt.layers import BatchNormalization
 from convolt.layout import to_inside
 from convolt.models import Functional, Model
-from tests.parity.applications import Case, all_cases
+from tests.parity.applications import Case, all_cases, network_of_keras
 from tests.parity.frozen_forms import FROZEN
 
 CASES = list(all_cases())
@@ -166,10 +166,9 @@ def test_features_without_a_top_are_those_of_keras(keras: Any, case: Case, pooli
 def compare_with_keras(keras: Any, case: Case, **options: Any) -> None:
     """In float64, so that the depth of a network does not turn rounding into differences."""
     arguments = {"weights": None, "input_shape": (case.side, case.side, 3), **case.arguments, **options}
-    keras.utils.clear_session()  # it counts layers of equal names in all models
     keras.config.set_dtype_policy("float64")
     try:
-        theirs = getattr(keras.applications, case.keras)(**arguments)
+        theirs = network_of_keras(keras, case, **arguments)
     finally:
         keras.config.set_dtype_policy("float32")
     ours = make(case, **options).double()

@@ -14,8 +14,8 @@ from convolt import applications
 from convolt.errors import ArgumentError, ShapeError
 
 MODES = {"convnext": "none", "densenet": "torch", "efficientnet": "none", "efficientnet_v2": "none", "googlenet": "tf",
-         "inception_resnet_v2": "tf", "inception_v3": "tf", "mobilenet": "tf", "mobilenet_v2": "tf", "mobilenet_v3": "none", "vit": "tf",
-         "xception": "tf"}
+         "inception_resnet_v2": "tf", "inception_v3": "tf", "mobilenet": "tf", "mobilenet_v2": "tf", "mobilenet_v3": "none", "nasnet": "tf",
+         "vit": "tf", "xception": "tf"}
 PIXELS = np.full((1, 2, 2, 3), 255, "uint8")
 
 
@@ -64,6 +64,12 @@ def test_a_transformer_without_a_top_gives_the_features_of_its_patches() -> None
     np.testing.assert_allclose(means.predict(x, verbose=0), features.predict(x, verbose=0).mean((1, 2)), atol=1e-5)
 
 
+def test_a_nasnet_needs_the_size_also_without_a_top() -> None:
+    with torch.device("meta"):
+        assert applications.NASNetMobile(include_top=False).outputs[0].shape == (None, 7, 7, 1056)
+        assert applications.NASNetMobile(include_top=False, input_shape=(97, 64, 3), pooling="max").outputs[0].shape == (None, 1056)
+
+
 def test_a_transformer_for_small_pictures() -> None:
     model = applications.ViTTi16(input_shape=(32, 32, 3), classes=10, patch_size=4, dropout=0.1)
     assert model.get_layer("positions").weight.shape == (65, 192) and model.outputs[0].shape == (None, 10)
@@ -73,6 +79,8 @@ def test_a_transformer_for_small_pictures() -> None:
     (lambda: applications.ViTS16(include_top=False), ShapeError, r"ViTS16\(input_shape\).*each place has its own vector"),
     (lambda: applications.ViTS16(input_shape=(32, 32, 3), patch_size=64), ArgumentError, r"ViTS16\(patch_size\): got 64; expected at most"),
     (lambda: applications.ViTS16(input_shape=(32, 32, 3), patch_size=0), ArgumentError, "patch_size"),
+    (lambda: applications.NASNetMobile(include_top=False, input_shape=(None, None, 3)), ShapeError,
+     r"NASNetMobile\(input_shape\).*a known height and width.*\(224, 224, 3\)"),
     (lambda: applications.Xception(input_shape=(64, 64, 3)), ShapeError, "at least 71×71"),
 ])
 def test_errors(work, kind, message) -> None:

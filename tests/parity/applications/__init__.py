@@ -30,7 +30,7 @@ class Case:
         pixels: whether the inputs are 0 … 255 (models that rescale) rather than -1 … 1.
         slow: whether outputs and gradients are compared in the slow tests only: too large for every run.
         tolerance: of outputs, relative to the largest.
-        no_top: whether `include_top` has no meaning.
+        no_top: whether `include_top` has no meaning, or the features are of the size alone that the network was made for.
     """
 
     name: str
@@ -55,6 +55,20 @@ class Case:
 
     def __str__(self) -> str:
         return self.name
+
+
+def network_of_keras(keras: Any, case: Case, **arguments: Any) -> Any:
+    """Returns Keras's network, whose layers are numbered from the beginning.
+
+    `keras.applications.NASNetMobile` refuses the PyTorch backend; what it would call does not, and computes what it should.
+    """
+    keras.utils.clear_session()  # it counts layers of equal names in all models
+    if case.keras != "NASNetMobile":
+        return getattr(keras.applications, case.keras)(**arguments)
+    from keras.src.applications.nasnet import NASNet
+
+    return NASNet(penultimate_filters=1056, num_blocks=4, stem_block_filters=32, skip_reduction=False, filter_multiplier=2,
+                  default_size=224, **{"name": case.name, **arguments})
 
 
 def all_cases() -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""GoogLeNet and Inception, Xception, DenseNet, MobileNets, EfficientNets, ConvNeXt and vision transformers."""
+"""GoogLeNet and Inception, Xception, DenseNet, MobileNets, NASNets, EfficientNets, ConvNeXt and vision transformers."""
 
 from functools import partial
 
@@ -42,6 +42,8 @@ CASES = [
          keras="MobileNetV3Large",
          arguments=NAMED, pixels=True, slow=True, torch=partial(mobile.MobileNetV3, mobile.LARGE, 1280), torch_arguments=TORCH,
          torch_parameters=5_483_032),
+    Case("nasnet_mobile", 5_326_716, {"bn+relu": 80, "bn+add": 52, "bn": 60}, keras="NASNetMobile", no_top=True),
+    Case("nasnet_large", 88_949_818, {"bn+relu": 110, "bn+add": 70, "bn": 84}, keras="NASNetLarge", slow=True, no_top=True),
     *[Case(f"efficientnetb{i}", parameters, {"bn+activation": active, "bn": linear}, keras=f"EfficientNetB{i}", pixels=True, slow=i > 0,
            torch=partial(mobile.efficientnet, width, depth, dropout, 1e-5 if i < 5 else 1e-3), torch_arguments=TORCH,
            also=[partial(timm.efficientnet, width, depth)] if i < 5 else [], torch_parameters=published)
