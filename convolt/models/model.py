@@ -317,7 +317,7 @@ class Model(Looking, Transfer, OwnSteps, Layer):
     @names_arguments
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: int | str = "auto",
                  sample_weight: Any = None, steps: int | None = None, callbacks: Any = None, return_dict: bool = False) -> Any:
-        """Returns the loss and the metrics over the whole set: a list in the order of `metrics_names`, or a dict."""
+        """Returns the loss and the metrics over all of `x`, which is anything that `fit` takes: a list like `metrics_names`, or a dict."""
         results = self.trainer.evaluate(x, y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight,
                                         steps=steps, callbacks=callbacks)
         if return_dict:
@@ -328,7 +328,7 @@ class Model(Looking, Transfer, OwnSteps, Layer):
     @names_arguments
     def predict(self, x: Any, batch_size: int | None = None, verbose: int | str = "auto", steps: int | None = None,
                 callbacks: Any = None) -> Any:
-        """Returns the outputs as NumPy arrays (channels last) for arrays, tensors, datasets, or a picture's or folder's path."""
+        """Returns outputs as NumPy arrays (channels last), in the order of `x`: what `fit` takes, or a picture's or folder's path."""
         from convolt.training.predict import predict
 
         return predict(self, x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)

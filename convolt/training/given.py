@@ -1,4 +1,4 @@
-"""What `fit` is given for pictures: packs, folders with a pack beside them and Hugging Face sets become `Pictures` or streams of such."""
+"""Packs, folders with a pack beside them and Hugging Face sets given to `fit`, `evaluate` or `predict` become `Pictures` or streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from convolt.errors import ConvoltWarning, explain
 
 VALIDATION = "fit(validation_data)"
 
-PARTS = {"fit": ("train",), VALIDATION: ("validation", "test"), "evaluate": ("test", "validation")}
+PARTS = {"fit": ("train",), VALIDATION: ("validation", "test"), "evaluate": ("test", "validation"),
+         "predict": ("test", "validation", "train")}
 """What is asked → the parts of a pack that are meant, the first that there is."""
 
 
@@ -29,7 +30,7 @@ def as_pictures(what: str, x: Any, input_shapes: Sequence[Any]) -> tuple[Any, st
     """Returns (`x` as pictures or a stream of such where it stands for these, else as it is; a sentence about it, or "").
 
     Args:
-        what: "fit", "fit(validation_data)" or "evaluate".
+        what: "fit", "fit(validation_data)", "evaluate" or "predict".
         x: anything.
         input_shapes: of the model; pictures of a Hugging Face set are read in its size and colours.
 
@@ -48,14 +49,14 @@ def as_pictures(what: str, x: Any, input_shapes: Sequence[Any]) -> tuple[Any, st
     if isinstance(x, ImageFolder):
         return packed_in_place_of(x)
     if is_huggingface(x):
-        size, colours = _read_as(input_shapes)
+        size, colours = read_as(input_shapes)
         found = from_huggingface(x, image_size=size, color_mode=colours)
         of_size = "" if size is None else f" {size[0]}×{size[1]}"
         return found, f"{what}: pictures of the Hugging Face set are read as{of_size} {colours}; from_huggingface reads them otherwise."
     return x, ""
 
 
-def _read_as(input_shapes: Sequence[Any]) -> tuple[tuple[int, int] | None, str]:
+def read_as(input_shapes: Sequence[Any]) -> tuple[tuple[int, int] | None, str]:
     """Returns (size, color_mode) of the pictures that a model takes; None where it takes any size."""
     shape = tuple(input_shapes[0]) if len(input_shapes) == 1 else ()
     if len(shape) != 4:
@@ -87,14 +88,17 @@ def give_class_names(model: Any, names: Sequence[str]) -> None:
     Warns:
         ClassNamesWarning: it has others.
     """
+    if names and not getattr(model, "class_names", None):
+        model.class_names = list(names)
+    compare_class_names(model, names)
+
+
+def compare_class_names(model: Any, names: Sequence[str]) -> None:
+    """Warns (`ClassNamesWarning`) where a model and data have names of classes, and other ones."""
     own = getattr(model, "class_names", None)
-    if not names or own == list(names):
-        return
-    if own:
+    if names and own and list(own) != list(names):
         warnings.warn(explain("model.class_names", _few(own), f"{_few(names)}, the classes of the data",
-                              "model.class_names = None takes those of the data."), ClassNamesWarning, stacklevel=5)
-        return
-    model.class_names = list(names)
+                              "model.class_names = None takes those of the data."), ClassNamesWarning, stacklevel=6)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -85,9 +85,11 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
                 drawing: Drawing = IN_ORDER, class_weight: Callable[[HostBatch], HostBatch] | None = None) -> Streamed:
     """Returns batches of anything that `is_stream`."""
     order = _order_of(x, drawing)
-    open_epoch, length = _opener(x, batch_size or 32, drawing.seed or 0, order)
+    size, count = batch_size or 32, _count(x, order)
+    open_epoch, length = _opener(x, size, drawing.seed, order, drawing.shuffle)
     if isinstance(length, int) and steps is not None:
         length = min(length, steps)
+    samples = None if count is None or length is None else min(count, length * size)
     repeatable = not (inspect.isgenerator(x) or (hasattr(x, "__next__") and not hasattr(x, "__len__")))
     running: Iterator[Any] | None = None  # a generator goes on from epoch to epoch
 
@@ -109,7 +111,7 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
         return (*batch, item.places if numbers is None else numbers[item.places])  # bad files move the numbers of no other
 
     ids = None if order is None else lambda epoch: draw_ids(order(epoch), len(x))
-    return Streamed(source, device, steps if length is None else length, repeatable=repeatable, generators=_generators_of(x),
+    return Streamed(source, device, steps if length is None else length, samples, repeatable, _generators_of(x),
                     augment=drawing.augment, ids=ids, ahead=isinstance(x, PictureStream),
                     why=x.why if isinstance(x, PictureStream) else f"what a {type(x).__name__} gives")
 
@@ -136,27 +138,37 @@ def _labels_of(dataset: Any) -> Tensor | None:
     return None if found is None else checks.as_tensor(found, "the dataset's labels")
 
 
-def _opener(x: Any, batch_size: int, seed: int, order: Order | None) -> tuple[Callable[[int, int], Iterator[Any]], int | None]:
+def _count(x: Any, order: Order | None) -> int | None:
+    """Returns the samples of an epoch of a `Dataset`; None where only the end tells."""
+    from torch.utils.data import Dataset, IterableDataset
+
+    if not isinstance(x, Dataset) or isinstance(x, IterableDataset):
+        return None
+    return len(x) if order is None else len(order(0))  # type: ignore[arg-type]
+
+
+def _opener(x: Any, batch_size: int, seed: int | None = None, order: Order | None = None,
+            shuffle: bool = False) -> tuple[Callable[[int, int], Iterator[Any]], int | None]:
     """Returns ((epoch, first batch) → iterator over raw batches, number of batches if known).
 
     What can be asked for by number starts at the first batch without reading those before it; what can only be
     iterated is read and thrown away up to there, before the iterator is returned.
     """
-    from torch.utils.data import DataLoader, Dataset, IterableDataset
+    from torch.utils.data import DataLoader, IterableDataset
 
     if isinstance(x, PictureStream):
         return x.opener(batch_size, order)
     if isinstance(x, SampleStream):
-        return (lambda epoch, first: x.open_epoch(epoch, first, batch_size, seed)), None
+        mixed = (seed or 0) if shuffle else None
+        return (lambda epoch, first: x.open_epoch(epoch, first, batch_size, mixed)), None
     if isinstance(x, IterableDataset):
         # A loader without a generator draws from PyTorch's global one.
-        return (lambda epoch, first: _behind(DataLoader(x, batch_size, generator=epoch_generator(seed, epoch)), first)), None
-    if isinstance(x, Dataset):
-        count = len(x) if order is None else len(order(0))  # type: ignore[arg-type]
+        return (lambda epoch, first: _behind(DataLoader(x, batch_size, generator=epoch_generator(seed or 0, epoch)), first)), None
+    if (count := _count(x, order)) is not None:
 
         def load(epoch: int, first: int) -> Iterator[Any]:
             rows = range(count) if order is None else order(epoch).tolist()
-            return iter(DataLoader(x, batch_size, sampler=rows[first * batch_size :], generator=epoch_generator(seed, epoch)))
+            return iter(DataLoader(x, batch_size, sampler=rows[first * batch_size :], generator=epoch_generator(seed or 0, epoch)))
 
         return load, -(-count // batch_size)
     if hasattr(x, "of_epoch"):  # an iterator without end that can be asked for any epoch
@@ -213,7 +225,7 @@ def peek(x: Any, batch_size: int) -> tuple[Any, Any]:
         if first is None:
             raise DataError(explain("the generator", "no batches", "at least one"))
         return first, chain([first], x)
-    opened, _ = _opener(x, batch_size, 0, None)
+    opened, _ = _opener(x, batch_size)
     first = next(opened(0, 0), None)
     if first is None:
         raise DataError(explain("the dataset", "no batches", "at least one"))

@@ -13,24 +13,26 @@ from torch import Tensor
 
 from convolt.compiler.host import computing, keep_freed_memory
 from convolt.compiler.inference import Runner
-from convolt.data.batches import Batch
+from convolt.data.batches import Batch, Streamed
+from convolt.data.decode import decode_image
+from convolt.data.folder import ImageFolder, read_file
 from convolt.data.pictures import Pictures
 from convolt.errors import DataError, explain
-from convolt.training import checks, inputs
+from convolt.training import checks, given, inputs
 from convolt.training.hooks import CallbackList
 from convolt.training.memory import Room
 from convolt.training.picture_inputs import open_pictures
 from convolt.training.progress import Progress
 from convolt.training.step import enter, flat_outputs, leave
 
-FLUSH_BYTES = 256 * 2**20  # outputs wait on the device up to this size, so that the host seldom waits for it
+FLUSH_BYTES = 256 * 2**20
+"""Outputs wait on a GPU up to this size, so that the host seldom waits for it."""
 
 
 def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int | str = "auto", steps: int | None = None,
             callbacks: Any = None) -> Any:
     """Returns the outputs of `model` for `x` as NumPy arrays, channels last; one array, or one for each output."""
-    if isinstance(x, (str, Path)):
-        x = read_pictures(x, model)
+    x, note = _opened(model, x)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     trainer = getattr(model, "_trainer", None)
     if trainer is not None:
@@ -39,27 +41,41 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     keep_freed_memory()
     data = _batches(model, x, batch_size or 32, steps, device)
     progress = Progress(1, data.steps, verbose, label="predict")
+    if note:
+        progress.note(note)
     hooks = CallbackList(callbacks, model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
     was_training = model.training
     model.eval()
     hooks.on_predict_begin()
     progress.epoch_begin(0)
-    samples = data.samples if steps is None else steps * (batch_size or 32)
+    samples = data.samples if data.samples is not None or data.steps is None else data.steps * _batch_size_of(x, batch_size)
     half = trainer is not None and trainer.precision == "bfloat16"
     exact = trainer is not None and trainer.precision == "float32"
     try:
-        with computing(device, exact), torch.no_grad():
+        with computing(device, exact), torch.no_grad(), inputs.lost_workers_explained(x):
             runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
             structure, collected = _run(model, runner, data, steps, hooks, progress)
-        progress.epoch_end({}, sum(len(part) for part in collected[0]))
+        progress.epoch_end({}, len(collected[0]))
     finally:
         progress.close()
         model.train(was_training)
     hooks.on_predict_end()
-    arrays = [np.concatenate(parts) for parts in collected]
     if isinstance(structure, dict):
-        return dict(zip(structure, arrays, strict=True))
-    return arrays[0] if isinstance(structure, Tensor) else arrays
+        return dict(zip(structure, collected, strict=True))
+    return collected[0] if isinstance(structure, Tensor) else collected
+
+
+def _opened(model: Any, x: Any) -> tuple[Any, str]:
+    """Returns (`x`, as pictures or a stream of such where it stands for these; a sentence about it, or "")."""
+    if isinstance(x, (str, Path)):
+        x = read_pictures(x, model)
+    return given.as_pictures("predict", x, model.input_shapes)
+
+
+def _batch_size_of(x: Any, batch_size: int | None) -> int:
+    """Returns the samples of a batch as far as they are known: a loader's or flow's own, or what was asked for."""
+    own = getattr(x, "batch_size", None)
+    return own if isinstance(own, int) else batch_size or 32
 
 
 def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: torch.device) -> inputs.Batches:
@@ -69,35 +85,37 @@ def _batches(model: Any, x: Any, batch_size: int, steps: int | None, device: tor
         return inputs.from_stream(x, device, batch_size, steps, model.input_names, model.output_names)
     xs = [checks.as_tensor(a) for a in inputs.arrays_of(x, model.input_names, "x")]
     checks.check_inputs(xs, inputs.accepted_shapes(model), what="predict")
-    return inputs.from_arrays((xs, [], []), batch_size, device)
+    return inputs.from_arrays((xs, [], []), batch_size, device, steps=steps)
 
 
 def _run(model: Any, runner: Runner, data: inputs.Batches, steps: int | None, hooks: CallbackList,
-         progress: Progress) -> tuple[Any, list[list[np.ndarray]]]:
-    """Runs the batches; returns (an example of the model's output, NumPy parts of each output)."""
+         progress: Progress) -> tuple[Any, list[np.ndarray]]:
+    """Runs the batches; returns (an example of the model's output, each output of all samples)."""
     waiting: list[list[Tensor]] = []
-    done: list[list[np.ndarray]] = []
+    done: list[_Rows] = []
     structure: Any = None
     seen = 0
     room = Room("prediction")
     batch_hooks = hooks.listens("on_predict_batch_begin", "on_predict_batch_end")
     for index, batch in enumerate(itertools.islice(data.epoch(), steps)):
+        if not index and isinstance(data, Streamed):
+            checks.check_inputs(batch.x, inputs.accepted_shapes(model), what="predict")
         if batch_hooks:
             hooks.on_predict_batch_begin(index)
         structure, outputs = room.attempt(partial(_outputs, model, runner, batch, room), batch.size)
         waiting.append(outputs)
-        done = done or [[] for _ in outputs]
+        done = done or [_Rows(data.samples) for _ in outputs]
         seen += batch.size
         if batch_hooks:
             hooks.on_predict_batch_end(index, {"outputs": outputs})
         if progress.wants_update():
             progress.update(index + 1, seen, {})
-        if len(waiting) * sum(o.nbytes for o in outputs) > FLUSH_BYTES:
+        if len(waiting) * sum(o.nbytes for o in outputs) > (FLUSH_BYTES if outputs[0].is_cuda else 0):
             _flush(waiting, done)
     if not seen:
         raise DataError(explain("predict(x)", "no samples", "at least one"))
     _flush(waiting, done)
-    return structure, done
+    return structure, [rows.array() for rows in done]
 
 
 def _outputs(model: Any, runner: Runner, batch: Batch, room: Room) -> tuple[Any, list[Tensor]]:
@@ -111,29 +129,54 @@ def _outputs(model: Any, runner: Runner, batch: Batch, room: Room) -> tuple[Any,
     return structure, found[0] if len(found) == 1 else [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
-def _flush(waiting: list[list[Tensor]], done: list[list[np.ndarray]]) -> None:
+def _flush(waiting: list[list[Tensor]], done: list[_Rows]) -> None:
     """Moves the waiting outputs to the host. SYNC."""
     for i, parts in enumerate(zip(*waiting, strict=True)):
-        done[i].append(torch.cat(parts).cpu().numpy())
+        done[i].add(parts[0] if len(parts) == 1 else torch.cat(parts))
     waiting.clear()
 
 
-def read_pictures(path: str | Path, model: Any) -> np.ndarray:
-    """Returns the picture at `path`, or all pictures in that folder by name, resized to the model's input: uint8 NHWC."""
-    path = Path(path)
-    shape: Any = model.input_shapes[0] if model.input_shapes else (None, None, None, 3)
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    if not files:
-        raise DataError(explain(f"predict({str(path)!r})", "an empty folder", "a folder with pictures"))
-    size = None if shape[1] is None else (shape[1], shape[2])
-    color = "grayscale" if shape[-1] == 1 else "rgb"
-    return np.stack([_read_picture(file, color, size) for file in files])
+class _Rows:
+    """One output of all samples, on the host, in few large blocks.
+
+    What is kept of each batch by itself would lie in the memory that the batch has freed, and the next batch would not fit in there.
+
+    Args:
+        samples: how many are to come; None if unknown.
+    """
+
+    def __init__(self, samples: int | None) -> None:
+        self._samples, self._count, self._free = samples or 0, 0, 0
+        self._blocks: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        """Copies the outputs of the next samples."""
+        if self._blocks and part.shape[1:] != self._blocks[0].shape[1:]:
+            raise DataError(explain("predict(x)", f"outputs of shapes {tuple(self._blocks[0].shape[1:])} and {tuple(part.shape[1:])}",
+                                    "one shape", "Give inputs of one size, or predict them in several calls."))
+        while len(part):
+            if not self._free:
+                self._free = max(len(part), self._samples - self._count, self._count)
+                self._blocks.append(torch.empty((self._free, *part.shape[1:]), dtype=part.dtype))
+            taken = min(len(part), self._free)
+            start = len(self._blocks[-1]) - self._free
+            self._blocks[-1][start : start + taken].copy_(part[:taken])
+            part, self._free, self._count = part[taken:], self._free - taken, self._count + taken
+
+    def array(self) -> np.ndarray:
+        """Returns the outputs as one array."""
+        blocks = [block.numpy() for block in self._blocks]
+        blocks[-1] = blocks[-1][: len(blocks[-1]) - self._free]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _read_picture(file: Path, color: str, size: tuple[int, int] | None) -> np.ndarray:
-    from convolt.data.decode import decode_image
-
+def read_pictures(path: str | Path, model: Any) -> np.ndarray | ImageFolder:
+    """Returns the picture at `path` (uint8 NHWC), or all pictures in and below that folder by name, in the model's size and colours."""
+    path = Path(path).expanduser()
+    size, colours = given.read_as(model.input_shapes)
+    if path.is_dir():
+        return ImageFolder(path, size, colours, labels=None)
     try:
-        return decode_image(file.read_bytes(), color, size)
+        return decode_image(read_file(path), colours, size)[None]
     except (OSError, DataError) as error:
-        raise DataError(explain(str(file), str(error), "a picture")) from error
+        raise DataError(explain(str(path), str(error), "a picture")) from error

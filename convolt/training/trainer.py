@@ -211,12 +211,17 @@ class Trainer(Planning):
                  callbacks: Any) -> dict[str, Any]:
         """Returns losses and metrics by name; see `Model.evaluate`."""
         check_count("evaluate(batch_size)", batch_size)
-        data, _ = self._data("evaluate", self._given("evaluate", x), y, sample_weight, batch_size, steps)
+        self._notes = []
+        x = self._given("evaluate", x)
+        given.compare_class_names(self.model, given.names_of(x))
+        data, _ = self._data("evaluate", x, y, sample_weight, batch_size, steps)
         progress = Progress(1, data.steps, verbose, label="evaluate", device=self.device)
+        for note in self._notes:
+            progress.note(note)
         callback_list = CallbackList(callbacks, self.model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
         progress.epoch_begin(0)
         try:
-            with self.computing():
+            with self.computing(), inputs.lost_workers_explained(x):
                 results = loop.evaluate(self.model, self._ready_step(), data, callback_list, progress)
             progress.epoch_end(scalars(results), data.samples)
         finally:
