@@ -95,6 +95,50 @@ def product(rows: int, vectors: int) -> Callable[..., None]:
     return result
 
 
+def gathered_sums(rows: int, vectors: int) -> Callable[..., None]:
+    """Returns an intrinsic `f(total, t, t_row, source, s, s_row, place, factor, first, count)`.
+
+    It computes, for r < rows and j < 16 · vectors,
+
+        total[t + r · t_row + j] += Σ factor[k] · source[s + place[k] + r · s_row + j]
+
+    over first <= k < first + count, in order. `total`, `source` and `factor` are flat and float32, `place` and all other arguments intp;
+    `total` and `source` may have their numbers as int32 bits.
+    """
+    index = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = [context.make_array(t)(context, builder, v).data if isinstance(t, types.Array) else v
+                for t, v in zip(signature.args, values, strict=True)]
+        total, t, t_row, source, s, s_row, place, factor, first, count = data
+        total, source = (builder.bitcast(p, _F32.as_pointer()) for p in (total, source))
+        tiles = [(r, v) for r in range(rows) for v in range(vectors)]
+        targets = {(r, v): builder.gep(total, [builder.add(builder.add(t, builder.mul(t_row, _index(r))), _index(v * LANES))])
+                   for r, v in tiles}
+        sums = {tile: cgutils.alloca_once(builder, _VECTOR) for tile in tiles}
+        for tile in tiles:
+            builder.store(_read(builder, targets[tile], _VECTOR), sums[tile])
+        with cgutils.for_range(builder, count) as loop:
+            k = builder.add(first, loop.index)
+            left = spread(builder, builder.load(builder.gep(factor, [k])), _VECTOR)
+            start = builder.add(s, builder.load(builder.gep(place, [k])))
+            for r, v in tiles:
+                at = builder.add(builder.add(start, builder.mul(s_row, _index(r))), _index(v * LANES))
+                right = _read(builder, builder.gep(source, [at]), _VECTOR)
+                builder.store(multiply_add(builder, left, right, builder.load(sums[r, v]), False), sums[r, v])
+        for tile in tiles:
+            builder.store(builder.load(sums[tile]), builder.bitcast(targets[tile], _VECTOR.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    @intrinsic
+    def gather(typing: Any, total: Any, t: Any, t_row: Any, source: Any, s: Any, s_row: Any, place: Any, factor: Any, first: Any,
+               count: Any) -> Any:
+        return types.void(total, index, index, source, index, index, place, factor, index, index), codegen
+
+    result: Callable[..., None] = gather
+    return result
+
+
 def _index(value: int) -> Any:
     """A constant index."""
     return ir.Constant(ir.IntType(64), value)
@@ -250,6 +294,24 @@ def where_byte(typing: Any, array: Any, at: Any, byte: Any, value: Any) -> Any:
         return builder.select(same, values[3], ir.Constant(_VECTOR, [0.0] * LANES))
 
     return vector(array, types.intp, types.uint8, vector), codegen
+
+
+@intrinsic
+def bytes_below(typing: Any, array: Any, at: Any, byte: Any) -> Any:
+    """Sixteen bits, the lowest first: whether a byte of an array is less than `byte` (a uint8)."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found = builder.load(pointer(context, builder, array, values[:2], _BYTES))
+        found.align = 1
+        bits = builder.bitcast(builder.icmp_unsigned("<", found, spread(builder, values[2], _BYTES)), ir.IntType(LANES))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.intp(array, types.intp, types.uint8), codegen
+
+
+@intrinsic
+def lowest_bit(typing: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is 1; there must be one."""
+    return types.intp(types.intp), lambda context, builder, signature, values: builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
 
 
 @lower_builtin(operator.add, vector, vector)

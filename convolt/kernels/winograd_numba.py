@@ -16,6 +16,7 @@ from numba import types
 from numba.extending import overload, register_jitable
 from torch import Tensor
 
+from convolt.kernels import patches_numba
 from convolt.kernels.bits_numba import Compiled
 from convolt.kernels.memory import bits, empty_channels_last, flat
 from convolt.kernels.threads import over_rows
@@ -486,6 +487,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, 
 def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, padding: tuple[int, int],
              want_x: bool, want_bias: bool = True) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """See `reference.winograd_backward`; all large tensors have channels-last memory."""
+    if code is not None and patches_numba.takes(x, weight):
+        return patches_numba.backward(grad, code, x, weight, padding, want_x)
     filters, channels = weight.shape[:2]
     size = 16 * channels * filters
     units = -(-x.shape[0] // _sizes(x, filters, padding)[9])

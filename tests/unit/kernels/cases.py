@@ -135,7 +135,7 @@ def tiled_cases() -> list[Case]:
 WINOGRAD_SHAPES = {  # shape of x, filters, padding
     "one_window": ((1, 32, 4, 4), 32, (0, 0)), "one_tile": ((3, 32, 2, 2), 64, (1, 1)), "rectangle": ((2, 64, 6, 10), 32, (1, 1)),
     "padded_one_way": ((2, 32, 6, 4), 32, (0, 1)), "threads": ((7, 32, 16, 16), 64, (1, 1)), "left_over": ((5, 32, 13, 15), 64, (0, 0)),
-    "other_channels": ((2, 8, 6, 6), 5, (1, 1)),
+    "large": ((1, 32, 64, 66), 32, (1, 1)), "other_channels": ((2, 8, 6, 6), 5, (1, 1)),
 }
 
 
