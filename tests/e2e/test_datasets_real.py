@@ -1,6 +1,5 @@
 """The real MNIST and CIFAR-10, where the environment variable CONVOLT_DATA names a folder that holds them."""
 
-import os
 
 import numpy as np
 import pytest
@@ -20,16 +19,7 @@ def folder_has(name):
     return folder is not None and (folder / name).exists()
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One cache for the module, so that the pictures are decoded once; `CONVOLT_CACHE` is used if it is set."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not os.environ.get("CONVOLT_CACHE"):
-            patch.setenv("CONVOLT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-def test_mnist(cache):
+def test_mnist():
     needs("mnist.npz")
     (x, y), (x_test, y_test) = mnist.load_data()
     assert (x.shape, y.shape, x_test.shape, y_test.shape) == ((60000, 28, 28), (60000,), (10000, 28, 28), (10000,))
@@ -40,14 +30,14 @@ def test_mnist(cache):
     assert x.std() / 255 == pytest.approx(0.3081, abs=1e-4)
 
 
-def test_mnist_as_a_source(cache):
+def test_mnist_as_a_source():
     needs("mnist.npz")
     source = open_source("mnist")
     assert source.x_train.shape == (60000, 28, 28, 1)
     assert source.class_names == tuple("0123456789")
 
 
-def test_cifar10(cache):
+def test_cifar10():
     needs("cifar-10-binary.tar.gz", "cifar10-jpeg.tar.xz", "cifar10")
     (x, y), (x_test, y_test) = cifar10.load_data()
     assert (x.shape, y.shape, x_test.shape, y_test.shape) == ((50000, 32, 32, 3), (50000, 1), (10000, 32, 32, 3), (10000, 1))
@@ -58,7 +48,7 @@ def test_cifar10(cache):
     assert len(np.unique(y[-1000:])) == 10, "the end of the training set holds every class"
 
 
-def test_cifar10_a_second_time_comes_from_the_cache(cache, monkeypatch):
+def test_cifar10_a_second_time_comes_from_the_cache(monkeypatch):
     needs("cifar10-jpeg.tar.xz")
     (first, labels), _ = cifar10.load_data()
     monkeypatch.setattr(cifar, "read_jpeg_archive", lambda path: pytest.fail("decoded again"))
