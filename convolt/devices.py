@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -244,6 +245,18 @@ def _describe_cpu(device: torch.device) -> DeviceInfo:
 
 _READERS: dict[str, Callable[[torch.device], DeviceInfo]] = {
     "cpu": _describe_cpu, "cuda": _describe_cuda, "xpu": _describe_xpu, "mps": _describe_mps}
+
+
+def free_bytes(device: torch.device) -> int:
+    """Returns the free memory of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return (describe(device).memory_bytes or 8 * 2**30) // 2
 
 
 def cpu_name() -> str:

@@ -28,6 +28,7 @@ class Execution(StrEnum):
 
     AUTO = "auto"
     EAGER = "eager"
+    COMPILE = "compile"
 
 
 class Verbose(StrEnum):
@@ -170,7 +171,12 @@ Fusions = Annotated[
     str, typer.Option("--fusions", metavar="NAMES", help="auto: as measured; none, all, or names of rewrites with commas between.")
 ]
 Executed = Annotated[
-    Execution, typer.Option("--execution", help="auto: the whole step in one CUDA graph where that works; eager: never.")
+    Execution,
+    typer.Option(
+        "--execution",
+        help="auto: the whole step in one CUDA graph where that works, torch.compile where a long run repays it; eager: neither; "
+        "compile: torch.compile in any case.",
+    ),
 ]
 MicroBatch = Annotated[
     int | None,

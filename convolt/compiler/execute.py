@@ -12,12 +12,16 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from convolt.errors import ConvoltWarning
 
+MOST_TOGETHER = 16  # steps in a graph: the start of a graph is then a sixteenth of what it was, and capturing takes sixteen times as long
+TOGETHER_SECONDS = 0.05  # of the steps in a graph: progress lines, Ctrl-C and checkpoints wait for the end of it
+WHOLE_GROUPS = 0.9  # share of an epoch's batches that must be in whole groups: what is left at its end runs step by step
 WARM_UP_STEPS = 3  # eager steps before the capture: they make optimizer state and choose algorithms
 
 
@@ -226,3 +230,44 @@ def why_not_captured(optimizer: Any, device: torch.device) -> str | None:
 def why_not_together(optimizer: Any) -> str | None:
     """Returns why several steps cannot be captured in one graph, by rule; None if they can."""
     return f"the optimizer {optimizer.name!r} works on the weights between two steps" if optimizer.works_between else None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What of a training looks in between its steps.
+
+    Attributes:
+        full_batches: of an epoch, the smaller last one left out; None if unknown.
+        steps: of an epoch; None if unknown.
+        hooks: whether callbacks are called at batches.
+        every_steps: at which steps a checkpoint is due; None: at none.
+    """
+
+    full_batches: int | None = None
+    steps: int | None = None
+    hooks: bool = False
+    every_steps: int | None = None
+
+
+def choose_together(seconds: float | None, pace: Pace) -> tuple[int, str]:
+    """Returns how many steps are one graph where that is to be chosen, and why; nobody can tell the steps from single ones.
+
+    Args:
+        seconds: of a step; None where it was not measured.
+        pace: of the training.
+    """
+    if pace.hooks:
+        return 1, "callbacks are called at each batch"
+    if seconds is None:
+        return 1, "the time of a step was not measured"
+    if pace.full_batches is None:
+        return 1, "the length of an epoch is not known"
+    for count in range(MOST_TOGETHER, 1, -1):
+        due = pace.every_steps is None or (pace.every_steps % count == 0 and pace.steps is not None and pace.steps % count == 0)
+        if count * seconds <= TOGETHER_SECONDS and due and pace.full_batches // count * count >= WHOLE_GROUPS * pace.full_batches:
+            return count, f"{count * seconds * 1e3:.0f} ms for all of them"
+    if 2 * seconds > TOGETHER_SECONDS:
+        return 1, f"a step takes {seconds * 1e3:.0f} ms, beside which its start is nothing"
+    if pace.every_steps is not None:
+        return 1, f"a checkpoint is due every {pace.every_steps} steps of {pace.steps} in an epoch"
+    return 1, f"an epoch has {pace.full_batches} whole batches"

@@ -12,12 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convolt.devices import free_bytes
+
 LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
 """Computes the loss of a module (or of a function in its place) on the first batch, in a precision, without penalties."""
 
 
 NEARLY_ZERO = 0.1
 """Share of the mean size of a gradient's elements below which a parameter's gradient counts as zero, as a bias's before normalization."""
+
+
+SHARE_OF_MEMORY = 0.5
+"""Of the free memory that what a forward pass in float64 keeps may take."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +77,25 @@ class Probe:
         self._device = device
         self.clock = clock
 
-    def gradients(self, module: nn.Module, precision: torch.dtype) -> Gradients:
-        """Returns loss and gradients of a candidate; each call sees the same random numbers."""
+    def gradients(self, module: nn.Module, precision: torch.dtype, whole: bool = False) -> Gradients:
+        """Returns loss and gradients of a candidate, on all of the batch where asked; each call sees the same random numbers."""
         with self._as_it_was():
-            loss = self._run(module, precision, self._checked_loss_of)
+            loss = self._run(module, precision, self._loss_of if whole else self._checked_loss_of)
             return self._collect(loss, [p.grad for p in self._trained()])
 
-    def reference(self) -> Gradients:
+    def reference(self, whole: bool = False) -> Gradients:
         """Returns loss and gradients of the model itself in float64, or in float32 where the device has no float64.
 
         Float32 is no reference here: where pooling meets near-ties, as in flat backgrounds, its rounding alone can move
         gradients by a thousandth, more than a good kernel does.
         """
         if self._device.type == "mps":
-            return self.gradients(self._model, torch.float32)
+            return self.gradients(self._model, torch.float32, whole)
         with self._as_it_was():
             values = {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in self._model.named_parameters()}
             buffers = {name: b.double() if b.is_floating_point() else b.clone() for name, b in self._model.named_buffers()}
-            loss = self._checked_loss_of(lambda *inputs: torch.func.functional_call(self._model, values | buffers, inputs), torch.float64)
+            loss_of = self._loss_of if whole else self._checked_loss_of
+            loss = loss_of(lambda *inputs: torch.func.functional_call(self._model, values | buffers, inputs), torch.float64)
             trained = [value for value in values.values() if value.requires_grad]
             return self._collect(loss, torch.autograd.grad(loss, trained, allow_unused=True))
 
@@ -127,6 +134,13 @@ class Probe:
             loss = self._loss_of(module, precision)
         del loss
         return sum(kept.values())
+
+    def too_large(self) -> str:
+        """Returns why the whole batch is not to be computed in float64, where memory is short; "" if it can be."""
+        needed, free = 2 * self.kept_bytes(self._model, torch.float32), free_bytes(self._device)
+        if needed <= SHARE_OF_MEMORY * free:
+            return ""
+        return f"holding it against float64 would take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self._model.parameters() if p.requires_grad]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt import __version__
+from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileError, Compiled, Compiling, Shapes
 from convolt.compiler.fuse import REWRITES, Fused, fuse
 from convolt.compiler.fused import Norm
 from convolt.compiler.host import keep_freed_memory
@@ -27,6 +28,7 @@ from convolt.devices import tf32_in_use
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
+SEVERAL = "graph of several steps"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Plan:
         memory: what becomes of freed host memory.
         threads: of the host's computation.
         tf32: operations on float32 that are computed in TF32, in words; empty where there are none.
-        execution: "eager", or "graph": the whole step captured once and replayed.
+        execution: "eager"; "compile": the form is compiled by `torch.compile`; or "graph": the whole step is captured once and replayed,
+            with the compiled form where `compiled_for` has one.
+        compiled_for: shapes of the inputs for which the form is compiled, other batches run in the form as it is; empty: for none.
         micro_batch: most samples that are computed at once; None: whole batches.
         steps_per_execution: how many steps are executed between two calls of the callbacks, on CUDA as one graph.
         residency: "resident" (all samples lie on the device) or "streamed" (batches come from the host).
@@ -59,6 +63,7 @@ class Plan:
     threads: int
     tf32: str = ""
     execution: str = "eager"
+    compiled_for: Shapes = ()
     micro_batch: int | None = None
     steps_per_execution: int = 1
     residency: str = "resident"
@@ -82,7 +87,8 @@ class Plan:
         """
         if values["precision"] not in ("float32", BFLOAT16):
             raise ValueError(f"precision {values['precision']!r}")
-        return Plan(**values | {"rows": tuple(Row(**row) for row in values["rows"])})
+        shapes = tuple(tuple(int(size) for size in shape) for shape in values.get("compiled_for", ()))
+        return Plan(**values | {"rows": tuple(Row(**row) for row in values["rows"]), "compiled_for": shapes})
 
     def describe(self) -> str:
         """Returns the plan in one or two lines."""
@@ -117,19 +123,35 @@ class Plan:
         rows = [*self.rows, plain_row(GRAPH, "refused" if refused else "chosen", refused or "the rule on CUDA")]
         if together is not None and together > 1 and refused is None:
             rows.append(plain_row(f"graph of {count} steps", "refused" if apart else "chosen", apart or "asked for"))
-        return dataclasses.replace(self, execution="eager" if refused else "graph", steps_per_execution=count, rows=tuple(rows))
+        alone = "compile" if self.compiled_for else "eager"
+        return dataclasses.replace(self, execution=alone if refused else "graph", steps_per_execution=count, rows=tuple(rows))
+
+    def with_together(self, count: int, why: str) -> Plan:
+        """Returns the plan with so many steps in a graph as were chosen, and with the reason."""
+        rows = [row for row in self.rows if row.name == GRAPH or not row.name.startswith("graph of ")]
+        name = f"graph of {count} steps" if count > 1 else SEVERAL
+        rows.append(plain_row(name, "chosen" if count > 1 else "refused", why))
+        return dataclasses.replace(self, steps_per_execution=count, rows=tuple(rows))
+
+    def step_seconds(self) -> float | None:
+        """Returns the measured time of a step's forward and backward pass in the chosen form; None where none was measured."""
+        return next((row.seconds for row in reversed(self.rows) if row.seconds and row.verdict == "chosen"), None)
 
     def _in_words(self) -> str:
         """Returns how the steps run, where that is worth a word."""
-        count = self.steps_per_execution
+        count, compiled = self.steps_per_execution, ", compiled" if self.compiled_for else ""
         in_one = any(row.name == f"graph of {count} steps" and row.verdict == "chosen" for row in self.rows)
         if self.execution == "graph":
-            return f", {count} steps in one graph" if in_one else ", whole step in one graph"
-        return f", callbacks every {count} steps" if count > 1 else ""
+            return compiled + (f", {count} steps in one graph" if in_one else ", whole step in one graph")
+        return compiled + (f", callbacks every {count} steps" if count > 1 else "")
 
     def as_fusions(self) -> str | tuple[str, ...]:
         """Returns what `compile(fusions=…)` takes to get this form again without measuring."""
         return tuple(self.fusions) if self.form == "fused" else "none"
+
+    def as_execution(self) -> str:
+        """Returns what `compile(execution=…)` takes to have the form compiled again, or not, without measuring."""
+        return "compile" if self.compiled_for else "auto" if self.execution == "graph" else "eager"
 
     def graph(self) -> str:
         """Returns the model's graph before and after the rewrites."""
@@ -148,7 +170,7 @@ def _bare(device: torch.device, precision: torch.dtype) -> Plan:
 
 def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *, precision: torch.dtype, device: torch.device,
               batch_size: int, steps: int | None, fusions: Any = "auto", cache: Path | None = None,
-              lower: str | None = "") -> tuple[Plan, nn.Module]:
+              lower: str | None = "", compiling: Compiling | None = None) -> tuple[Plan, nn.Module]:
     """Returns the plan and the module to run in the model's place (the model itself where nothing was rewritten).
 
     Args:
@@ -162,13 +184,15 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         fusions: "auto", "none", "all", or names of rewrites; all but "auto" are taken without measuring.
         cache: folder for measurements; None keeps none.
         lower: None if bfloat16 is a candidate in place of `precision`, else why not; "" says nothing of it.
+        compiling: how `torch.compile` may be used; None: not at all, and nothing is said of it.
     """
     names = check_fusions(fusions)
     base = _bare(device, precision)
-    traced = None if fusions == "none" else trace(model, inputs)
+    traced = None if fusions == "none" and compiling is None else trace(model, inputs)
     if isinstance(traced, Untraceable):
-        base = _with_row(base, "refused", "fused", str(traced))
+        base = _with_row(base, "refused", "fused", str(traced)) if fusions != "none" else base
         traced = None
+    graph, traced = traced, None if fusions == "none" else traced
     candidates = traced is not None and fuse(traced, names).count
     module: nn.Module = model
     if traced is not None:
@@ -179,6 +203,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         assert traced is not None
         fused = fuse(traced, names)
         base, module = _fused(_with_row(base, "chosen", "fused", "asked for"), fused), fused.module
+    compiling = compiling and dataclasses.replace(compiling, graph=None if base.form == "fused" else graph)
     searched = traced if candidates and fusions == "auto" else None
     if probe is None and (searched is not None or lower is None):
         why = "a loss of your own cannot be tried before training"
@@ -186,13 +211,25 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
         base = _with_row(base, "refused", BFLOAT16, f"{why}; ask for it with precision='bfloat16'") if lower is None else base
     elif lower:
         base = _with_row(base, "refused", BFLOAT16, lower)
-    if probe is None or (searched is None and lower is not None):
+    if probe is None or (searched is None and lower is not None and compiling is None):
         if base.form == "layers":
             why = "asked for" if fusions == "none" else "the form that needs no search" if candidates else "the only form"
             base = dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", why), *base.rows))
-        return base, module
-    file = _cache_file(cache, base, module, inputs, batch_size, steps, lower is None)
-    return _search(module, searched, Search(module, searched, probe, precision, batch_size, steps, lower is None), base, file)
+        return _unmeasured(base, module, compiling)
+    file = _cache_file(cache, base, module, inputs, batch_size, steps, lower is None, compiling)
+    search = Search(module, searched, probe, precision, batch_size, steps, lower is None, compiling)
+    return _search(module, searched, search, base, file)
+
+
+def _unmeasured(plan: Plan, module: nn.Module, compiling: Compiling | None) -> tuple[Plan, nn.Module]:
+    """Has the form compiled where that was asked for, though there is nothing to try it on."""
+    if compiling is None or not compiling.asked:
+        return plan, module
+    if compiling.refused:
+        return _with_row(plan, "refused", COMPILED, compiling.refused), module
+    compiled = Compiled(module, compiling.shapes, compiling.graph)
+    plan = _with_row(plan, "chosen", COMPILED, "asked for")
+    return dataclasses.replace(plan, execution="compile", compiled_for=compiling.shapes), compiled
 
 
 def _name(precision: torch.dtype) -> str:
@@ -218,11 +255,25 @@ def _search(module: nn.Module, traced: fx.GraphModule | None, search: Search, ba
     if base.form == "fused":
         rows = rows[1:]  # the form was asked for
     plan = dataclasses.replace(base, precision=precision, rows=(*rows, *base.rows), cached=known is not None)
-    rewrites = tuple(name for name in kept if name not in (LAYERS, BFLOAT16))
-    if traced is None or not rewrites:
+    rewrites = tuple(name for name in kept if name not in (LAYERS, BFLOAT16, COMPILED, LAYERS_COMPILED))
+    if traced is not None and rewrites:
+        fused = fuse(traced, rewrites)
+        plan, module = _fused(plan, fused), fused.module
+    if COMPILED not in kept and LAYERS_COMPILED not in kept:
         return plan, module
-    fused = fuse(traced, rewrites)
-    return _fused(plan, fused), fused.module
+    return _compiled(plan, module, search)
+
+
+def _compiled(plan: Plan, form: nn.Module, search: Search) -> tuple[Plan, nn.Module]:
+    """Returns the plan with the compiled form, which the search has, or which an earlier one found and is compiled now."""
+    try:
+        module = search.compiled or search.compile_again(form, getattr(torch, plan.precision))
+    except CannotCompileError as error:
+        rows = tuple(dataclasses.replace(row, verdict="refused", why=f"{error}; an earlier run could compile it")
+                     if row.name in (COMPILED, LAYERS_COMPILED) and row.verdict == "chosen" else row for row in plan.rows)
+        return dataclasses.replace(plan, rows=rows), form
+    assert search.compiling is not None
+    return dataclasses.replace(plan, execution="compile", compiled_for=search.compiling.shapes), module
 
 
 def check_fusions(fusions: Any) -> tuple[str, ...] | None:
@@ -257,7 +308,7 @@ def _text(module: fx.GraphModule) -> str:
 
 
 def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequence[Tensor], batch_size: int, steps: int | None,
-                lower: bool) -> Path | None:
+                lower: bool, compiling: Compiling | None) -> Path | None:
     """Returns where the choice for this model, batch, length of run, hardware and software is kept.
 
     Short runs keep theirs too: a repeated run must take the same form, or its results would differ in the last bits.
@@ -270,7 +321,9 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     shapes = [tuple(x.shape[1:]) for x in inputs] + [(name, *p.shape) for name, p in module.named_parameters()]
     software = [RULES, [rewrite.name for rewrite in REWRITES], __version__, torch.__version__]
     hardware = [plan.device, processor, plan.threads, os.cpu_count()]
-    key = json.dumps([plan.before, shapes, batch_size, steps, [plan.precision, plan.tf32, lower], plan.fusions, software, hardware])
+    compiled = None if compiling is None else [compiling.shapes, compiling.asked, not compiling.refused]
+    asked = [plan.precision, plan.tf32, lower, compiled]
+    key = json.dumps([plan.before, shapes, batch_size, steps, asked, plan.fusions, software, hardware])
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 

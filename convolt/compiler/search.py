@@ -6,11 +6,13 @@ loss and gradients are held against float64, then it is timed in turn with that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
 
+from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileError, Compiled, Compiling, seconds_of
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import Gradients, Probe
@@ -28,6 +30,7 @@ RULES = 8  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
+MOST_OF_RUN_COMPILING = 0.05  # share of a run that compiling may take, which wins seldom and must be done anew by the next run
 LONG_STEP = 0.2  # seconds; longer ones are measured once
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 FAR = 1.25  # times as fast, or as slow: two rounds decide
@@ -39,7 +42,8 @@ class Row:
     """One candidate and what became of it.
 
     Attributes:
-        name: "layers", "bfloat16" (for float32), a rewrite that was added to the form so far, or "graph of the whole step".
+        name: "layers", "bfloat16" (for float32), a rewrite that was added to the form so far, "compiled" (that form by `torch.compile`),
+            "layers compiled" (no rewrites, but compiled), or "graph of the whole step".
         seconds: of forward and backward of one batch; None where it was not measured.
         images_per_second: the same as a rate.
         loss_error, gradient_error: relative, against float64; None where not measured.
@@ -74,18 +78,22 @@ class Search:
         batch_size: of that batch.
         steps: how many are to come; None if unknown. What can be won must repay the search.
         lower: whether bfloat16 is a candidate in place of `precision`.
+        compiling: how `torch.compile` may be used; None: not at all.
 
     Attributes:
         kept: names of the chosen rewrites.
         precision: the chosen one.
+        compiled: the chosen form, where it is a compiled one.
+        compiling: as given.
     """
 
     def __init__(self, model: nn.Module, traced: fx.GraphModule | None, probe: Probe, precision: torch.dtype, batch_size: int,
-                 steps: int | None, lower: bool = False) -> None:
+                 steps: int | None, lower: bool = False, compiling: Compiling | None = None) -> None:
         self._traced = traced
         self._probe = probe
         self.precision = precision
         self._lower = lower
+        self.compiling = compiling
         self._batch_size = batch_size
         self._steps = steps
         self._model = self._best = model
@@ -93,6 +101,7 @@ class Search:
         self._began = 0.0
         self._rows: list[Row] = []
         self.kept: list[str] = []
+        self.compiled: Compiled | None = None
 
     def run(self) -> tuple[Row, ...]:
         """Returns the rows, "layers" first."""
@@ -114,12 +123,18 @@ class Search:
             self._try(name, reference)
             release_freed_memory()
             plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
-        changed = bool(self.kept) or any(row.name == BFLOAT16 and row.verdict == "chosen" for row in self._rows)
-        why = "another form is faster" if changed else f"{self._batch_size / plain:,.0f} images/s forward and backward"
-        searched = any(row.seconds for row in self._rows) or reference is not None
-        layers = plain_row(LAYERS, "refused" if changed else "chosen", why if searched else "the form that needs no search",
-                           plain, self._batch_size)
+        self._compile()
+        why = self._why_not_layers() or f"{self._batch_size / plain:,.0f} images/s forward and backward"
+        if not (self._why_not_layers() or reference or any(row.seconds for row in self._rows)):
+            why = "the form that needs no search"
+        layers = plain_row(LAYERS, "refused" if self._why_not_layers() else "chosen", why, plain, self._batch_size)
         return layers, *self._rows
+
+    def _why_not_layers(self) -> str:
+        chosen = [row for row in self._rows if row.verdict == "chosen"]
+        if not chosen:
+            return ""
+        return "another form is faster" if any(row.seconds for row in chosen) else "another form was asked for"
 
     def _in_turn(self, module: nn.Module, precision: torch.dtype) -> tuple[float, float]:
         """Returns seconds of a candidate and of the best form so far, short ones in turn: a busy second must not decide."""
@@ -167,19 +182,13 @@ class Search:
         precision = torch.bfloat16 if lower else self.precision
         module = self._best if lower or self._traced is None else fuse(self._traced, (*self.kept, name)).module
         errors = self._probe.gradients(module, precision).errors(reference)
-        loss_error, gradient_error, lean = errors
         allowed = TOLERANCE[precision] if lower else self._allowed
-        if not all(error <= most for error, most in zip(errors, allowed, strict=True)):
-            why = (f"loss off by {loss_error:.1e} (allowed {allowed[0]:.0e}), gradients by {gradient_error:.1e} "
-                   f"(allowed {allowed[1]:.0e}), one parameter's length by {lean:.1e} (allowed {allowed[2]:.0e})")
-            self._rows.append(Row(name, None, None, loss_error, gradient_error, "refused", why))
+        if why := _too_far(errors, allowed):
+            self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
             return
         seconds, before = self._in_turn(module, precision)
-        faster, memory = before / seconds, self._probe.kept_bytes(module, precision)
-        rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
-        verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
-        self._rows.append(Row(name, seconds, self._batch_size / seconds, loss_error, gradient_error, verdict, why, memory))
-        if verdict == "chosen":
+        self._rows.append(row := self._row(name, seconds, before, errors, self._probe.kept_bytes(module, precision)))
+        if row.verdict == "chosen":
             self._best, self._best_seconds, self.precision = module, seconds, precision
             if lower:
                 self._allow(errors)
@@ -187,3 +196,99 @@ class Search:
                 self.kept.append(name)
         else:
             self._best_seconds = before
+
+    def _row(self, name: str, seconds: float, before: float, errors: tuple[float, float, float], memory: int | None) -> Row:
+        """Returns the row of a form that is right, from its time and that of the best form so far."""
+        faster = before / seconds
+        rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
+        verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
+        return Row(name, seconds, self._batch_size / seconds, *errors[:2], verdict, why, memory)
+
+    # -- torch.compile ---------------------------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        """Tries the best form compiled, and, where it has rewrites, the layers compiled: the compiler has its own."""
+        if self.compiling is None:
+            return
+        form = self._best
+        for name, candidate in ((COMPILED, form), (LAYERS_COMPILED, self._model)):
+            if name == LAYERS_COMPILED and (form is self._model or self.compiling.asked):
+                return
+            if why := self.compiling.refused or self._too_short_to_compile(candidate):
+                self._rows.append(plain_row(name, "refused", why))
+                return
+            self._try_compiled(name, candidate)
+            release_freed_memory()
+
+    def _graph_of(self, form: nn.Module) -> nn.Module | None:
+        return self.compiling.graph if form is self._model and self.compiling else None
+
+    def compile_again(self, form: nn.Module, precision: torch.dtype) -> Compiled:
+        """Returns a form that an earlier search had compiled, compiled.
+
+        Raises:
+            CannotCompileError: that is no longer possible.
+        """
+        assert self.compiling is not None
+        module = Compiled(form, self.compiling.shapes, self._graph_of(form), self._probe.clock)
+        module.try_out(lambda: self._probe.gradients(module, precision, whole=True))
+        return module
+
+    def _too_short_to_compile(self, form: nn.Module) -> str:
+        """Returns why the run cannot repay a compilation; "" if it can, or if it was asked for."""
+        assert self.compiling is not None
+        if self.compiling.asked:
+            return ""
+        if self._steps is None:
+            return "a run of unknown length may not repay it"
+        run, needed = self._best_seconds * self._steps, seconds_of(form)
+        if needed > run * MOST_OF_RUN_COMPILING:
+            return f"the run takes about {run:.0f} s, too short to repay about {needed:.0f} s of compiling"
+        return ""
+
+    def _try_compiled(self, name: str, form: nn.Module) -> None:
+        """Compiles a form and takes it if it is right and faster, or asked for; adds its row in any case."""
+        assert self.compiling is not None
+        module = Compiled(form, self.compiling.shapes, self._graph_of(form), self._probe.clock)
+        if why := self._probe.too_large():
+            self._rows.append(plain_row(name, "refused", why))
+            return
+        try:
+            reference = self._probe.reference(whole=True)  # of the shape that the code is for
+            own = self._probe.gradients(form, self.precision, whole=True).errors(reference)
+            began = self._probe.clock()
+            module.deadline = None if self.compiling.asked else began + MOST_OF_RUN_COMPILING * self._best_seconds * (self._steps or 0)
+            found: Gradients = module.try_out(lambda: self._probe.gradients(module, self.precision, whole=True))
+        except (CannotCompileError, MemoryError, torch.OutOfMemoryError) as error:
+            self._rows.append(plain_row(name, "refused", str(error).splitlines()[0]))
+            return
+        errors = found.errors(reference)
+        module.deadline, took = None, f"compiled in {self._probe.clock() - began:.0f} s"
+        allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self.precision], own, strict=True)]
+        if why := _too_far(errors, allowed):
+            self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
+            return
+        if self.compiling.asked:
+            self._rows.append(Row(name, None, None, *errors[:2], "chosen", f"asked for, {took}"))
+            self.compiled = module
+            return
+        seconds, before = self._in_turn(module, self.precision)
+        row = self._row(name, seconds, before, errors, None)
+        self._rows.append(replace(row, why=f"{row.why}, {took}"))
+        if row.verdict == "refused":
+            self._best_seconds = before
+            return
+        self._best, self._best_seconds, self.compiled = module, seconds, module
+        if name == LAYERS_COMPILED:
+            self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
+                          if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]
+            self.kept = []
+
+
+def _too_far(errors: Sequence[float], allowed: Sequence[float]) -> str:
+    """Returns how far loss and gradients are off where that is more than allowed; "" where they are right."""
+    if all(error <= most for error, most in zip(errors, allowed, strict=True)):
+        return ""
+    (loss, gradients, lean), most = errors, allowed
+    return (f"loss off by {loss:.1e} (allowed {most[0]:.0e}), gradients by {gradients:.1e} (allowed {most[1]:.0e}), "
+            f"one parameter's length by {lean:.1e} (allowed {most[2]:.0e})")

@@ -55,8 +55,9 @@ def compile_to_keras(model: Model) -> dict[str, Any] | None:
         return None
     config = {key: _metrics_to_keras(trainer.spec[key]) for key in ("metrics", "weighted_metrics")}
     weights = trainer.spec["loss_weights"]
+    together = 1 if trainer.steps_per_execution == "auto" else trainer.steps_per_execution  # Keras knows "auto" on TensorFlow alone
     return {"optimizer": optimizer, "loss": loss, "loss_weights": None if weights is None else value_to_keras(weights, "loss_weights"),
-            **config, "run_eagerly": False, "steps_per_execution": trainer.steps_per_execution, "jit_compile": False}
+            **config, "run_eagerly": False, "steps_per_execution": together, "jit_compile": False}
 
 
 def _thing_to_keras(value: Any, own: frozenset[str]) -> Any:

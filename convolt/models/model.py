@@ -216,13 +216,15 @@ class Model(Looking, Transfer, OwnSteps, Layer):
                 measured to be faster and right, evaluation in float32.
             device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
             fusions: which rewrites of the graph are used: "auto" measures, "none", "all", or names (see `convolt.compiler.fuse`).
-            execution: "auto" captures the whole step in a CUDA graph where that works, "eager" never.
+            execution: "auto" captures the whole step in a CUDA graph where that works, and compiles the model with `torch.compile` where
+                a long run repays it and it is measured to be right and faster; "eager": neither; "compile": compiled in any case.
             micro_batch: most samples that are computed at once. The gradients of a batch's parts are added up, so that it gives
                 the update of the whole batch with less memory; normalization by batch statistics sees the parts. None: whole
                 batches, until memory runs out, when half as many are tried.
             run_eagerly: Keras's way to say execution="eager".
             steps_per_execution: steps, of training and of evaluation, between two calls of the callbacks' batch hooks, which
-                get the last of their numbers; on CUDA these steps are one graph. "auto": 1. The result does not depend on it.
+                get the last of their numbers; on CUDA these steps are one graph. The result does not depend on it. "auto": as many in
+                one graph as nobody notices, and 1 where steps are no graphs or callbacks are called at batches.
             jit_compile: accepted for Keras's sake; the way in which the step runs is Convolt's own choice.
 
         Raises:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convolt import devices
 from convolt.compiler.host import keep_freed_memory
 from convolt.compiler.measure import Probe
 from convolt.data.batches import Resident
+from convolt.devices import free_bytes
 from convolt.training.memory import is_out_of_memory
 from convolt.training.sampling import Drawing
 from convolt.training.step import Step
@@ -115,15 +113,3 @@ def _sizes(samples: int) -> Iterator[int]:
     yield min(size, samples)
     while (size := 2 * size) <= min(LARGEST, samples // STEPS):
         yield size
-
-
-def free_bytes(device: torch.device) -> int:
-    """Returns the free memory of a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    return (devices.describe(device).memory_bytes or 8 * 2**30) // 2

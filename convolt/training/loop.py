@@ -96,7 +96,7 @@ def train_epoch(model: Any, step: Runner, data: Resident | Streamed, at: Cursor,
     if not at.within:
         step.train_totals.reset()
     done, seen = at.batch, at.seen
-    for batches in executions(keeper.batches(data, at), step.together):
+    for batches in executions(keeper.batches(data, at), lambda: step.together, done):  # a plan may choose it after the first step
         if hooks:
             callbacks.on_train_batch_begin(done)
         step.train_together(batches)
@@ -117,10 +117,14 @@ def train_epoch(model: Any, step: Runner, data: Resident | Streamed, at: Cursor,
     return Cursor(at.epoch, done, seen, VALIDATION, dict(logs)), logs
 
 
-def executions(batches: Iterable[Batch], together: int) -> Iterator[list[Batch]]:
-    """Yields the batches in groups of `together`, between which callbacks are called; the last one may be smaller."""
+def executions(batches: Iterable[Batch], together: Callable[[], int], done: int = 0) -> Iterator[list[Batch]]:
+    """Yields the batches in groups of `together()`, between which callbacks are called; the last one may be smaller.
+
+    Groups end at multiples of that number, also where `done` batches of the epoch were before or the number has changed.
+    """
     left = iter(batches)
-    while group := list(itertools.islice(left, together)):
+    while group := list(itertools.islice(left, (size := together()) - done % size)):
+        done += len(group)
         yield group
 
 
@@ -133,7 +137,7 @@ def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: Cal
     callbacks.on_test_begin()
     step.test_totals.reset()
     done, seen = 0, 0
-    for batches in executions(data.epoch(), step.together):
+    for batches in executions(data.epoch(), lambda: step.together):
         if hooks:
             callbacks.on_test_batch_begin(done)
         for batch in batches:

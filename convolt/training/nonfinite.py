@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convolt.compiler.compiled import form_of
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.training.checkpoint.capture import Cursor
 from convolt.training.checkpoint.keeper import CheckpointKeeper
@@ -109,6 +110,7 @@ def replay(keeper: CheckpointKeeper, saved: Saved, step: Step, data: Resident | 
     until, model = keeper.reached, keeper.live.model
     keeper.restore_from(saved)
     at = Cursor.from_json(saved.state["cursor"])
+    chosen, step.module = step.module, form_of(step.module)  # layers in compiled code cannot be watched
     watch = Watch(step.module)
     found = None
     model.train()
@@ -123,6 +125,7 @@ def replay(keeper: CheckpointKeeper, saved: Saved, step: Step, data: Resident | 
                     found = f"In epoch {at.epoch + 1}, step {index + 1}, {watch.first} is the first that is not finite."
                     break
             at = Cursor(at.epoch + 1)
+    step.module = chosen
     keeper.restore_from(saved)
     model.eval()
     advice = "Try a lower learning rate, or clipnorm in the optimizer."
@@ -143,8 +146,9 @@ def look(step: Step, batch: Batch | None) -> str:
                 f"be told. fit(checkpoint=folder) would replay the steps and name the layer. {advice}")
     if batch is None:
         return f"All weights are still finite. {advice}"
-    watch = Watch(step.module)
+    form = form_of(step.module)
+    watch = Watch(form)
     with watch.looking():
-        step.compute(batch.ready(), step.module, step.precision)
+        step.compute(batch.ready(), form, step.precision)
     where = f"{watch.first} is not finite" if watch.first else "the outputs of all layers are finite"
     return f"All weights are still finite; on the first batch {where}. {advice}"

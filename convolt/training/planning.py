@@ -11,12 +11,15 @@ import torch
 
 from convolt import devices
 from convolt.compiler import Plan, first_plan, make_plan
-from convolt.compiler.execute import CapturedStep, CudaGraphs, why_not_captured, why_not_together
+from convolt.compiler.compiled import Compiling, shapes_of, why_not_compiled
+from convolt.compiler.execute import CapturedStep, CudaGraphs, Pace, choose_together, why_not_captured, why_not_together
 from convolt.compiler.host import computing
 from convolt.compiler.measure import Probe
+from convolt.compiler.plan import GRAPH
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import CheckpointError, explain
+from convolt.training.batch_size import AUTO
 from convolt.training.feeding import Feeding
 from convolt.training.memory import part_of
 from convolt.training.own_step import other_optimizer
@@ -24,6 +27,8 @@ from convolt.training.sampling import Drawing
 from convolt.training.step import Step
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
+
+EXECUTIONS = ("auto", "eager", "compile")
 
 CHECKED_SAMPLES = 32
 """Of a batch, on which a candidate is held against float64: enough for statistics, few enough for time and memory."""
@@ -79,7 +84,9 @@ class Planning(Feeding):
     precision: str
     fusions: Any
     execution: str
-    steps_per_execution: int
+    steps_per_execution: int | str
+    _pace: Pace
+    _step: Step | None
     _example: list[torch.Tensor]
 
     def _first_plan(self, step: Step, data: Resident | Streamed, saved: Plan | None) -> bool:
@@ -89,7 +96,8 @@ class Planning(Feeding):
             return False
         if self.plan is not None and not self.plan.provisional:
             return False
-        if (self.fusions == "auto" or self.precision == "auto") and any(head.loss is not None for head in self._heads):
+        searches = (self.fusions == "auto" or self.precision == "auto") and any(head.loss is not None for head in self._heads)
+        if searches or self.execution == "compile":  # code is made for the shape of a batch, which a stream tells with the first one
             self.plan = replace(first_plan(self.device, step.precision), micro_batch=step.room.limit,
                                 residency=data.residency, residency_why=data.why)
             return False
@@ -113,20 +121,35 @@ class Planning(Feeding):
 
         def make(batch: Batch) -> Step | CapturedStep:
             self.plan = self._plan(step, data, batch, data.steps * epochs if data.steps else None)
+            runner = self._planned(step)
             chosen(self.plan)
-            return self._planned(step)
+            return runner
 
         return FirstStep(step, begun, make)
 
     def _planned(self, step: Step) -> Step | CapturedStep:
         """Returns the step, or what captures it in a graph, as the plan says."""
+        if self.plan is not None and self.steps_per_execution == AUTO:
+            self.plan = self._with_together(self.plan)
+            step.together = self.plan.steps_per_execution
         if self.plan is None or self.plan.execution != "graph":
             return step
         return CapturedStep(step, self.optimizer, CudaGraphs(self.device), self._capture_failed)
 
+    def _with_together(self, plan: Plan) -> Plan:
+        """Returns the plan with as many steps in a graph as suits the present training."""
+        if plan.execution != "graph":
+            return plan.with_together(1, next(row.why for row in reversed(plan.rows) if row.name == GRAPH))
+        if apart := why_not_together(self.optimizer):
+            return plan.with_together(1, apart)
+        return plan.with_together(*choose_together(plan.step_seconds(), self._pace))
+
     def _capture_failed(self, reason: str) -> None:
         assert self.plan is not None
         self.plan = self.plan.with_execution(reason)
+        if self.steps_per_execution == AUTO and self._step is not None:
+            self.plan = self._with_together(self.plan)
+            self._step.together = 1
 
     def computing(self) -> AbstractContextManager[None]:
         """Returns the context in which the model computes: its threads, and float32 without TF32 where float32 was asked for."""
@@ -162,18 +185,31 @@ class Planning(Feeding):
             precision=step.precision if saved is None else PRECISIONS[saved.precision], device=self.device,
             lower=devices.why_not_bfloat16(self.device) if self.precision == "auto" and saved is None else "",
             batch_size=batch.size if batch else 0, steps=steps, fusions=self.fusions if saved is None else saved.as_fusions(),
-            cache=cache_folder() / "plans")
+            cache=cache_folder() / "plans", compiling=self._compiling(example, saved))
         step.precision = PRECISIONS[plan.precision]
         if saved is not None:
             if (plan.form, plan.fusions) != (saved.form, saved.fusions):
                 raise CheckpointError(explain("plan", f"{plan.form} {plan.fusions}", f"the checkpoint's {saved.form} {saved.fusions}",
                                               "This version rewrites the model otherwise; resume=False starts anew."))
+            if saved.compiled_for != plan.compiled_for:
+                raise CheckpointError(explain("plan", why_not_compiled(self.device), "torch.compile, as in the checkpoint's plan",
+                                              "Install what is missing; resume=False starts anew."))
             return replace(saved, before=plan.before, after=plan.after)
         resident = isinstance(data, Resident)
         refused = why_not_captured(self.optimizer, self.device) if resident else "batches of a stream differ in shape"
         refused = refused or other_optimizer(self.model)
-        return plan.with_execution("asked for eager" if self.execution == "eager" else refused, self.steps_per_execution,
+        return plan.with_execution("asked for eager" if self.execution == "eager" else refused,
+                                   1 if self.steps_per_execution == AUTO else int(self.steps_per_execution),
                                    why_not_together(self.optimizer))
+
+    def _compiling(self, example: Sequence[torch.Tensor], saved: Plan | None) -> Compiling | None:
+        """Returns how `torch.compile` may be used: as saved, where it was asked for, or where something else is measured too."""
+        if saved is not None:
+            return Compiling(saved.compiled_for, why_not_compiled(self.device), asked=True) if saved.compiled_for else None
+        asked = self.execution == "compile"
+        if not asked and (self.execution == "eager" or not (self.fusions == "auto" or self.precision == "auto")):
+            return None
+        return Compiling(shapes_of(example), why_not_compiled(self.device), asked)
 
     def _probe(self, step: Step, batch: Batch) -> Probe:
         """Returns what measures on a batch, and what holds results against float64 on a part of it."""

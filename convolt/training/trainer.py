@@ -12,6 +12,7 @@ from torch import Tensor
 from convolt import devices, losses, optimizers
 from convolt import metrics as metric_classes
 from convolt.compiler import Plan, check_fusions
+from convolt.compiler.execute import Pace
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import ArgumentError, DataError, NonFiniteError, did_you_mean, explain
 from convolt.training import given, inputs, loop, nonfinite
@@ -30,7 +31,7 @@ from convolt.training.hooks import CallbackList, scalars
 from convolt.training.memory import Room
 from convolt.training.optimizing import forget_other_weights
 from convolt.training.own_step import make_step
-from convolt.training.planning import PRECISIONS, Planning
+from convolt.training.planning import EXECUTIONS, PRECISIONS, Planning
 from convolt.training.progress import Progress
 from convolt.training.sampling import make_drawing
 from convolt.training.skipped import SkippedFiles
@@ -47,9 +48,10 @@ class Trainer(Planning):
         precision: "auto", "float32" or "bfloat16"; "auto" trains in bfloat16 where that was measured to be faster and right.
         device: "auto" or a device's name.
         fusions: "auto", "none", "all" or names of rewrites.
-        execution: "auto" (a graph of the whole step where that works) or "eager".
+        execution: "auto" (a graph of the whole step where that works, `torch.compile` where a long run repays it), "eager", or
+            "compile" (`torch.compile` in any case).
         micro_batch: most samples that are computed at once; None: whole batches, while they fit.
-        steps_per_execution: steps between two calls of the callbacks, in one graph where that works; "auto": 1.
+        steps_per_execution: steps between two calls of the callbacks, in one graph where that works; "auto": as many as nobody notices.
     """
 
     def __init__(self, model: Any, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, weighted_metrics: Any, *,
@@ -58,9 +60,10 @@ class Trainer(Planning):
         check_fusions(fusions)
         check_count("compile(micro_batch)", micro_batch)
         check_count("compile(steps_per_execution)", None if steps_per_execution == AUTO else steps_per_execution)
-        self.steps_per_execution = 1 if steps_per_execution in (AUTO, None) else int(steps_per_execution)
-        if execution not in ("auto", "eager"):
-            raise ArgumentError(explain("compile(execution)", repr(execution), "'auto' or 'eager'"))
+        self.steps_per_execution = AUTO if steps_per_execution == AUTO else int(steps_per_execution or 1)
+        if execution not in EXECUTIONS:
+            raise ArgumentError(explain("compile(execution)", repr(execution), f"one of {list(EXECUTIONS)}",
+                                        did_you_mean(str(execution), EXECUTIONS)))
         if precision != "auto" and precision not in PRECISIONS:
             raise ArgumentError(explain("compile(precision)", repr(precision), f"'auto' or one of {list(PRECISIONS)}",
                                         did_you_mean(str(precision), ["auto", *PRECISIONS])))
@@ -80,6 +83,7 @@ class Trainer(Planning):
         self._heads: list[Head] = []
         self._step: Step | None = None
         self._bound: list[Tensor] = []
+        self._pace = Pace()
         self._notes: list[str] = []
         if model.output_names:  # misspelt names are told now, not when fit starts
             self._heads = self._make_heads(model.output_names)
@@ -136,6 +140,7 @@ class Trainer(Planning):
                                      {"epochs": epochs, "steps": data.steps, "verbose": verbose})
         skipped.also_in_folders_of(callback_list)
         progress.more = callback_list.progress_texts
+        self._pace = _pace(data, callback_list, session)
         if session is None:
             keeper = None
             if self._first_plan(step, data, None) and self.plan is not None:
@@ -279,7 +284,7 @@ class Trainer(Planning):
                 metric.to(self.device)
         precision = PRECISIONS.get(self.precision, torch.float32)
         self._step = make_step(self.model, self._heads, self.optimizer, precision, self.device, self.micro_batch)
-        self._step.together = self.steps_per_execution
+        self._step.together = 1 if self.steps_per_execution == AUTO else int(self.steps_per_execution)
 
     def _make_heads(self, names: Sequence[str]) -> list[Head]:
         return make_heads(names, self.spec["loss"], self.spec["loss_weights"], self.spec["metrics"], self.spec["weighted_metrics"])
@@ -310,3 +315,9 @@ class Trainer(Planning):
     def _extra_logs(self) -> dict[str, float]:
         return {"learning_rate": float(self.optimizer.lr)}
 
+
+def _pace(data: Resident | Streamed, callbacks: CallbackList, session: Session | None) -> Pace:
+    """Returns what of a training looks in between its steps."""
+    full = data.samples // data.batch_size if isinstance(data, Resident) else None
+    hooks = callbacks.listens("on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end")
+    return Pace(full, data.steps, hooks, None if session is None else session.options.every_steps)

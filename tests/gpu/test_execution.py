@@ -34,9 +34,9 @@ def test_the_host_waits_for_no_replay(options: dict[str, Any], together: int) ->
     trainer = model.trainer
     runner = trainer._planned(trainer._step)
     model.train()
-    for group in executions(batches(16), together):  # warmed up and captured
+    for group in executions(batches(16), lambda: together):  # warmed up and captured
         runner.train_together(group)
-    ready = list(executions(list(batches(40)), together))
+    ready = list(executions(list(batches(40)), lambda: together))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

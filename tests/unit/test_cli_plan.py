@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 
 
 def test_each_candidate_has_its_figures_and_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "cnn", "--data", "digits", "--batch-size", "16"]) == 0
+    assert main(["plan", "cnn", "--data", "digits", "--batch-size", "16", "--execution", "eager"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("cnn on digits, batch 16: ")
     assert lines[1].split()[:2] == ["candidate", "images/s"]
@@ -22,15 +22,25 @@ def test_each_candidate_has_its_figures_and_a_reason(capsys: pytest.CaptureFixtu
 
 
 def test_what_is_asked_for_as_json_and_as_a_graph(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "cnn", "--data", "digits", "--fusions", "bn+relu", "--json"]) == 0
+    assert main(["plan", "cnn", "--data", "digits", "--fusions", "bn+relu", "--execution", "eager", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["form"] == "fused" and set(plan["fusions"]) == {"bn+relu"}
     assert {row["name"]: row["why"] for row in plan["rows"]}["fused"] == "asked for"
-    assert main(["plan", "cnn", "--data", "digits", "--fusions", "all", "--graph"]) == 0
+    assert main(["plan", "cnn", "--data", "digits", "--fusions", "all", "--execution", "eager", "--graph"]) == 0
     text = capsys.readouterr().out
     assert text.index("before:") < text.index("after:") and "Norm(relu)" in text
     assert main(["plan", "cnn", "--data", "digits", "--fusions", "bn+rel"]) == 2
     assert "Did you mean 'bn+relu'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_compiled_form_is_in_the_table_and_can_be_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cnn", "--data", "digits", "--batch-size", "16"]) == 0
+    rows = {line[2:].split("  ")[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert ("compiled in" in rows["compiled"] and "images/s" in rows["compiled"]) or "as fast as" in rows["compiled"]
+    assert main(["plan", "cnn", "--data", "digits", "--batch-size", "16", "--fusions", "none", "--execution", "compile", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["execution"] == "compile" and plan["compiled_for"] == [[16, 1, 8, 8]]
 
 
 def test_what_is_pinned_is_in_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import torch
 
 import convolt
 from convolt import layers
-from convolt.compiler.execute import CapturedStep, why_not_together
+from convolt.compiler import Plan
+from convolt.compiler.execute import CapturedStep, Pace, choose_together, why_not_together
 from convolt.errors import ArgumentError
 from convolt.models import Sequential
 from convolt.training import planning
@@ -32,7 +33,7 @@ def trained(model: Sequential, series: list[Any], together: int = 1, captured: b
     step.train_totals.reset()
     convolt.utils.set_random_seed(1)
     model.train()
-    for group in executions(iter(series), together):
+    for group in executions(iter(series), lambda: together):
         runner.train_together(group)
     return everything(model), backend, runner
 
@@ -100,7 +101,7 @@ def test_a_rate_that_changes_between_executions_is_taken() -> None:
         step.train_totals.reset()
         convolt.utils.set_random_seed(1)
         model.train()
-        for i, group in enumerate(executions(iter(batches(24)), 4)):
+        for i, group in enumerate(executions(iter(batches(24)), lambda: 4)):
             model.optimizer.learning_rate = 0.05 / (i + 1)
             runner.train_together(group)
         results.append(everything(model))
@@ -192,8 +193,78 @@ def test_checkpoints_come_with_the_execution_in_which_they_are_due_and_go_on_bit
     assert all(np.array_equal(a, b) for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True))
 
 
-def test_what_is_asked_for_is_checked_and_auto_is_one() -> None:
-    assert net(steps_per_execution="auto").trainer.steps_per_execution == 1
+def test_what_is_asked_for_is_checked() -> None:
     for wrong in (0, -2, 1.5, "four", True):
         with pytest.raises(ArgumentError, match=re.escape("compile(steps_per_execution)")):
             net(steps_per_execution=wrong)
+
+
+# -- "auto" --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "pace", "count", "why"), [
+    (0.001, Pace(160, 161), 16, "16 ms for all of them"),
+    (0.006, Pace(160, 160), 8, "48 ms for all of them"),
+    (0.04, Pace(160, 160), 1, "a step takes 40 ms"),
+    (0.001, Pace(7, 8), 7, "7 ms"),
+    (0.001, Pace(31, 31), 15, "30 of 31 are in whole groups"),
+    (0.001, Pace(1, 1), 1, "an epoch has 1 whole batches"),
+    (0.001, Pace(160, 160, every_steps=40), 10, "40 and 160 are multiples of 10, and of nothing larger"),
+    (0.001, Pace(160, 161, every_steps=40), 1, "every 40 steps of 161"),
+    (0.001, Pace(160, 160, hooks=True), 1, "callbacks are called"),
+    (None, Pace(160, 160), 1, "was not measured"),
+    (0.001, Pace(None, None), 1, "length of an epoch is not known"),
+])  # fmt: skip
+def test_as_many_steps_are_chosen_as_nobody_notices(seconds: float | None, pace: Pace, count: int, why: str) -> None:
+    chosen, reason = choose_together(seconds, pace)
+    assert chosen == count and (count in (10, 15) or why in reason)
+
+
+def test_auto_on_a_cpu_is_one_with_its_reason() -> None:
+    model = net(steps_per_execution="auto")
+    model.fit(X[:56].numpy(), Y[:56].numpy(), batch_size=8, verbose=0)
+    assert model.plan.steps_per_execution == 1 and model.trainer._step.together == 1
+    assert "not graph of several steps: graphs of whole steps need CUDA, not cpu" in model.plan.describe()
+
+
+class Graphs:
+    """Has fits of a model run in graphs of the stand-in, which are listed; a step takes a millisecond."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, model: Sequential) -> None:
+        self.made: list[ReplayOnCpu] = []
+        self._model = model
+        patch.setattr(planning, "why_not_captured", lambda optimizer, device: None)
+        patch.setattr(planning, "CudaGraphs", self._make)
+        patch.setattr(Plan, "step_seconds", lambda plan: 0.001)
+
+    def _make(self, device: torch.device) -> ReplayOnCpu:
+        self.made.append(ReplayOnCpu(snapshot_of(self._model)))
+        return self.made[-1]
+
+
+def test_auto_in_fit_gives_the_same_and_the_smaller_last_batch_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, options = (X[:124].numpy(), Y[:124].numpy()), {"batch_size": 8, "epochs": 4, "seed": 1, "verbose": 0}
+    eager = net()
+    expected = eager.fit(*data, **options).history
+    model = net(steps_per_execution="auto")
+    graphs = Graphs(monkeypatch, model)
+    assert model.fit(*data, **options).history == expected
+    assert all(np.array_equal(a, b) for a, b in zip(eager.get_weights(), model.get_weights(), strict=True))
+    # 15 whole batches and one of four samples; the plan comes with the second, and the first group of 15 in the second epoch
+    assert model.plan.steps_per_execution == 15 and "15 steps in one graph" in model.plan.describe()
+    # one by one in the first epoch: 14 steps, three of them eager, and the small one, eager; later a group and the small one
+    assert graphs.made[0].replays == 11 + 3 * 2
+    model.fit(*data, **options | {"epochs": 1}, callbacks=[Calls()])
+    assert model.plan.steps_per_execution == 1 and "not graph of several steps: callbacks are called" in model.plan.describe()
+
+
+def test_auto_keeps_the_instants_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    save = CheckpointKeeper._save
+    monkeypatch.setattr(CheckpointKeeper, "_save", lambda self, at, *rest, **more: (saved.append(at.batch), save(self, at, *rest, **more)))
+    model = net(steps_per_execution="auto")
+    graphs = Graphs(monkeypatch, model)
+    model.fit(X[:160].numpy(), Y[:160].numpy(), batch_size=8, epochs=2, seed=1, verbose=0,
+              checkpoint=convolt.Checkpoint(tmp_path, every_steps=4, every_seconds=None, keep=99))
+    assert model.plan.steps_per_execution == 4 and graphs.made[0].replays
+    assert [batch for batch in saved if batch] == [4, 8, 12, 16, 20] * 2
