@@ -18,6 +18,7 @@ from convolt.compiler.fused import (
     MOST_FILTERS,
     ConvRelu,
     ConvReluPool,
+    Depthwise,
     FirstConvReluPool,
     Norm,
     NormPool,
@@ -40,10 +41,12 @@ from convolt.compiler.nodes import (
     window_of,
 )
 from convolt.kernels.conv import MOST_CHANNELS
+from convolt.kernels.depthwise import FEWEST_CHANNELS as FEWEST_TO_ITSELF
+from convolt.kernels.depthwise import LARGEST_OF_ONEDNN
 from convolt.kernels.pool_reference import DEAD
 from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
-from convolt.layers import Conv2D, ZeroPadding2D
+from convolt.layers import Conv2D, DepthwiseConv2D, ZeroPadding2D
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,28 @@ def _winograd_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(WinogradConv(conv, ends_in_relu(conv)), (first_input(node),), (node,))
 
 
+def _depthwise(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """A convolution of each channel by itself, on a CPU: with large windows, and with strides in bfloat16, oneDNN has no fast gradients."""
+    conv: Any = module_of(graph, node)
+    if (not isinstance(conv, (Conv2D, DepthwiseConv2D)) and type(conv) is not nn.Conv2d) or len(node.meta.get("shape", ())) != 4:
+        return None
+    weight = getattr(conv, "weight", None)  # of Convolt's layers once they are built
+    if weight is None or weight.device.type != "cpu" or weight.shape[1] != 1 or len(weight) < FEWEST_TO_ITSELF:
+        return None
+    if isinstance(conv, nn.Conv2d):
+        fits = conv.in_channels == conv.groups == len(weight) and conv.dilation == (1, 1) and _has_even_zeros(conv)
+    else:
+        groups = len(weight) if isinstance(conv, DepthwiseConv2D) and conv.depth_multiplier == 1 else getattr(conv, "groups", 0)
+        fits = groups == len(weight) and conv.dilation_rate == (1, 1)
+    pays = math.prod(weight.shape[2:]) > LARGEST_OF_ONEDNN or (getattr(conv, "stride", None) or conv.strides) != (1, 1)
+    return Match(Depthwise(conv), (first_input(node),), (node,)) if fits and pays else None
+
+
+def _has_even_zeros(conv: nn.Conv2d) -> bool:
+    """Whether padding is by zeros, as many on either side."""
+    return conv.padding_mode == "zeros" and (conv.padding != "same" or all(size % 2 for size in conv.kernel_size))
+
+
 def _is_tiled(conv: Any) -> bool:
     """Whether a convolution is plain and 3 × 3 with as many channels as tiles of 4 × 4 want, on a CPU."""
     fits = conv.kernel_size == (3, 3) and min(conv.weight.shape[:2]) >= FEWEST_CHANNELS
@@ -172,7 +197,7 @@ def _is_plain(conv: Any) -> bool:
     """Whether a convolution has no step, holes, groups, or padding by other than zeros that are as many on either side."""
     if isinstance(conv, Conv2D):
         steps = (conv.strides, conv.dilation_rate)
-    elif conv.padding_mode == "zeros" and (conv.padding != "same" or all(size % 2 for size in conv.kernel_size)):
+    elif _has_even_zeros(conv):
         steps = (conv.stride, conv.dilation)
     else:
         return False
@@ -287,6 +312,7 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("bn", "batch normalization alone", _bn, leftover=True),
     Rewrite("relu+pool", "ReLU and max-pooling in one pass", _relu_pool),
     Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
+    Rewrite("depthwise conv", "convolution of each channel by itself, with a weights' gradient of our own (CPU)", _depthwise),
     Rewrite("conv+relu", "bias and ReLU written over a convolution's result, on CUDA in one pass", _conv_relu, leftover=True),
 )
 

@@ -3,6 +3,7 @@
 from convolt.kernels.bias import bias_relu
 from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
+from convolt.kernels.depthwise import depthwise_conv
 from convolt.kernels.norm import bn, bn_activation, bn_add, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.norm_pool import bn_relu_max_pool
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
@@ -27,6 +28,7 @@ __all__ = [
     "bn_relu_max_pool",
     "choose",
     "conv_relu_max_pool",
+    "depthwise_conv",
     "inference_affine",
     "picture_means",
     "pooled_conv",

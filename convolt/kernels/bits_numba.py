@@ -16,7 +16,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-_INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in ("bits", "vectors", "pixels"))
+from convolt.kernels import team_numba, threads
+
+_INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in ("bits", "team", "vectors", "pixels"))
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _INLINED)).hexdigest()[:8]
 
 
@@ -37,21 +39,49 @@ class Compiled:
         function.__qualname__ += f"_{_DIGEST}"
         self._function = function
         self._fastmath = set(fastmath)
-        try:
-            self._call = self._jit(cache=True)
-        except RuntimeError:  # no folder is writable
-            self._call = self._jit(cache=False)
-
-    def _jit(self, cache: bool) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = numba.njit(self._function, nogil=True, error_model="numpy", cache=cache, fastmath=self._fastmath)
-        return compiled
+        self._made: dict[str, Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
+        """Calls the function itself."""
+        return self._run("alone", arguments)
+
+    def over_rows(self, arguments: tuple[Any, ...], rows: int, size: int) -> None:
+        """Calls `function(*arguments, first, last)` on parts of `range(rows)`, in threads if the work is large enough (see `threads`).
+
+        Args:
+            arguments: of the function but for the last two. It works on rows first … last - 1 and writes only what belongs to them.
+            rows: how many there are.
+            size: bytes that the whole work reads and writes.
+        """
+        parts = threads.parts_of(rows, size)
+        openmp = threads.openmp(parts) if parts > 1 else 0
+        if parts == 1 or openmp:
+            self._part(openmp, parts, 0, rows, arguments)
+        else:
+            threads.in_pool(lambda first, last: self._part(0, 1, first, last, arguments), rows, parts)
+
+    def _part(self, openmp: int, parts: int, first: int, last: int, arguments: tuple[Any, ...]) -> None:
+        if self._run("rows", (openmp, parts, first, last, arguments)):
+            raise MemoryError(f"kernel {self._function.__name__}: no memory to work in")
+
+    def _run(self, form: str, arguments: tuple[Any, ...]) -> Any:
+        if form not in self._made:
+            try:
+                self._made[form] = self._jit(form, cache=True)
+            except RuntimeError:  # no folder is writable
+                self._made[form] = self._jit(form, cache=False)
         try:
-            return self._call(*arguments)
+            return self._made[form](*arguments)
         except OSError:  # the cache could not be read or written; the kernels themselves open no files
-            self._call = self._jit(cache=False)
-            return self._call(*arguments)
+            self._made[form] = self._jit(form, cache=False)
+            return self._made[form](*arguments)
+
+    def _jit(self, form: str, cache: bool) -> Callable[..., Any]:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": cache}
+        if form == "rows":
+            return team_numba.compiled(self._function, options, self._fastmath)
+        compiled: Callable[..., Any] = numba.njit(self._function, **options, fastmath=self._fastmath)
+        return compiled
 
 
 def ordered(v: Any) -> Any:

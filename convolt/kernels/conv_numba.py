@@ -18,7 +18,6 @@ from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled, from_float, to_float
 from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.threads import over_rows
 from convolt.kernels.vectors_numba import pool_window, product
 
 LANES, PANEL, AT_ONCE = 16, 32, 6  # numbers in a vector, columns and rows of a product
@@ -210,10 +209,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool) -> tuple
     if filters % PANEL == 0:
         lines = weight.detach().float().permute(2, 3, 1, 0).contiguous()  # in the order of the pixels in memory
         given = (bits(x), lines.view(-1).numpy(), added.numpy(), bits(out), flat(code).numpy(), sizes, True)
-        over_rows(lambda first, last: _products(*given, first, last), n * shape[2], WORK * out.nbytes)
+        _products.over_rows(given, n * shape[2], WORK * out.nbytes)
         return out, code if keep else None
     arrays = (bits(x), _blocked(weight).view(-1).numpy(), added.numpy(), bits(out), flat(code).numpy(), sizes)
-    over_rows(lambda first, last: _forward(*arrays, first, last), n * shape[2], WORK * out.nbytes)
+    _forward.over_rows(arrays, n * shape[2], WORK * out.nbytes)
     return out, code if keep else None
 
 
@@ -225,7 +224,7 @@ def backward(grad: Tensor, code: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     count = -(-rows // ROWS)
     sums, total = torch.empty(count * size), torch.zeros(size, dtype=torch.float64)
     arrays = (bits(grad), flat(code).numpy(), bits(x), sums.numpy(), (height, width, out_height, out_width, filters, channels), rows)
-    over_rows(lambda first, last: _backward(*arrays, first, last), count, WORK * grad.nbytes)
+    _backward.over_rows(arrays, count, WORK * grad.nbytes)
     _sum(sums.numpy(), total.numpy())
     by_filter = total.view(-1, channels, 10, LANES).movedim(3, 1).reshape(-1, channels, 10)[:filters].to(torch.float32)
     return by_filter[:, :, :9].reshape(filters, channels, 3, 3), by_filter[:, 0, 9].contiguous()

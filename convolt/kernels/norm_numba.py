@@ -19,7 +19,6 @@ from torch import Tensor
 from convolt.kernels.bits_numba import Compiled, exp32, from_float, to_float
 from convolt.kernels.memory import bits, empty_like, rows_of
 from convolt.kernels.norm_reference import follow
-from convolt.kernels.threads import over_rows
 
 BETWEEN, SILU, HARD_SILU = range(3)
 """Kinds of activations: cut off at a floor and a ceiling, which most are, or one of the smooth ones."""
@@ -246,7 +245,7 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     channels = sizes[1]
     partial = torch.empty(3, count, channels, dtype=torch.float64)
     flat = [p.view(-1).numpy() for p in partial]
-    over_rows(lambda first, last: _statistics(bits(x), *flat, sizes, first, last), count, x.nbytes)
+    _statistics.over_rows((bits(x), *flat, sizes), count, x.nbytes)
     mean64, var = torch.empty(2, channels, dtype=torch.float64)
     _join(*flat, mean64.numpy(), var.numpy(), sizes)
     return mean64.float(), torch.rsqrt(var + eps).float(), var.float()
@@ -255,7 +254,7 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 def _affine(x: Tensor, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
     out, (apply, *limits) = empty_like(x), _how(_apply, activation)
     arrays = (bits(x), _nothing(x) if residual is None else bits(residual), bits(out), mean.numpy(), scale.numpy(), shift.numpy())
-    over_rows(lambda first, last: apply(*arrays, *limits, x.shape[1], first, last), rows_of(x), 2 * x.nbytes)
+    apply.over_rows((*arrays, *limits, x.shape[1]), rows_of(x), 2 * x.nbytes)
     return out
 
 
@@ -277,12 +276,12 @@ def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Te
     masked = grad if out is None else empty_like(grad)
     arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *of_channels)
     partial = (sums.view(-1).numpy(), products.view(-1).numpy())
-    over_rows(lambda first, last: reduce(*arrays, *limits, *partial, sizes, first, last), count, 2 * x.nbytes)
+    reduce.over_rows((*arrays, *limits, *partial, sizes), count, 2 * x.nbytes)
     add_up(partial[0], total.numpy())
     add_up(partial[1], product.numpy())
     dx = empty_like(x)
     means = ((total / rows).float().numpy(), (product / rows).float().numpy())
     second = (bits(masked), bits(x), bits(dx), *of_channels)
     gradient, *limits = _how(_input_gradient, activation if out is None else "linear")
-    over_rows(lambda first, last: gradient(*second, *limits, *means, channels, first, last), rows, 3 * x.nbytes)
+    gradient.over_rows((*second, *limits, *means, channels), rows, 3 * x.nbytes)
     return dx, masked, product.float(), total.float()

@@ -17,7 +17,6 @@ from convolt.kernels.memory import bits, empty_channels_last, empty_like, flat
 from convolt.kernels.norm_numba import add_up, flush, statistics, vectors
 from convolt.kernels.norm_reference import follow
 from convolt.kernels.pool_reference import Window
-from convolt.kernels.threads import over_rows
 
 RUN = 8
 """Windows whose sums are taken in float32 before they are added in float64."""
@@ -126,7 +125,7 @@ def _pooled(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, window: Windo
     out = empty_channels_last(shape, x.dtype, x.device)
     code = empty_channels_last(shape if keep else (0, *sizes[2:5]), torch.uint8, x.device)
     arrays = (bits(x), bits(out), flat(code).numpy(), keep, mean.numpy(), scale.numpy(), shift.numpy(), sizes)
-    over_rows(lambda first, last: _forward(*arrays, first, last), shape[0] * shape[2], x.nbytes)
+    _forward.over_rows(arrays, shape[0] * shape[2], x.nbytes)
     return out, code
 
 
@@ -154,10 +153,10 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, 
     sums, products = torch.empty(2, parts * x.shape[1], dtype=torch.float64).numpy()
     total, product = torch.empty(2, x.shape[1], dtype=torch.float64)
     arrays, dx = (bits(grad), flat(code).numpy(), bits(x)), empty_like(x)
-    over_rows(lambda first, last: _reduce(*arrays, mean.numpy(), rstd.numpy(), sums, products, sizes, chunk, first, last), parts, x.nbytes)
+    _reduce.over_rows((*arrays, mean.numpy(), rstd.numpy(), sums, products, sizes, chunk), parts, x.nbytes)
     add_up(sums, total.numpy())
     add_up(products, product.numpy())
     means = ((total / places).float().numpy(), (product / places).float().numpy())
     spread = (*arrays, bits(dx), mean.numpy(), rstd.numpy(), scale.numpy(), *means, sizes)
-    over_rows(lambda first, last: _input_gradient(*spread, first, last), x.shape[0] * x.shape[2], 3 * x.nbytes)
+    _input_gradient.over_rows(spread, x.shape[0] * x.shape[2], 3 * x.nbytes)
     return dx, product.float(), total.float()

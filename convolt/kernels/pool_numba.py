@@ -15,7 +15,6 @@ from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled, from_float, ordered, to_float, unordered
 from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.threads import over_rows
 
 
 @register_jitable
@@ -120,7 +119,7 @@ def forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -
     code = empty_channels_last(shape if keep else (0, channels, 0, 0), torch.uint8, x.device)
     line = torch.zeros(out_width * channels) if bias is None else bias.detach().to(torch.float32).repeat(out_width)
     arrays = (bits(x), line.numpy(), bits(out), flat(code).numpy(), keep, (height, width, channels, *pool))
-    over_rows(lambda first, last: _forward(*arrays, first, last), n * out_height, x.nbytes)
+    _forward.over_rows(arrays, n * out_height, x.nbytes)
     return out, code if keep else None
 
 
@@ -130,5 +129,5 @@ def backward(grad: Tensor, code: Tensor, pool: tuple[int, int], size: tuple[int,
     out = empty_channels_last((n, channels, *size), grad.dtype, grad.device)
     bias_rows = torch.empty((n * out_height, channels) if want_bias else (0, channels))
     arrays = (bits(grad), flat(code).numpy(), bits(out), bias_rows.view(-1).numpy(), (*size, channels, *pool))
-    over_rows(lambda first, last: _backward(*arrays, first, last), n * out_height, out.nbytes)
+    _backward.over_rows(arrays, n * out_height, out.nbytes)
     return out, bias_rows.sum(0, dtype=torch.float64).to(torch.float32) if want_bias else None

@@ -149,6 +149,20 @@ def biasrelu_backward(grad: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     return dx, dx.sum((0, 2, 3), dtype=torch.promote_types(grad.dtype, torch.float32))
 
 
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, strides: tuple[int, int] = (1, 1),
+                   padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """`conv(x)` with one window for each channel; weight and bias are cast to x's type first."""
+    return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), strides, padding, groups=x.shape[1])
+
+
+def depthwise_weight_gradient(grad: Tensor, x: Tensor, window: tuple[int, int], strides: tuple[int, int],
+                              padding: tuple[int, int]) -> Tensor:
+    """Returns the gradient of the weights, (C, 1, rows, columns), float32, or grad's type if wider."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    shape = (x.shape[1], 1, *window)
+    return conv2d_weight(x.to(wide), shape, grad.to(wide), strides, padding, groups=x.shape[1])  # type: ignore[no-untyped-call]
+
+
 def softmax_crossentropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Returns each sample's `-Σ target · log softmax(logits)`, float32 or wider; (N, K), labels (N,) or (N, K) → (N,)."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -67,6 +67,7 @@ KERNELS = _rows(
     Kernel("tiled_conv", "3 × 3 convolution of many channels by tiles", {"numba": "convolt.kernels.winograd4_numba"}),
     Kernel("winograd_conv", "3 × 3 convolution with fewer products", _WINOGRAD),
     Kernel("winograd_max_pool", "3 × 3 convolution with fewer products → (ReLU →) 2 × 2 max-pooling", _WINOGRAD),
+    Kernel("depthwise_conv", "convolution of each channel by itself", {"numba": "convolt.kernels.depthwise_numba"}),
     Kernel("bn", "batch normalization", _NORM),
     Kernel("bn_activation", "batch normalization → ReLU6, SiLU or hard SiLU", _NORM),
     Kernel("bn_add", "batch normalization → + residual", _NORM),

@@ -18,7 +18,6 @@ from torch import Tensor
 from convolt.kernels import pool_numba
 from convolt.kernels.bits_numba import Compiled
 from convolt.kernels.memory import channels_last, empty_channels_last, flat
-from convolt.kernels.threads import over_rows
 
 BLOCK = 16  # filters whose gradients are read together: one cache line
 AT_ONCE = 8  # patches
@@ -132,12 +131,12 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, pool: tuple[
         dbias = torch.empty(filters, dtype=torch.float64)
         images = max(1, min(n, CHUNK // max(1, height * width * channels * 4)))
         arrays = (*given, flat(x.float()).numpy(), dweight.view(-1).numpy(), dbias.numpy(), sizes, images)
-        over_rows(lambda first, last: _weight_gradients(*arrays, first, last), -(-filters // BLOCK), work)
+        _weight_gradients.over_rows(arrays, -(-filters // BLOCK), work)
         dweight, dbias = dweight.movedim(-1, 1), dbias.float()
     if want_x:
         total = empty_channels_last(tuple(x.shape), torch.float32, x.device)
         plain = weight.detach().float().movedim(1, -1).contiguous()
         outputs = (*given, plain.view(-1).numpy(), flat(total).numpy(), sizes)
-        over_rows(lambda first, last: _input_gradients(*outputs, first, last), n, work)
+        _input_gradients.over_rows(outputs, n, work)
         dx = total.to(x.dtype)
     return dx, dweight, dbias

@@ -1,4 +1,4 @@
-"""Runs the rows of a CPU kernel on `torch.get_num_threads()` threads.
+"""On which threads the rows of a CPU kernel run: `torch.get_num_threads()` of them (see `bits_numba.Compiled.over_rows`).
 
 In a program's main thread these are PyTorch's own: after each of PyTorch's ops its OpenMP threads spin for milliseconds, since the
 next op may come at once, and a kernel on other threads shares the cores with them (a convolution took 1.5 times as long). A pool of
@@ -7,7 +7,7 @@ and start them anew), and where PyTorch has another way to its threads.
 
 Numba's own `prange` is not used: it compiles three to four times slower, its pool aborts the process when two Python
 threads call it or a child is forked, and it wakes a second OpenMP team while PyTorch's still spins. A kernel compiled
-with `nogil` has none of these and costs some tens of microseconds for each call.
+with `nogil` has none of these. OpenMP's threads run it without Python (see `team_numba`), which costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,7 +31,6 @@ MOST_PARTS = 16
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _forked = False
-_Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _forget_threads() -> None:
@@ -46,16 +44,15 @@ if hasattr(os, "register_at_fork"):
 
 
 @functools.cache
-def _openmp() -> Any:
-    """Returns the function with which the OpenMP that PyTorch has loaded calls a task on each of its threads; None without one."""
+def _gomp_parallel() -> int:
+    """Returns the address of the function with which PyTorch's OpenMP calls a task on each of its threads; 0 without one."""
     if sys.platform != "linux":
-        return None
+        return 0
     try:
         parallel = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
     except (OSError, AttributeError):
-        return None
-    parallel.argtypes, parallel.restype = (_Task, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return parallel
+        return 0
+    return ctypes.cast(parallel, ctypes.c_void_p).value or 0
 
 
 def _helpers(count: int) -> ThreadPoolExecutor:
@@ -65,42 +62,35 @@ def _helpers(count: int) -> ThreadPoolExecutor:
     return _pool
 
 
-def over_rows(run: Callable[[int, int], object], rows: int, size: int) -> None:
-    """Calls `run(first, last)` on parts of `range(rows)`, in threads if the work is large enough.
+def parts_of(rows: int, size: int) -> int:
+    """Returns into how many parts work on so many rows, which reads and writes `size` bytes, is divided."""
+    return max(1, min(torch.get_num_threads(), MOST_PARTS, rows, size // SMALLEST_PART))
+
+
+def openmp(parts: int) -> int:
+    """Returns the address of `GOMP_parallel` where PyTorch's own threads are to do so many parts, else 0."""
+    own = parts == torch.get_num_threads() and not _forked and threading.current_thread() is threading.main_thread()
+    return _gomp_parallel() if own else 0
+
+
+def in_pool(run: Callable[[int, int], object], rows: int, parts: int) -> None:
+    """Calls `run(first, last)` on parts of `range(rows)` in this thread and others of Python's.
+
+    The first error comes back when all are done.
 
     Args:
         run: works on rows first … last - 1 and writes only what belongs to them.
         rows: how many there are.
-        size: bytes that the whole work reads and writes.
+        parts: into how many they are divided.
     """
-    team = torch.get_num_threads()
-    parts = max(1, min(team, MOST_PARTS, rows, size // SMALLEST_PART))
-    if parts == 1:
-        run(0, rows)
-        return
     bounds = [rows * i // parts for i in range(parts + 1)]
-    todo, errors = list(range(parts)), []
-
-    def work(_: object = None) -> None:
-        while todo:
-            try:
-                part = todo.pop()
-            except IndexError:  # another thread was faster
-                return
-            try:
-                run(bounds[part], bounds[part + 1])
-            except BaseException as error:  # no exception passes OpenMP; all parts are done before it is raised
-                errors.append(error)
-
-    own = parts == team and not _forked and threading.current_thread() is threading.main_thread()
-    parallel = _openmp() if own else None
-    if parallel is not None:
-        parallel(_Task(work), None, parts, 0)
-    else:
-        helpers = _helpers(parts - 1)
-        waiting = [helpers.submit(work) for _ in range(parts - 1)]
-        work()
-        for future in waiting:
-            future.result()
+    helpers = _helpers(parts - 1) if parts > 1 else None
+    waiting = [helpers.submit(run, bounds[i], bounds[i + 1]) for i in range(1, parts)] if helpers else []
+    errors = []
+    for part in (lambda: run(bounds[0], bounds[1]), *(future.result for future in waiting)):
+        try:
+            part()
+        except BaseException as error:  # the others still write
+            errors.append(error)
     if errors:
         raise errors[0]

@@ -198,17 +198,20 @@ def pointer(context: Any, builder: Any, kind: Any, place: Any, wide: Any) -> Any
 @intrinsic
 def load(typing: Any, array: Any, at: Any) -> Any:
     """Sixteen numbers of a flat array: float32, or bfloat16 as int16 bits."""
-    half = array.dtype == types.int16
-    wide = ir.VectorType(ir.IntType(16), LANES) if half else _VECTOR
-
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = builder.load(pointer(context, builder, array, values, wide))
-        found.align = 2 if half else 4
-        if not half:
-            return found
-        return builder.bitcast(builder.shl(builder.zext(found, _PAIRS), ir.Constant(_PAIRS, [16] * LANES)), _VECTOR)
+        return numbers_at(builder, builder.gep(context.make_array(array)(context, builder, values[0]).data, [values[1]]), array.dtype)
 
     return vector(array, types.intp), codegen
+
+
+def numbers_at(builder: Any, place: Any, kind: Any) -> Any:
+    """A vector from memory: float32, also as int32 bits, or bfloat16 as int16 bits."""
+    half = kind == types.int16
+    found = builder.load(builder.bitcast(place, (ir.VectorType(ir.IntType(16), LANES) if half else _VECTOR).as_pointer()))
+    found.align = 2 if half else 4
+    if not half:
+        return found
+    return builder.bitcast(builder.shl(builder.zext(found, _PAIRS), ir.Constant(_PAIRS, [16] * LANES)), _VECTOR)
 
 
 def rounded(builder: Any, value: Any) -> Any:

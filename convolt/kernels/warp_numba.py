@@ -21,7 +21,6 @@ from torch import Tensor
 from convolt.kernels.bits_numba import Compiled, from_float
 from convolt.kernels.memory import bits
 from convolt.kernels.pixels_numba import add_between, blue, green, load_pixels, mirrored, pixel, red, store_pixels, times_plus, within
-from convolt.kernels.threads import over_rows
 from convolt.kernels.vectors_numba import load, number, store
 from convolt.kernels.warp_reference import FARTHEST, FILLS, SMALLEST_DEPTH
 
@@ -447,7 +446,7 @@ def fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor |
     sizes = (images.shape[1], images.shape[2], channels, FILLS.index(fill), int(nearest), height, width,
              0 if boxes is None else boxes.shape[1], int(limits is not None))
     reals = (np.float32(value), np.float32(low), np.float32(high))
-    over_rows(lambda first, last: _warp(*arrays, sizes, reals, first, last), count, 8 * out.numel())
+    _warp.over_rows((*arrays, sizes, reals), count, 8 * out.numel())
     return out
 
 
@@ -455,5 +454,5 @@ def means(images: Tensor, index: Tensor | None, out: Tensor) -> Tensor:
     """See `reference.warp_means`; fills `out` (N, C) float32."""
     arrays = (images.view(-1).numpy(), _rows_of(index, len(out)), out.view(-1).numpy())
     sizes = (images.shape[1] * images.shape[2], images.shape[3])
-    over_rows(lambda first, last: _means(*arrays, sizes, first, last), len(out), len(out) * images[0].numel() * images.element_size())
+    _means.over_rows((*arrays, sizes), len(out), len(out) * images[0].numel() * images.element_size())
     return out

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled
 from convolt.kernels.memory import channels_last, empty_channels_last, flat
-from convolt.kernels.threads import over_rows
 
 SIDE, POINTS = 4, 36
 BLOCK = 128  # channels that are transformed at once: their 36 numbers stay in the first cache
@@ -262,10 +261,10 @@ class Filters:
         for start in range(0, tiles, self.at_once):
             count = min(self.at_once, tiles - start)
             into = (given, held, (height, width, channels), self.grid, self.padding, start)
-            over_rows(lambda first, last, a=into: _forward(*a, first, last), count, size)  # type: ignore[misc]
+            _forward.over_rows(into, count, size)
             products = self._products(transformed[:count])
             back = (products.view(-1).numpy(), shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
-            over_rows(lambda first, last, a=back: _outputs(*a, first, last), count, size)  # type: ignore[misc]
+            _outputs.over_rows(back, count, size)
         return y
 
 
@@ -297,8 +296,8 @@ def _weight_gradient(grad: Tensor, x: Tensor, padding: tuple[int, int]) -> Tenso
     for start in range(0, tiles, at_once):
         count = min(at_once, tiles - start)
         a = (flat(x).numpy(), left.view(-1).numpy(), (height, width, channels), grid, padding, start)
-        over_rows(lambda first, last, a=a: _forward(*a, first, last), count, left.nbytes)  # type: ignore[misc]
+        _forward.over_rows(a, count, left.nbytes)
         b = (flat(grad).numpy(), right.view(-1).numpy(), (*out, filters), grid, start)
-        over_rows(lambda first, last, b=b: _gradient(*b, first, last), count, right.nbytes)  # type: ignore[misc]
+        _gradient.over_rows(b, count, right.nbytes)
         total.baddbmm_(right[:count].permute(1, 2, 0), left[:count].transpose(0, 1))
     return (_filter_matrix().float().t() @ total.view(POINTS, -1)).view(3, 3, filters, channels).permute(2, 3, 0, 1)

@@ -19,7 +19,6 @@ from torch import Tensor
 from convolt.kernels import patches_numba
 from convolt.kernels.bits_numba import Compiled
 from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.threads import over_rows
 from convolt.kernels.vectors_numba import load, pool_window, product, store, store_pairs, where_byte, zeros
 
 LANES, PANEL, ROWS = 16, 32, 8  # numbers in a vector, columns and rows of a product
@@ -480,7 +479,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, 
     inner = channels // 2 if x.dtype == torch.bfloat16 else channels
     transformed = filters(weight, x.dtype) if transformed is None else transformed
     arrays = (bits(x), transformed, added.numpy(), bits(out), flat(code).numpy(), sizes, pool, relu, inner)
-    over_rows(lambda first, last: _forward(*arrays, first, last), -(-n // images), x.nbytes * outputs)
+    _forward.over_rows(arrays, -(-n // images), x.nbytes * outputs)
     return out, code if pool and keep else None
 
 
@@ -500,7 +499,7 @@ def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, paddi
     inner = filters // 2 if x.dtype == torch.bfloat16 else filters
     arrays = (bits(grad), places.numpy(), bits(x), _weights(weight, x.dtype, True), bits(dx), sums.numpy(), biases.view(-1).numpy(), sizes,
               code is not None, inner)
-    over_rows(lambda first, last: _backward(*arrays, first, last), parts, x.nbytes * filters)
+    _backward.over_rows(arrays, parts, x.nbytes * filters)
     total = torch.zeros(size)
     _sum(sums.numpy(), total.numpy())
     dweight = (_GG.t() @ total.view(16, -1)).view(3, 3, channels, filters).permute(3, 2, 1, 0).contiguous()

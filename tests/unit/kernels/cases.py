@@ -162,6 +162,23 @@ def winograd_cases() -> list[Case]:
     return found
 
 
+DEPTHWISE_SHAPES = {  # shape of x, window, strides, padding
+    "same": ((2, 16, 7, 6), (5, 5), (1, 1), (2, 2)), "wide": ((3, 24, 9, 11), (3, 7), (1, 1), (0, 3)),
+    "strides": ((2, 33, 9, 8), (5, 5), (2, 2), (2, 2)), "other_strides": ((2, 16, 8, 9), (3, 3), (1, 2), (1, 0)),
+    "one_place": ((3, 17, 7, 7), (7, 7), (1, 1), (0, 0)), "few_channels": ((2, 5, 6, 6), (5, 5), (1, 1), (2, 2)),
+    "threads": ((4, 96, 24, 24), (7, 7), (1, 1), (3, 3)),
+}
+
+
+def depthwise_cases() -> list[Case]:
+    return [Case("depthwise_conv", name if bias else f"{name}_no_bias",
+                 lambda dtype, s=shape, w=window, b=bias: [random(*s).to(dtype), random(s[1], 1, *w, scale=(w[0] * w[1]) ** -0.5),
+                                                           *([random(s[1])] if b else [])],
+                 lambda op, x, dtype, s=strides, p=padding: [op(*x, strides=s, padding=p)])
+            for name, (shape, window, strides, padding) in DEPTHWISE_SHAPES.items()
+            for bias in ((True, False) if name == "same" else (True,))]
+
+
 NORM_SHAPES = {
     "small": (4, 5, 7, 9), "one_channel": (3, 1, 5, 5), "even": (2, 16, 8, 8), "odd_channels": (2, 33, 4, 3), "places_1": (9, 12, 1, 1),
     "features": (8, 3), "sequence": (4, 6, 11), "volume": (2, 4, 3, 2, 3), "threads": (8, 64, 20, 20),
@@ -320,5 +337,5 @@ def warp_cases() -> list[Case]:
     return found
 
 
-CASES = [*pool_cases(), *bias_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *norm_cases(),
+CASES = [*pool_cases(), *bias_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *depthwise_cases(), *norm_cases(),
          *norm_pool_cases(), *crossentropy_cases(), *resize_cases(), *warp_cases()]
