@@ -145,7 +145,7 @@ class Depthwise(nn.Module):
         """Returns what the convolution does."""
         conv: Any = self.conv
         given, padding = _padding(conv, _as_autocast(x))
-        strides = conv.stride if isinstance(conv, nn.Conv2d) else conv.strides
+        strides: Any = conv.stride if isinstance(conv, nn.Conv2d) else conv.strides
         y = kernels.depthwise_conv(given, conv.weight, conv.bias, strides=strides, padding=padding)
         return cast(Tensor, getattr(conv, "activation", activations.linear)(y))
 

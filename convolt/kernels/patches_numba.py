@@ -18,7 +18,6 @@ from torch import Tensor
 
 from convolt.kernels.bits_numba import Compiled, to_float
 from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.threads import over_rows
 from convolt.kernels.vectors_numba import bytes_below, gathered_sums, load, lowest_bit, store, zeros
 
 LANES, TILE = 16, 96  # numbers in a vector, and in a row of a sum of patches: 6 vectors, of 3 pixels with 32 channels
@@ -192,5 +191,5 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, padding: tup
     units = -(-filters // FILTERS)
     arrays = (bits(grad), flat(code).numpy(), bits(x), by_rows.view(-1).numpy(), bits(dx), dweight.view(-1).numpy(), bias.numpy(), sizes,
               units)
-    over_rows(lambda first, last: _both(*arrays, first, last), units, grad.numel() * channels * 8)
+    _both.over_rows(arrays, units, grad.numel() * channels * 8)
     return dx if want_x else None, dweight.movedim(-1, 1), bias

@@ -159,8 +159,10 @@ def depthwise_weight_gradient(grad: Tensor, x: Tensor, window: tuple[int, int], 
                               padding: tuple[int, int]) -> Tensor:
     """Returns the gradient of the weights, (C, 1, rows, columns), float32, or grad's type if wider."""
     wide = torch.promote_types(grad.dtype, torch.float32)
-    shape = (x.shape[1], 1, *window)
-    return conv2d_weight(x.to(wide), shape, grad.to(wide), strides, padding, groups=x.shape[1])  # type: ignore[no-untyped-call]
+    zeros = torch.zeros(x.shape[1], 1, *window, dtype=wide, device=x.device)
+    found = torch.ops.aten.convolution_backward(grad.to(wide), x.to(wide), zeros, None, strides, padding, (1, 1), False, (0, 0), x.shape[1],
+                                                (False, True, False))
+    return found[1]  # type: ignore[no-any-return]
 
 
 def softmax_crossentropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -84,13 +84,12 @@ def in_pool(run: Callable[[int, int], object], rows: int, parts: int) -> None:
         parts: into how many they are divided.
     """
     bounds = [rows * i // parts for i in range(parts + 1)]
-    helpers = _helpers(parts - 1) if parts > 1 else None
-    waiting = [helpers.submit(run, bounds[i], bounds[i + 1]) for i in range(1, parts)] if helpers else []
-    errors = []
-    for part in (lambda: run(bounds[0], bounds[1]), *(future.result for future in waiting)):
-        try:
-            part()
-        except BaseException as error:  # the others still write
-            errors.append(error)
+    waiting = [_helpers(parts - 1).submit(run, bounds[i], bounds[i + 1]) for i in range(1, parts)]
+    errors: list[BaseException] = []
+    try:
+        run(bounds[0], bounds[1])
+    except BaseException as error:  # the others still write
+        errors.append(error)
+    errors += [failed for future in waiting if (failed := future.exception()) is not None]
     if errors:
         raise errors[0]

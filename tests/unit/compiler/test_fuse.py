@@ -78,6 +78,12 @@ LEGAL = {
         lambda: nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)),
         lambda: nn.Sequential(nn.Conv2d(3, 48, 1), nn.Conv2d(48, 264, 3, padding=1, bias=False), nn.BatchNorm2d(264)),  # tiles of 4 × 4
     ],
+    "depthwise conv": [
+        lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(5, padding="same", activation="relu6")]),
+        lambda: Sequential([*image_input(), layers.Conv2D(24, 1), layers.DepthwiseConv2D(3, strides=2, use_bias=False)]),
+        lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.Conv2D(16, 7, padding="same", groups=16)]),
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 5, 2, 2, groups=16)),
+    ],
     "conv+relu+pool": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2, activation="relu"), layers.MaxPooling2D()]),
         lambda: Sequential([*image_input(), layers.Conv2D(6, 3, groups=3, activation="relu"), layers.MaxPooling2D()]),
@@ -193,6 +199,10 @@ def with_hook() -> Sequential:
     return model
 
 
+def depthwise(**settings: object) -> Sequential:
+    return Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(5, **settings)])
+
+
 def pre_activation_used_twice() -> Model:
     image = layers.Input((12, 10, 3))
     x = layers.Conv2D(4, 3)(image)
@@ -206,6 +216,9 @@ def used_twice() -> Model:
 
 
 @pytest.mark.parametrize("make", [
+    lambda: depthwise(depth_multiplier=2), lambda: depthwise(dilation_rate=2), lambda: depthwise(activity_regularizer="l2"),
+    lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(3)]),  # PyTorch's own is fast
+    lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 5, padding=2, padding_mode="reflect", groups=16)),
     with_activity_penalty, with_hook, pre_activation_used_twice,
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="tanh"), layers.MaxPooling2D()]),
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.MaxPooling2D()]),

@@ -152,7 +152,7 @@ def test_a_kernel_is_compiled_without_a_cache_where_there_is_none(failure: Excep
     tried = []
     plain_jit = Compiled._jit
 
-    def jit(self: Compiled, cache: bool) -> object:
+    def jit(self: Compiled, form: str, cache: bool) -> object:
         tried.append(cache)
         if cache and isinstance(failure, RuntimeError):
             raise failure
@@ -160,7 +160,7 @@ def test_a_kernel_is_compiled_without_a_cache_where_there_is_none(failure: Excep
             def fails(*arguments: object) -> object:
                 raise failure
             return fails
-        return plain_jit(self, cache=False)
+        return plain_jit(self, form, cache=False)
 
     monkeypatch.setattr(Compiled, "_jit", jit)
 

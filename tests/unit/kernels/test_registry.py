@@ -18,7 +18,7 @@ from convolt.kernels import reference, registry
 from tests.unit.kernels.cases import CASES
 
 FOLDER = Path(package.__file__).parent
-TOOLS = {"bits_numba", "pixels_numba", "vectors_numba"}  # what the kernels of a backend share
+TOOLS = {"bits_numba", "patches_numba", "pixels_numba", "team_numba", "vectors_numba"}  # what the kernels of a backend share
 
 
 @pytest.fixture(autouse=True)
