@@ -69,4 +69,5 @@ def _rows(found: Any) -> list[list[str]]:
         return "–" if value is None else format(value, form)
 
     return [[row.name, text(row.images_per_second, ",.0f"), "–" if row.memory is None else f"{row.memory / 2**20:,.1f} MiB",
-             text(row.loss_error, ".0e"), text(row.gradient_error, ".0e"), row.verdict, row.why] for row in found.rows]
+             text(row.loss_error, ".0e"), text(row.gradient_error, ".0e"), f"{row.verdict}{', in doubt' * row.doubt}", row.why]
+            for row in found.rows]

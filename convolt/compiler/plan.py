@@ -103,6 +103,8 @@ class Plan:
         shown = [row for row in self.rows if row.verdict == "refused" and row.name != LAYERS
                  and not (row.name == GRAPH and self.device == "cpu")]
         lines += [f"      not {row.name}: {row.why}" for row in shown]
+        doubts = ", ".join(row.name for row in self.rows if row.doubt)
+        lines += [f"      in doubt, and measured again by the next run: {doubts}"] if doubts else []
         lines += [f"      data {self.residency}: {self.residency_why}"] if self.residency_why else []
         return "\n".join(lines)
 
@@ -248,7 +250,10 @@ def _search(module: nn.Module, traced: fx.GraphModule | None, search: Search, ba
     """Takes the precision and the rewrites that pay, as a search finds now or as one found before."""
     known = _read_cache(cache)
     rows = known or search.run()
-    if known is None:
+    compiled = any(row.name in (COMPILED, LAYERS_COMPILED) and row.verdict == "chosen" for row in rows)
+    if known is not None and any(row.doubt for row in known) and not compiled:
+        rows = search.reconsider(known)
+    if rows != known:
         _write_cache(cache, rows)
     kept = tuple(row.name for row in rows if row.verdict == "chosen")
     precision = BFLOAT16 if BFLOAT16 in kept else base.precision

@@ -24,9 +24,10 @@ An error of half the gradient's length turns it by 30° at most. PyTorch's own a
 and parameters lean by 0.15; trainings in bfloat16 end within the spread of seeds all the same.
 """
 
+_REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-RULES = 8  # of the choice; a new number makes earlier measurements void
+RULES = 9  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -34,6 +35,7 @@ MOST_OF_RUN_COMPILING = 0.05  # share of a run that compiling may take, which wi
 LONG_STEP = 0.2  # seconds; longer ones are measured once
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 FAR = 1.25  # times as fast, or as slow: two rounds decide
+NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
 WORTH = 1.03  # a form must be this much faster to be taken
 
 
@@ -50,6 +52,8 @@ class Row:
         verdict: "chosen" or "refused".
         why: in one line.
         memory: bytes that the forward pass keeps for the backward pass; None where not measured.
+        doubt: whether the verdict on speed may be noise, since the rounds of its measurement disagree.
+        again: the verdict of a later run that measured anew and found the contrary; "" where there is none.
     """
 
     name: str
@@ -60,11 +64,41 @@ class Row:
     verdict: str
     why: str
     memory: int | None = None
+    doubt: bool = False
+    again: str = ""
 
 
 def plain_row(name: str, verdict: str, why: str, seconds: float | None = None, batch_size: int = 0) -> Row:
     """Returns a row without errors and memory."""
     return Row(name, seconds, batch_size / seconds if seconds else None, None, None, verdict, why)
+
+
+Form = tuple[nn.Module, torch.dtype]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Rounds of (seconds of a candidate, seconds of what it is compared with)."""
+
+    rounds: list[tuple[float, float]]
+
+    @property
+    def seconds(self) -> float:
+        """Of the candidate."""
+        return min(after for after, _ in self.rounds)
+
+    @property
+    def before(self) -> float:
+        """Of what it is compared with."""
+        return min(before for _, before in self.rounds)
+
+    @property
+    def doubt(self) -> bool:
+        """Whether noise may have decided: rounds disagree on whether the candidate is worth a change, or a single one is near that."""
+        ratios = [before / after for after, before in self.rounds]
+        if len(ratios) == 1:
+            return WORTH / NEAR < ratios[0] < WORTH * NEAR
+        return min(ratios) < WORTH <= max(ratios)
 
 
 class Search:
@@ -136,18 +170,24 @@ class Search:
             return ""
         return "another form is faster" if any(row.seconds for row in chosen) else "another form was asked for"
 
-    def _in_turn(self, module: nn.Module, precision: torch.dtype) -> tuple[float, float]:
-        """Returns seconds of a candidate and of the best form so far, short ones in turn: a busy second must not decide."""
+    def _in_turn(self, candidate: Form, best: Form, best_seconds: float | None = None) -> Timed:
+        """Measures a candidate and the best form so far, short ones in turn: a busy second must not decide.
+
+        Args:
+            candidate, best: modules and precisions.
+            best_seconds: of the best form, where that was measured; very long steps are not measured twice.
+        """
         if self._best_seconds >= VERY_LONG_STEP:
-            return self._probe.seconds(module, precision, budget=0.0, least=1), self._best_seconds
+            seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
+            return Timed([(seconds, best_seconds or self._probe.seconds(*best, budget=0.0, least=1))])
         rounds = 3 if self._best_seconds < LONG_STEP else 1
         times: list[tuple[float, float]] = []
         for _ in range(rounds):
-            candidate = self._probe.seconds(module, precision, budget=1.0 / rounds)
-            times.append((candidate, self._probe.seconds(self._best, self.precision, budget=1.0 / rounds)))
-            if len(times) > 1 and not any(1 / FAR < best / candidate < FAR for candidate, best in times):
+            seconds = self._probe.seconds(*candidate, budget=1.0 / rounds)
+            times.append((seconds, self._probe.seconds(*best, budget=1.0 / rounds)))
+            if len(times) > 1 and not any(1 / FAR < before / after < FAR for after, before in times):
                 break
-        return min(a for a, _ in times), min(b for _, b in times)
+        return Timed(times)
 
     def _changes_nothing(self, name: str) -> bool:
         """Whether rewrites that were chosen before leave nothing for this one."""
@@ -186,23 +226,60 @@ class Search:
         if why := _too_far(errors, allowed):
             self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
             return
-        seconds, before = self._in_turn(module, precision)
-        self._rows.append(row := self._row(name, seconds, before, errors, self._probe.kept_bytes(module, precision)))
+        timed = self._in_turn((module, precision), (self._best, self.precision), self._best_seconds)
+        row = self._row(name, timed, errors, self._probe.kept_bytes(module, precision))
+        self._rows.append(replace(row, doubt=timed.doubt))
         if row.verdict == "chosen":
-            self._best, self._best_seconds, self.precision = module, seconds, precision
+            self._best, self._best_seconds, self.precision = module, timed.seconds, precision
             if lower:
                 self._allow(errors)
             else:
                 self.kept.append(name)
         else:
-            self._best_seconds = before
+            self._best_seconds = timed.before
 
-    def _row(self, name: str, seconds: float, before: float, errors: tuple[float, float, float], memory: int | None) -> Row:
+    def _row(self, name: str, timed: Timed, errors: Sequence[float], memory: int | None) -> Row:
         """Returns the row of a form that is right, from its time and that of the best form so far."""
-        faster = before / seconds
+        seconds, faster = timed.seconds, timed.before / timed.seconds
         rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
         verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
-        return Row(name, seconds, self._batch_size / seconds, *errors[:2], verdict, why, memory)
+        return Row(name, seconds, self._batch_size / seconds, errors[0], errors[1], verdict, why, memory)
+
+    # -- what an earlier search left in doubt --------------------------------------------------------------------------
+
+    def reconsider(self, rows: Sequence[Row]) -> tuple[Row, ...]:
+        """Returns an earlier search's rows after measuring those in doubt once more, each with and without in the form that was found.
+
+        A verdict that is confirmed is in doubt no more. One that is contradicted stays for now, so that a repeated run takes the same
+        form; if the next run contradicts it as well, it is replaced.
+        """
+        self._began = self._probe.clock()
+        kept = tuple(row.name for row in rows if row.verdict == "chosen" and row.name in _REWRITE_NAMES)
+        if any(row.verdict == "chosen" and row.name == BFLOAT16 for row in rows):
+            self.precision = torch.bfloat16
+        self._best_seconds = self._probe.seconds(self._form(kept), self.precision, budget=0.3, least=1)
+        found = [row if not row.doubt or self._too_short() else self._again(row, kept) for row in rows]
+        changed = any(row.verdict == "chosen" for row in found[1:])
+        why = "another form is faster" if changed else f"{rows[0].images_per_second or 0:,.0f} images/s forward and backward"
+        return replace(rows[0], verdict="refused" if changed else "chosen", why=why), *found[1:]
+
+    def _form(self, names: tuple[str, ...]) -> nn.Module:
+        return fuse(self._traced, names).module if names and self._traced is not None else self._model
+
+    def _again(self, row: Row, kept: tuple[str, ...]) -> Row:
+        """Returns the row of a candidate after one more measurement."""
+        if row.name == BFLOAT16:
+            form = self._form(kept)
+            timed = self._in_turn((form, torch.bfloat16), (form, torch.float32))
+        else:
+            without = tuple(name for name in kept if name != row.name)
+            timed = self._in_turn((self._form((*without, row.name)), self.precision), (self._form(without), self.precision))
+        new = self._row(row.name, timed, (row.loss_error or 0.0, row.gradient_error or 0.0), row.memory)
+        if new.verdict == row.verdict:
+            return replace(row, doubt=False, again="")
+        if row.again == new.verdict:
+            return replace(new, why=f"{new.why} (so two runs found after one that found the contrary)")
+        return replace(row, again=new.verdict)
 
     # -- torch.compile ---------------------------------------------------------------------------------------------
 
@@ -272,13 +349,13 @@ class Search:
             self._rows.append(Row(name, None, None, *errors[:2], "chosen", f"asked for, {took}"))
             self.compiled = module
             return
-        seconds, before = self._in_turn(module, self.precision)
-        row = self._row(name, seconds, before, errors, None)
+        timed = self._in_turn((module, self.precision), (self._best, self.precision), self._best_seconds)
+        row = self._row(name, timed, errors, None)
         self._rows.append(replace(row, why=f"{row.why}, {took}"))
         if row.verdict == "refused":
-            self._best_seconds = before
+            self._best_seconds = timed.before
             return
-        self._best, self._best_seconds, self.compiled = module, seconds, module
+        self._best, self._best_seconds, self.compiled = module, timed.seconds, module
         if name == LAYERS_COMPILED:
             self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
                           if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]
