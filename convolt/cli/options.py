@@ -184,6 +184,15 @@ MicroBatch = Annotated[
         "--micro-batch", metavar="SAMPLES", min=1, show_default=False, help="Most samples at once; the update is that of the batch."
     ),
 ]
+Together = Annotated[
+    str,
+    typer.Option(
+        "--steps-per-execution",
+        metavar="K",
+        callback=parse_batch_size,
+        help="Steps between two calls of callbacks, on CUDA in one graph; [b]auto[/b]: as many as nobody notices.",
+    ),
+]
 OptionalModel = Annotated[str | None, get_args(Model)[1]]
 OptionalData = Annotated[str | None, get_args(Data)[1]]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per step.")]

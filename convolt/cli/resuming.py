@@ -101,7 +101,7 @@ def saved_options(folder: Path, options: type[TrainOptions]) -> dict[str, Any]:
         value = saved[field.name]
         try:
             kind: Any = type(field.default)
-            if field.name == "batch_size" and value == AUTO:
+            if field.name in ("batch_size", "steps_per_execution") and value == AUTO:
                 kind = str
             if isinstance(field.default, tuple):
                 value = tuple(str(v) for v in value)

@@ -47,6 +47,7 @@ class TrainOptions:
     fusions: str = "auto"
     execution: Execution = Execution.AUTO
     micro_batch: int | None = None
+    steps_per_execution: int | str = 1
     model_option: tuple[str, ...] = ()
 
     def as_command(self) -> list[str]:
@@ -208,6 +209,7 @@ def train(
     fusions: options.Fusions = "auto",
     execution: options.Executed = Execution.AUTO,
     micro_batch: options.MicroBatch = None,
+    steps_per_execution: options.Together = "1",
     model_option: options.ModelOption = None,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.

@@ -69,7 +69,8 @@ class Training:
         self.model = self.start.model
         self.recipe = recipe.choose(self.model, self.source, options.loss, list(options.metrics), options.label_smoothing)
         self.model.compile(optimizer, self.recipe.loss, self.recipe.metrics, precision=options.precision.value, device=device,
-                           fusions=parse_fusions(options.fusions), execution=options.execution.value, micro_batch=options.micro_batch)
+                           fusions=parse_fusions(options.fusions), execution=options.execution.value, micro_batch=options.micro_batch,
+                           steps_per_execution=options.steps_per_execution)
         self.model.class_names = list(self.source.class_names) if self.recipe.classes else None
         self.saves_whole = _can_be_described(self.model)
         self.folder = RunFolder.create(options.runs, stem) if self.resumed is None else RunFolder(self.resumed)

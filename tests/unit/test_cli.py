@@ -119,6 +119,7 @@ def test_nothing_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> No
         ("train cnn --data digits --fusions bn+rel", ["bn+rel", "'bn+relu'"]),
         ("train cnn --data digits --execution graph", ["--execution", "graph", "eager"]),
         ("train cnn --data digits --micro-batch 0", ["--micro-batch", "0"]),
+        ("train cnn --data digits --steps-per-execution 0", ["--steps-per-execution", "neither a whole number"]),
         ("train cnn --data digits --seed -1", ["--seed", "-1"]),
         ("train cnn --data digits --image-size 8x", ["--image-size"]),
         ("train cnn --data digits --lr 0.1 --learning-rate 0.2", ["--lr and --learning-rate", "once"]),

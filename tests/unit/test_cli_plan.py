@@ -54,7 +54,7 @@ def test_a_pinned_training_keeps_it_in_its_folder_and_in_the_line_that_repeats_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    pins = ["--fusions", "bn+relu,conv+relu+pool", "--execution", "eager", "--micro-batch", "48"]
+    pins = ["--fusions", "bn+relu,conv+relu+pool", "--execution", "eager", "--micro-batch", "48", "--steps-per-execution", "auto"]
     assert main(["train", "cnn", "--data", "digits", "--epochs", "1", "--device", "cpu", "--name", "pinned", *pins]) == 0
     assert "bn+relu" in capsys.readouterr().out
     config = json.loads(Path("runs/pinned/config.json").read_text(encoding="utf-8"))
@@ -64,4 +64,4 @@ def test_a_pinned_training_keeps_it_in_its_folder_and_in_the_line_that_repeats_i
     before = config["command"]
     assert main(["train", "--resume", "runs/pinned", "--epochs", "2", "--allow-change", "epochs,length of schedule"]) == 0
     after = json.loads(Path("runs/pinned/config.json").read_text(encoding="utf-8"))
-    assert after["options"]["fusions"] == pins[1] and after["plan"]["execution"] == "eager" and after["command"][-6:] == before[-6:]
+    assert after["options"]["fusions"] == pins[1] and after["plan"]["execution"] == "eager" and after["command"][-8:] == before[-8:]
