@@ -68,6 +68,9 @@ WORKLOADS = {
 ZOO = "zoo/"
 """Beginning of the names of `benchmarks/zoo.py`'s workloads: zoo/FUNCTION/TASK."""
 
+SMALL = {"LeNet5": ((28, 28, 1), 10), "SpeedNet": (CIFAR, 10)}
+"""Networks of the zoo for smaller pictures and fewer classes than the rest: shape and classes."""
+
 
 def find(name: str) -> Workload:
     """Returns a workload of the table, or one of the zoo: "zoo/DenseNet121/predict".
@@ -78,7 +81,8 @@ def find(name: str) -> Workload:
     if not name.startswith(ZOO):
         return WORKLOADS[name]
     _, function, task = name.split("/")
-    return Workload(function, task, (96, 96, 3), 1000, (16,), 48, ("float32",), limit=60,
+    shape, classes = SMALL.get(function, ((96, 96, 3), 1000))
+    return Workload(function, task, shape, classes, (16,), 960 if function in SMALL else 48, ("float32",), limit=60,
                     peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow"), zoo=True)
 
 
