@@ -18,7 +18,8 @@ from numba.extending import overload, register_jitable
 
 from convolt.kernels import team_numba, threads
 
-_INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in ("bits", "team", "vectors", "pixels"))
+_TOOLS = ("bits", "team", "vectors", "pixels", "places", "planes", "folded")
+_INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in _TOOLS)
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _INLINED)).hexdigest()[:8]
 
 

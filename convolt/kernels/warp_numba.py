@@ -1,111 +1,32 @@
 """Augmented batches on the CPU: a line of output at a time, in a buffer that stays in the first cache.
 
 The part of a line whose four neighbours all lie inside the picture is found first, and needs no checks of borders; whole-pixel moves
-and flips are copied. Of pictures of three channels, the part of the plane that the output looks at, borders included, is first laid out
-as four floats a pixel, which one vector register holds, where the output is not much smaller than the picture: then hardly a pixel
-needs a check. Colours and rounding are computed for four pixels at a time. Coordinates are float32, as in the reference.
+and flips are copied. Bytes of three channels whose plane repeats them are left to `folded_numba`. Of other pictures of three channels,
+the part of the plane that the output looks at, borders included, is first laid out as four floats a pixel, which one vector register
+holds, where the output is not much smaller than the picture: then hardly a pixel needs a check. Colours and rounding are computed for
+four pixels at a time. Coordinates are float32, as in the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, from_float
+from convolt.kernels.bits_numba import Compiled
+from convolt.kernels.folded_numba import cast, folds, of_bytes, put_folded, room_for
 from convolt.kernels.memory import bits
 from convolt.kernels.pixels_numba import add_between, blue, green, load_pixels, mirrored, pixel, red, store_pixels, times_plus, within
+from convolt.kernels.places_numba import FAR, HALF, ONE, OUTSIDE, SPREAD, ZERO, add_pixel, part_between, place_of
 from convolt.kernels.vectors_numba import load, number, store
-from convolt.kernels.warp_reference import FARTHEST, FILLS, SMALLEST_DEPTH
+from convolt.kernels.warp_reference import FILLS
 
-CONSTANT, NEAREST, REFLECT, WRAP, OUTSIDE = range(len(FILLS))
-FAR, DEPTH = np.float32(FARTHEST), np.float32(SMALLEST_DEPTH)
-HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
 MARGIN = np.float32(1 / 64)  # coordinates that are computed twice may differ by rounding
-SPREAD = 4
-"""A picture of more than so many times the pixels of the output is read as it is."""
 BORDER = 2
 """What is laid out goes beyond the picture by at most its height and width divided by this."""
-
-
-def cast(f: Any, like: Any) -> Any:
-    """Float32 → what is stored: rounded bytes, or the bits of a float."""
-
-
-@overload(cast, strict=False)  # annotations differ
-def _cast(f: Any, like: Any) -> Callable[..., Any]:
-    if like == types.uint8:
-        return lambda f, like: np.uint8(min(max(f + HALF, ZERO), np.float32(255)))
-    return lambda f, like: from_float(f, like)
-
-
-@numba.njit(nogil=True, error_model="numpy")
-def _place(i: Any, size: Any, fill: Any) -> Any:
-    """A row or column inside the picture, or -1."""
-    if 0 <= i < size:
-        return i
-    if fill == REFLECT:
-        i = i % (2 * size)
-        return 2 * size - 1 - i if i >= size else i
-    if fill == WRAP:
-        return i % size
-    if fill == NEAREST:
-        return 0 if i < 0 else size - 1
-    return -1
-
-
-@numba.njit(nogil=True, error_model="numpy")
-def _tap(images: Any, start: Any, row: Any, column: Any, c: Any, width: Any, step: Any, value: Any) -> Any:
-    if row < 0 or column < 0:
-        return value
-    return np.float32(images[np.uint64(start + (row * width + column) * step + c)])
-
-
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _anywhere(images: Any, start: Any, sizes: Any, u: Any, v: Any, value: Any, line: Any, at: Any) -> None:
-    """Adds one pixel, wherever it lies."""
-    height, width, channels, step, fill, nearest = sizes
-    u, v = min(max(u, -FAR), FAR), min(max(v, -FAR), FAR)
-    if fill == OUTSIDE and not (u >= 0 and u <= width - 1 and v >= 0 and v <= height - 1):
-        for c in range(channels):
-            line[at + c] += value
-        return
-    if nearest:
-        row, column = _place(np.int64(np.floor(v + HALF)), height, fill), _place(np.int64(np.floor(u + HALF)), width, fill)
-        for c in range(channels):
-            line[at + c] += _tap(images, start, row, column, c, width, step, value)
-        return
-    left, top = np.floor(u), np.floor(v)
-    fx, fy = u - left, v - top
-    top0, left0 = _place(np.int64(top), height, fill), _place(np.int64(left), width, fill)
-    top1, left1 = _place(np.int64(top) + 1, height, fill), _place(np.int64(left) + 1, width, fill)
-    for c in range(channels):
-        a, b = (_tap(images, start, top0, left0, c, width, step, value), _tap(images, start, top0, left1, c, width, step, value))
-        upper = a + fx * (b - a)
-        a, b = (_tap(images, start, top1, left0, c, width, step, value), _tap(images, start, top1, left1, c, width, step, value))
-        line[at + c] += upper + fy * (a + fx * (b - a) - upper)
-
-
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _part(slope: Any, offset: Any, shift: Any, low: Any, high: Any, first: Any, last: Any) -> Any:
-    """The part of first … last in which low <= slope · (x + shift) + offset < high."""
-    if slope == ZERO:
-        return (first, last) if low <= offset < high else (0, 0)
-    a, b = (low - offset) / slope - shift, (high - offset) / slope - shift
-    a, b = (a, b) if a < b else (b, a)
-    first = max(first, np.int64(max(min(a, FAR), -FAR)) - 1)
-    last = max(first, min(last, np.int64(max(min(b, FAR), -FAR)) + 2))
-    while first < last and not low <= slope * (np.float32(first) + shift) + offset < high:
-        first += 1
-    while first < last and not low <= slope * (np.float32(last - 1) + shift) + offset < high:
-        last -= 1
-    return (first, last) if first < last else (0, 0)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -157,7 +78,7 @@ def _inside_any(images: Any, start: Any, stride: Any, channels: Any, wide: Any, 
 def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: Any, out_width: Any, wide: Any, line: Any) -> Any:
     """Adds the pixels of a row that is only moved or mirrored; returns which part was inside."""
     height, width, channels, step, fill, _ = sizes
-    row = _place(row, height, fill)
+    row = place_of(row, height, fill)
     if row < 0:
         return 0, 0
     first, last = max(0, -offset), min(out_width, width - offset)
@@ -206,16 +127,16 @@ def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_w
     if _whole(a, b, d, e, straight, shift):
         first, last = _copied(images, start, sizes, a, np.int64(b), np.int64(e), out_width, wide, line)
     elif straight and not nearest:
-        first, last = _part(a, b, shift, ZERO, np.float32(width - 1), 0, out_width)
-        first, last = _part(d, e, shift, ZERO, np.float32(height - 1), first, last)
+        first, last = part_between(a, b, shift, ZERO, np.float32(width - 1), 0, out_width)
+        first, last = part_between(d, e, shift, ZERO, np.float32(height - 1), first, last)
         if channels == 1:
             _inside_one(images, start, width, a, b, d, e, shift, first, last, line)
         else:
             _inside_any(images, start, width * step, step, wide, a, b, d, e, shift, first, last, line)
     for x in range(first):
-        _of_plane(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
+        add_pixel(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
     for x in range(last, out_width):
-        _of_plane(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
+        add_pixel(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -224,27 +145,14 @@ def _laid_line(laid: Any, region: Any, images: Any, start: Any, sizes: Any, m: A
     """The same, of three channels, where a region of the plane is laid out."""
     left, top, right, bottom = region
     a, b, d, e = m[0], m[1] * y + m[2], m[3], m[4] * y + m[5]
-    first, last = _part(a, b, shift, np.float32(left) + MARGIN, np.float32(right - 1) - MARGIN, 0, out_width)
-    first, last = _part(d, e, shift, np.float32(top) + MARGIN, np.float32(bottom - 1) - MARGIN, first, last)
+    first, last = part_between(a, b, shift, np.float32(left) + MARGIN, np.float32(right - 1) - MARGIN, 0, out_width)
+    first, last = part_between(d, e, shift, np.float32(top) + MARGIN, np.float32(bottom - 1) - MARGIN, first, last)
     stride = 4 * (right - left)
     _inside_four(laid, -top * stride - 4 * left, stride, a, b, d, e, shift, first, last, line)
     for x in range(first):
-        _of_plane(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
+        add_pixel(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
     for x in range(last, out_width):
-        _of_plane(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
-
-
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-def _of_plane(images: Any, start: Any, sizes: Any, a: Any, b: Any, d: Any, e: Any, g: Any, h: Any, straight: Any, shift: Any, value: Any,
-              line: Any, x: Any, wide: Any) -> None:
-    """Adds pixel x of a line, wherever it lies."""
-    place = np.float32(x) + shift
-    u, v = a * place + b, d * place + e
-    if not straight:
-        depth = g * place + h
-        depth = depth if depth >= DEPTH else DEPTH
-        u, v = u / depth, v / depth
-    _anywhere(images, start, sizes, u, v, value, line, x * wide)
+        add_pixel(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -293,7 +201,7 @@ def _colour(line: Any, width: Any, channels: Any, wide: Any, m: Any, low: Any, h
 def _one_spread(images: Any, start: Any, row: Any, column: Any, sizes: Any, value: Any, laid: Any, at: Any) -> None:
     """One pixel to four floats; the fourth is never used."""
     _, width, _, _, fill, _ = sizes
-    column = _place(column, width, fill)
+    column = place_of(column, width, fill)
     for c in range(3):
         laid[at + c] = value if row < 0 or column < 0 else np.float32(images[np.uint64(start + (row * width + column) * 3 + c)])
 
@@ -306,7 +214,7 @@ def _lay_out(images: Any, start: Any, sizes: Any, region: Any, value: Any, laid:
     inner, end = min(max(left, 0), right), max(min(right, width), left)
     at = 0
     for y in range(top, bottom):
-        row = _place(y, height, fill)
+        row = place_of(y, height, fill)
         for x in range(left, inner):
             _one_spread(images, start, row, x, sizes, value, laid, at + 4 * (x - left))
         x = inner
@@ -352,13 +260,24 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
     rest = np.empty(12, out.dtype)
     like = out.dtype.type(0)
     own = (in_height, in_width, channels, channels, fill, nearest)
+    folding = of_bytes(images) and folds(own)
+    room = room_for(own, width, out.dtype)
+    of_one = channels * (channels + 1)
+    of_all = np.eye(channels, channels + 1, 0, np.float32).reshape(-1)
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     for n in range(first, last):
         start = index[n] * places * channels
         m = matrix[9 * n : 9 * n + 9]
         rows, columns = (samples[2 * n], samples[2 * n + 1]) if samples.size > 0 else (1, 1)
         straight = m[6] == ZERO and m[7] == ZERO and m[8] == ONE
-        lays = may_lay and straight and not (_whole(m[0], m[1] + m[2], m[3], m[4] + m[5], straight, ZERO) and m[1] == ZERO
-                                             and rows * columns == 1)
+        affine = straight and not (_whole(m[0], m[1] + m[2], m[3], m[4] + m[5], straight, ZERO) and m[1] == ZERO and rows * columns == 1)
+        if folding and affine:
+            put_folded(images, start, own, m, (rows, columns), colour[n * of_one : (n + 1) * of_one] if colour.size > 0 else of_all,
+                       (low, high), boxes[4 * n * erased : 4 * (n + 1) * erased],
+                       values[channels * n * erased : channels * (n + 1) * erased], scale if scale.size > 0 else ones,
+                       shift if scale.size > 0 else zeros, out, n * height * width * channels, (height, width), room)
+            continue
+        lays = may_lay and affine
         region = _region(m, height, width, in_height, in_width, fill) if lays else (0, 0, 0, 0)
         if lays:
             _lay_out(images, start, own, region, value, laid)
@@ -377,7 +296,6 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
                 for i in range(line.size):
                     line[i] *= share
             if colour.size > 0:
-                of_one = channels * (channels + 1)
                 _colour(line, width, channels, wide, colour[n * of_one : (n + 1) * of_one], low, high, one)
             elif has_limits:
                 for i in range(line.size):

@@ -188,3 +188,31 @@ def test_a_picture_that_is_moved_out_of_sight_leaves_its_lines_alone(channels: i
     sizes = (4, 8, channels, channels, 0, 0)
     first, last = warp_numba._copied(images.view(-1).numpy(), 0, sizes, np.float32(flip), int(far), 1, 8, 4 if channels == 3 else 1, line)
     assert 0 <= first <= last <= 8 and not line[32:].any()
+
+
+@pytest.mark.parametrize("fill", ["reflect", "nearest"])
+@pytest.mark.parametrize("zoom", [0.4, 1.0, 5.0])
+def test_folded_places_are_no_less_exact_than_eager_pytorch(fill: str, zoom: float) -> None:
+    """Matrices of all bits, pictures that are looked at far beyond their borders, lines that are no multiple of a vector."""
+    chance = torch.Generator().manual_seed(int(10 * zoom))
+    for (height, width), size in (((40, 50), (33, 51)), ((2, 3), (20, 16)), ((90, 70), (9, 130)), ((300, 200), (60, 40))):
+        images = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8, generator=chance)
+        matrix = torch.randn(4, 2, 3, generator=chance) * zoom
+        matrix[:, :, 2] = torch.rand(4, 2, generator=chance) * torch.tensor([width, height])
+        mixed, apart = torch.randn(4, 3, 4, generator=chance), torch.eye(3, 4).expand(4, -1, -1) * 0.7
+        for colour in (None, mixed, apart):
+            settings = {"index": torch.tensor([2, 0, 1, 2]), "size": size, "fill_mode": fill, "colour": colour, "limits": (-20.0, 270.0),
+                        "samples": torch.tensor([[1, 1], [2, 1], [1, 3], [1, 1]]), "most_samples": 3}
+            found, eager = (kernels.warp(images, matrix, backend=backend, **settings) for backend in ("numba", "reference"))
+            true = reference.warp(images, matrix.double(), **settings, dtype=torch.float64)
+            mine, theirs = (float((result.double() - true).abs().max()) for result in (found, eager))
+            assert mine <= 1.5 * theirs + 1e-4, f"{height}×{width}: error {mine:.2e}, eager PyTorch has {theirs:.2e}"
+
+
+def test_a_picture_does_not_depend_on_what_lies_behind_it() -> None:
+    """The last one of a tensor is read from a copy, since more bytes are read than a pixel has."""
+    images = torch.randint(0, 256, (3, 70, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    matrix = torch.tensor([[[0.8, 0.3, -9.7], [-0.4, 1.1, 3.3]]])
+    for size in ((64, 64), (8, 8)):
+        last, inner = (kernels.warp(given, matrix, index=torch.tensor([1]), size=size, backend="numba") for given in (images[:2], images))
+        assert torch.equal(last, inner)

@@ -18,7 +18,8 @@ from convolt.kernels import reference, registry
 from tests.unit.kernels.cases import CASES
 
 FOLDER = Path(package.__file__).parent
-TOOLS = {"bits_numba", "patches_numba", "pixels_numba", "team_numba", "vectors_numba"}  # what the kernels of a backend share
+TOOLS = {f"{name}_numba" for name in ("bits", "folded", "patches", "pixels", "places", "planes", "team", "vectors")}
+"""What the kernels of a backend share."""
 
 
 @pytest.fixture(autouse=True)
