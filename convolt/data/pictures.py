@@ -25,7 +25,10 @@ MAX_BAD_SHARE = 0.01
 """Share of bad files above which a set is refused."""
 
 PIECE = 64
-"""Pictures that a thread decodes before it asks for more."""
+"""Small pictures that a thread decodes before it asks for more."""
+
+PIECE_PIXELS = PIECE * SMALL
+"""Of larger pictures, pixels: the fewer they take, the shorter threads wait for the last one at the end."""
 
 AHEAD = 3
 """Batches that are decoded while one is used."""
@@ -49,6 +52,11 @@ def write_skipped(path: Path, files: Sequence[BadFile]) -> None:
     csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((bad.path, bad.reason) for bad in files)])
     with atomic_file(path) as file:
         file.write(text.getvalue().encode())
+
+
+def piece_of(shape: tuple[int, ...]) -> int:
+    """Returns how many pictures of a shape (H, W, C) a thread decodes before it asks for more."""
+    return max(1, min(PIECE, PIECE_PIXELS // (shape[0] * shape[1])))
 
 
 Rows = np.ndarray | Sequence[int]
@@ -247,13 +255,15 @@ class Pictures(ABC):
         shape = self._common_shape(orders)
         make = allocate or (lambda whole: np.empty(whole, np.uint8))
         workers = self.workers if shape[0] * shape[1] > SMALL else 1
-        pieces = ((x, rows, start) for rows in orders for x in [make((len(rows), *shape))] for start in range(0, len(rows), PIECE))
-        per_batch = -(-size // PIECE)
-        done = ahead(lambda piece: self._fill(*piece), pieces, workers, max(workers + 1, most * per_batch))
+        piece = piece_of(shape)
+        pieces = ((x, rows[start : start + piece], start) for rows in orders for x in [make((len(rows), *shape))]
+                  for start in range(0, len(rows), piece))
+        per_batch = -(-size // piece)
+        done = ahead(lambda part: self._fill(*part), pieces, workers, max(workers + 1, most * per_batch))
         for rows in orders:
             kept: list[int] = []
             missed: list[int] = []
-            for start in range(0, len(rows), PIECE):
+            for start in range(0, len(rows), piece):
                 x, outcomes = next(done)
                 for place, outcome in enumerate(outcomes, start):
                     if self._note(int(rows[place]), outcome):
@@ -292,10 +302,10 @@ class Pictures(ABC):
     # -- in the threads ------------------------------------------------------------------------------------------------
 
     def _fill(self, x: np.ndarray, rows: Rows, start: int) -> tuple[np.ndarray, list[BadFile | tuple[int, ...]]]:
-        """Decodes a piece of a batch into its places; returns the batch, and the shape of each picture or what is wrong with it."""
+        """Decodes a piece of a batch to x[start : …]; returns the batch, and the shape of each picture or what is wrong with it."""
         outcomes: list[BadFile | tuple[int, ...]] = []
-        for place in range(start, min(start + PIECE, len(rows))):
-            index = int(rows[place])
+        for place, row in enumerate(rows, start):
+            index = int(row)
             if index < self.kept and self._is_decoded[index]:
                 x[place] = self._decoded[index]  # type: ignore[index]  # there is one where `kept` is not 0
                 outcomes.append(x.shape[1:])
