@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from convolt.cli import options, resuming, say
+from convolt.cli import model_options, options, resuming, say
 from convolt.errors import StateError, explain
 
 _ENDING = 2000  # characters of a failed training's output that are shown
@@ -58,6 +58,7 @@ def verify_resume(
     seed: Seed = 0,
     device: options.Device = "auto",
     code: options.Code = None,
+    model_option: options.ModelOption = None,
     keep: Keep = None,
 ) -> None:
     """Kill a training at random instants, resume it, and compare it with one that was never killed."""
@@ -65,6 +66,7 @@ def verify_resume(
     command += ["--seed", str(seed), "--device", device, "--checkpoint-every", checkpoint_every]
     for name, value in (("--image-size", image_size), ("--code", code)):
         command += [name, value] if value is not None else []
+    command += model_options.flags(model_options.parse(model_option or ()))
     folder = Path(keep) if keep is not None else Path(tempfile.mkdtemp(prefix="convolt-verify-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -21,8 +21,8 @@ from tests.faults.tiny import Kill
 MODEL = """
 from convolt import Sequential, layers
 
-def make(input_shape, classes):
-    return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dropout(0.1), layers.Dense(classes, activation="softmax")])
+def make(input_shape, classes, rate=0.1):
+    return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dropout(rate), layers.Dense(classes, activation="softmax")])
 """
 LINE = ["train", "net.py:make", "--data", "small.npz", "--epochs", "4", "--batch-size", "16", "--device", "cpu", "--checkpoint-every", "1"]
 
@@ -169,9 +169,21 @@ def test_intervals(text: str, expected: tuple[int | None, float | None]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [[], ["--inside-save"]])
+@pytest.mark.parametrize("extra", [[], ["--inside-save"], ["--model-option", "rate=0.4", "--keep", "kept"]])
 def test_verify_resume(folder: Path, capsys: pytest.CaptureFixture[str], extra: list[str]) -> None:
     line = ["verify-resume", *LINE[1:4], "--kills", "2", "--epochs", "40", "--batch-size", "16", "--device", "cpu"]
     assert main([*line, *extra]) == 0
     said = capsys.readouterr().out
     assert "2/2 resumed bit-equal" in said and re.search(r"random state +2/2", said)
+    for run in Path("kept").glob("*/config.json"):
+        assert json.loads(run.read_text(encoding="utf-8"))["model"]["options"] == {"rate": "0.4"}
+    assert len(list(Path("kept").glob("*/config.json"))) == 3 * ("--keep" in extra)
+
+
+def test_verify_resume_hands_options_of_the_model_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["verify-resume", *LINE[1:4], "--kills", "1", "--device", "cpu"]
+    assert main([*line, "--model-option", "deep=3"]) == 1
+    said = capsys.readouterr().err
+    assert "'deep'" in said and "rate" in said
+    assert main([*line, "--model-option", "rate"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
