@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from convolt import layers
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
 from convolt.applications.mobilenet_v2 import divisible
-from convolt.applications.variants import Variant, is_torch, standardized
-from convolt.applications.weights import TorchNames
+from convolt.applications.variants import Variant, known, standardized
+from convolt.applications.weights import Rules, TorchNames
 from convolt.initializers import VarianceScaling
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.models import Model
@@ -47,13 +47,23 @@ TORCHVISION_NAMES = TorchNames([
     (r"block(\d)([a-z])_([a-z_]+)\.(.*)",
      lambda m: f"features.{m[1]}.{place(m[2])}.block.{(FIRST if m[1] == '1' else PARTS)[m[3]]}.{m[4]}"),
     (r"top_conv\.(.*)", r"features.8.0.\1"), (r"top_bn\.(.*)", r"features.8.1.\1"), (r"predictions\.(.*)", r"classifier.1.\1"),
-], variant=True)
-TORCH = replace(TORCHVISION_NAMES, title="torchvision or timm", synonyms=[
-    (r"conv_stem\.(.*)", r"features.0.0.\1"), (r"bn1\.(.*)", r"features.0.1.\1"),
-    (r"blocks\.(\d)\.(\d+)\.((?:se\.)?[a-z_0-9]+)\.(.*)",
-     lambda m: f"features.{int(m[1]) + 1}.{m[2]}.block.{(TIMM if int(m[1]) else TIMM_FIRST)[m[3]]}.{m[4]}"),
-    (r"conv_head\.(.*)", r"features.8.0.\1"), (r"bn2\.(.*)", r"features.8.1.\1"), (r"classifier\.(weight|bias)", r"classifier.1.\1"),
-])
+], variant="torch")
+
+
+def timm_rules(parts: Sequence[Mapping[str, str]]) -> Rules:
+    """Returns (timm's name, torchvision's) pairs for the parts of the blocks, stage by stage."""
+    last = len(parts) + 1
+    return [
+        (r"conv_stem\.(.*)", r"features.0.0.\1"), (r"bn1\.(.*)", r"features.0.1.\1"),
+        (r"blocks\.(\d)\.(\d+)\.((?:se\.)?[a-z_0-9]+)\.(.*)",
+         lambda m: f"features.{int(m[1]) + 1}.{m[2]}.block.{parts[int(m[1])][m[3]]}.{m[4]}"),
+        (r"conv_head\.(.*)", rf"features.{last}.0.\1"), (r"bn2\.(.*)", rf"features.{last}.1.\1"),
+        (r"classifier\.(weight|bias)", r"classifier.1.\1"),
+    ]
+
+
+TORCH = replace(TORCHVISION_NAMES, title="torchvision or timm", synonyms=timm_rules([TIMM_FIRST, *[TIMM] * 6]))
+TENSORFLOW = replace(TORCH, title="timm (tf_efficientnet_…)", variant="tf", strict=True)
 
 
 def place(letter: str) -> int:
@@ -122,8 +132,9 @@ def _standardized(frame: Frame) -> SymbolicTensor:
     return x  # type: ignore[no-any-return]
 
 
-def _efficientnet(frame: Frame, width: float, depth: float, dropout: float, small: bool, style: Variant) -> SymbolicTensor:
-    x = standardized(frame.x) if style.torch else _standardized(frame)
+def _efficientnet(frame: Frame, x: SymbolicTensor, width: float, depth: float, dropout: float, small: bool,
+                  style: Variant) -> SymbolicTensor:
+    """The network on standardized pixels `x`."""
     if small:
         x = convolution(x, divisible(32 * width), 3, "stem_conv")
     else:
@@ -147,19 +158,21 @@ def _member(letter: str, width: float, depth: float, size: int, dropout: float) 
     who, deep = f"EfficientNet{letter}", int(letter[1]) > 4  # torchvision took the numbers of B5 to B7 from TensorFlow
 
     def network(frame: Frame, *, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
-        torch = is_torch(who, variant)
+        torch = known(who, variant, "keras", "torch", "tf") == "torch"
         style = Variant(torch, 0.9, 1e-5) if torch and not deep else Variant(torch, 0.99)
-        return _efficientnet(frame, width, depth, dropout, frame.is_small(who, stem), style)
+        x = _standardized(frame) if variant == "keras" else standardized(frame.x)
+        return _efficientnet(frame, x, width, depth, dropout, frame.is_small(who, stem), style)
 
     network.__name__ = network.__qualname__ = who
     network.__doc__ = f"""EfficientNet {letter}: {width} times the width and {depth} times the depth of B0, for {size}×{size} pixels.
 
     `stem` is "large", "small" (for 32×32: the first two halvings are left out, weights are the same) or "auto".
-    `variant` is "keras" or "torch" (torchvision{'' if deep else ', timm'}).
+    `variant` is "keras", "torch" (torchvision{'' if deep else ', timm'}) or "tf" (timm's `tf_efficientnet_{letter.lower()}`: as Keras's).
     Keras counterpart: `keras.applications.EfficientNet{letter}`.
     """
     return architecture(f"efficientnet{letter.lower()}", family="EfficientNet", size=size, pixels="none",
-                        source="Tan & Le 2019, https://arxiv.org/abs/1905.11946", torch=TORCHVISION_NAMES if deep else TORCH)(network)
+                        source="Tan & Le 2019, https://arxiv.org/abs/1905.11946", torch=TORCHVISION_NAMES if deep else TORCH,
+                        others={"tf": TENSORFLOW})(network)
 
 
 EfficientNetB0 = _member("B0", 1.0, 1.0, 224, 0.2)

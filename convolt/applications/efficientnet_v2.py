@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from convolt import layers
-from convolt.applications.efficientnet import KERNELS, added, classified, convolution, normalized, place, weighed
+from convolt.applications.efficientnet import KERNELS, TIMM, added, classified, convolution, normalized, place, timm_rules, weighed
 from convolt.applications.family import Frame, architecture
 from convolt.applications.imagenet_utils import decode_predictions, preprocessing
-from convolt.applications.variants import Variant, is_torch, standardized
+from convolt.applications.variants import Variant, known, standardized
 from convolt.applications.weights import TorchNames
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.models import Model
@@ -46,6 +47,11 @@ DEPTHWISE = {"expand_conv": "0.0", "expand_bn": "0.1", "dwconv2": "1.0", "bn": "
 """Parts of a block: Convolt's name → torchvision's; the plain blocks of the first stage do not expand."""
 
 
+TIMM_PLAIN = {"conv_exp": "0.0", "bn1": "0.1", "conv_pwl": "1.0", "bn2": "1.1"}
+TIMM_FIRST = {"conv": "0.0", "bn1": "0.1"}
+"""timm's name → torchvision's; the blocks that weigh channels are those of EfficientNet."""
+
+
 def _torch_names(stages: Sequence[Stage]) -> TorchNames:
     """Names of torchvision, which count the stages between the stem and the last convolution."""
     parts = [DEPTHWISE if not plain else FIRST if expansion == 1 else PLAIN for plain, _, _, expansion, _ in stages]
@@ -55,7 +61,13 @@ def _torch_names(stages: Sequence[Stage]) -> TorchNames:
         (r"block(\d)([a-z])_([a-z_0-9]+)\.(.*)", lambda m: f"features.{m[1]}.{place(m[2])}.block.{parts[int(m[1]) - 1][m[3]]}.{m[4]}"),
         (r"top_conv\.(.*)", rf"features.{last}.0.\1"), (r"top_bn\.(.*)", rf"features.{last}.1.\1"),
         (r"predictions\.(.*)", r"classifier.1.\1"),
-    ], variant=True)
+    ], variant="torch")
+
+
+def _timm_names(stages: Sequence[Stage]) -> TorchNames:
+    """Names of timm's `tf_` networks."""
+    parts = [TIMM if not plain else TIMM_FIRST if expansion == 1 else TIMM_PLAIN for plain, _, _, expansion, _ in stages]
+    return replace(_torch_names(stages), title="timm (tf_efficientnetv2_…)", variant="tf", synonyms=timm_rules(parts), strict=True)
 
 
 def _plain_block(x: SymbolicTensor, prefix: str, filters: int, expansion: int, strides: int, drop: float, style: Variant) -> SymbolicTensor:
@@ -83,20 +95,22 @@ def _depthwise_block(x: SymbolicTensor, prefix: str, filters: int, expansion: in
     return added(before, x, drop, prefix) if strides == 1 and channels == filters else x
 
 
-def _rescaled(frame: Frame, kind: str, torch: bool) -> SymbolicTensor:
-    """Pixels 0 … 255 as the networks were trained: Keras's B's as EfficientNet, its others on -1 … 1 (nearly); torchvision's L alone so."""
-    if torch:
+def _rescaled(frame: Frame, kind: str, variant: str) -> SymbolicTensor:
+    """Pixels 0 … 255 as the networks were trained: B as EfficientNet, the others on -1 … 1 (Keras's nearly); torchvision's L alone so."""
+    if variant == "torch":
         return layers.Rescaling(1 / 127.5, offset=-1.0)(frame.x) if kind == "L" else standardized(frame.x)
+    if variant == "tf":
+        return standardized(frame.x) if kind == "B" else layers.Rescaling(1 / 127.5, offset=-1.0)(frame.x)
     return standardized(frame.x) if kind == "B" and frame.x.shape[-1] == 3 else layers.Rescaling(1 / 128, offset=-1.0)(frame.x)
 
 
 def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_preprocessing: bool, small: bool,
-                  torch: bool) -> SymbolicTensor:
+                  variant: str) -> SymbolicTensor:
     def wide(filters: int) -> int:
         return max(8, int(filters * width + 4) // 8 * 8)
 
-    style, strides = Variant(torch, MOMENTUM), 1 if small else 2
-    x, padding = style.padded(_rescaled(frame, kind, torch) if include_preprocessing else frame.x, 3, strides)
+    style, strides = Variant(variant == "torch", MOMENTUM), 1 if small else 2
+    x, padding = style.padded(_rescaled(frame, kind, variant) if include_preprocessing else frame.x, 3, strides)
     x = normalized(convolution(x, wide(STEM[kind]), 3, "stem_conv", strides, padding), "stem_bn", style, "stem_activation")
     blocks = sum(stage[1] for stage in STAGES[kind])  # without `depth`, as in Keras
     number = 0
@@ -107,7 +121,7 @@ def _efficientnet(frame: Frame, kind: str, width: float, depth: float, include_p
             x = block(x, prefix, wide(filters), expansion, 1 if j > 0 or (small and i == 2) else strides, drop, style)
             number += 1
     x = normalized(convolution(x, wide(1280), 1, "top_conv"), "top_bn", style, "top_activation")
-    return classified(frame, x, DROPOUT.get(kind, 0.2) if torch else 0.2)
+    return classified(frame, x, DROPOUT.get(kind, 0.2) if style.torch else 0.2)
 
 
 def _member(letters: str, width: float, depth: float, size: int) -> Callable[..., Model]:
@@ -115,20 +129,22 @@ def _member(letters: str, width: float, depth: float, size: int) -> Callable[...
     who = f"EfficientNetV2{letters}"
 
     def network(frame: Frame, *, include_preprocessing: bool = True, stem: str = "large", variant: str = "keras") -> SymbolicTensor:
-        return _efficientnet(frame, letters[0], width, depth, include_preprocessing, frame.is_small(who, stem), is_torch(who, variant))
+        small, variant = frame.is_small(who, stem), known(who, variant, "keras", "torch", "tf")
+        return _efficientnet(frame, letters[0], width, depth, include_preprocessing, small, variant)
 
     network.__name__ = network.__qualname__ = who
     network.__doc__ = f"""EfficientNet v2 {letters}, for {size}×{size} pixels 0 … 255, or without `include_preprocessing` for -1 … 1.
 
     `stem` is "large", "small" (for 32×32: the first two halvings are left out, weights are the same) or "auto".
-    `variant` is "keras" or "torch" (torchvision, which publishes S, M and L).
+    `variant` is "keras", "torch" (torchvision, which publishes S, M and L) or "tf" (timm's `tf_efficientnetv2_{letters.lower()}`).
     Keras counterpart: `keras.applications.EfficientNetV2{letters}`.
     """
     return architecture(f"efficientnetv2-{letters.lower()}", family="EfficientNet v2", size=size, pixels="none",
                         source="Tan & Le 2021, https://arxiv.org/abs/2104.00298",
                         arguments="include_top weights input_tensor input_shape pooling classes classifier_activation "
                                   "include_preprocessing name stem variant",
-                        torch=None if letters[0] == "B" else _torch_names(STAGES[letters]))(network)
+                        torch=None if letters[0] == "B" else _torch_names(STAGES[letters]),
+                        others={"tf": _timm_names(STAGES[letters[0]])})(network)
 
 
 EfficientNetV2B0 = _member("B0", 1.0, 1.0, 224)

@@ -126,6 +126,7 @@ class Architecture:
         sized: whether the size must be known without a top, too; it is `size` if `input_shape` is None.
         classes: default number of classes.
         torch: names of PyTorch's state dicts, see `convolt.applications.weights.TorchNames`; None where there is no such map.
+        others: further values of `variant` → names of PyTorch's state dicts under it.
         options: the function's own arguments with their defaults.
         plain: whether the function takes (input_shape, classes) alone and pixels 0 … 255.
         files: (options, height and width, whether with the classifier) → names of Keras's file of ImageNet, where it is not called as
@@ -145,6 +146,7 @@ class Architecture:
     sized: bool = False
     classes: int = 1000
     torch: weight_files.TorchNames | None = None
+    others: Mapping[str, weight_files.TorchNames] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     plain: bool = False
     files: Callable[[Mapping[str, Any], Shape, bool], Sequence[str]] | None = None
@@ -172,8 +174,12 @@ class Architecture:
             arguments["weights"] = self.find(arguments["weights"], arguments, x.shape[1:3])
         model = self.function(classes=classes, input_tensor=layers.Rescaling(scale, offset, name=PIXEL_LAYER)(x), **arguments)
         if arguments.get("weights") is not None:
-            self.match_pixels(model, arguments["weights"])
+            self.match_pixels(model, arguments["weights"], arguments.get("variant"))
         return model
+
+    def torch_names(self, variant: str | None) -> weight_files.TorchNames | None:
+        """Returns how PyTorch's state dicts name the weights under a value of `variant`; None: there are no such names."""
+        return self.others.get(variant or "", self.torch)
 
     def find(self, weights: Any, arguments: Mapping[str, Any], sides: Shape) -> Path:
         """Returns the file that `weights` means for the function's arguments and pictures of (height, width).
@@ -198,7 +204,7 @@ class Architecture:
             found["patch_size"] = max(1, side // PATCHES)
         return found
 
-    def match_pixels(self, model: Model, path: Path) -> None:
+    def match_pixels(self, model: Model, path: Path, variant: str | None = None) -> None:
         """Makes a model of `make` see pixels as the network did whose weights it was given.
 
         Published files of one architecture differ: Keras's of VGG and ResNet are for BGR less a mean, which becomes RGB by a reversed
@@ -207,14 +213,16 @@ class Architecture:
         Args:
             model: made by `make`, with the weights.
             path: the file that the weights came from.
+            variant: the argument with which the model was made.
         """
         front = next((layer for layer in model.layers if layer.name == PIXEL_LAYER and isinstance(layer, layers.Rescaling)), None)
         if front is None:
             return
-        origin = weight_files.origin(model, path, self.torch)
+        names = self.torch_names(variant)
+        origin = weight_files.origin(model, path, names)
         channels = int(model.input_shapes[0][-1])  # type: ignore[arg-type]
-        if origin == "pytorch" and self.torch is not None:
-            front.scale, front.offset = _line(self.torch.pixels_of(path), channels, each=True)
+        if origin == "pytorch" and names is not None:
+            front.scale, front.offset = _line(names.pixels_of(path), channels, each=True)
             front.build(model.input_shapes[0])
         elif origin == "keras" and PIXELS[self.pixels][2] and channels == 3:
             first = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D))
@@ -324,7 +332,7 @@ def _build(entry: Architecture, body: Body, values: dict[str, Any]) -> Model:
 
 def _load(model: Model, entry: Architecture, path: Path, values: Mapping[str, Any]) -> None:
     try:
-        weight_files.load(model, path, entry.torch, include_top=bool(values["include_top"]))
+        weight_files.load(model, path, entry.torch_names(values.get("variant")), include_top=bool(values["include_top"]))
     except ModelFileError as error:
         first = next((layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
         if values.get("stem", "large") == "large" or first is None or first not in str(error):

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convolt import layers
 from convolt.data.files import cache_folder
 from convolt.errors import ArgumentError, DataError, ShapeError, did_you_mean, explain
 from convolt.formats.guard import read_json
+from convolt.layers.symbolic import SymbolicTensor
 
 Numbers = tuple[float, ...]
 
@@ -37,13 +39,14 @@ def preprocess_input(x: Any, data_format: str | None = None, mode: str = "caffe"
     """Returns pixels 0 … 255 as a network of ImageNet takes them.
 
     Args:
-        x: array or tensor (…, height, width, 3) of any number type; three channels, RGB.
+        x: array or tensor (…, height, width, 3) of any number type, or a symbolic tensor (batch, height, width, 3); three channels, RGB.
         data_format: "channels_last" (or None), or "channels_first" for (…, 3, height, width).
         mode: "caffe" (BGR, minus the mean of ImageNet), "tf" (-1 … 1), "torch" (mean 0 and deviation 1 over ImageNet),
             "unit" (0 … 1, which Keras does not have) or "none".
 
     Returns:
-        A new float array or tensor of the same shape. Keras changes float arrays in place; Convolt never does.
+        A new float array or tensor of the same shape; a symbolic tensor for a symbolic one. Keras changes float arrays in place;
+        Convolt never does.
 
     Raises:
         ArgumentError: the mode or the data format is unknown.
@@ -54,11 +57,14 @@ def preprocess_input(x: Any, data_format: str | None = None, mode: str = "caffe"
     if data_format not in (None, "channels_last", "channels_first"):
         raise ArgumentError(explain("preprocess_input(data_format)", repr(data_format), "'channels_last' or 'channels_first'"))
     mean, deviation, reverse = PIXELS[mode]
-    values = x if isinstance(x, Tensor) else np.asarray(x)
+    symbolic = isinstance(x, SymbolicTensor)
+    values = x if isinstance(x, Tensor) or symbolic else np.asarray(x)
     axis = -3 if data_format == "channels_first" else -1
     if len(mean) > 1 and (values.ndim < 3 or values.shape[axis] != len(mean)):
         raise ShapeError(explain(f"preprocess_input(mode={mode!r})", f"shape {tuple(values.shape)}", "three channels, RGB",
                                  "Repeat grey pictures three times: np.repeat(x, 3, axis=-1)."))
+    if symbolic:
+        return _symbolic(x, data_format, mode)
     shape = (-1, 1, 1) if axis == -3 else (-1,)
     if isinstance(values, Tensor):
         values = values if values.is_floating_point() else values.to(torch.get_default_dtype())
@@ -67,6 +73,20 @@ def preprocess_input(x: Any, data_format: str | None = None, mode: str = "caffe"
     values = values if values.dtype.kind == "f" else values.astype("float32")
     values = np.flip(values, axis) if reverse else values
     return (values - np.asarray(mean, values.dtype).reshape(shape)) / np.asarray(deviation, values.dtype).reshape(shape)
+
+
+def _symbolic(x: SymbolicTensor, data_format: str | None, mode: str) -> SymbolicTensor:
+    """The same as layers in front of a network, all of which Keras has."""
+    mean, deviation, reverse = PIXELS[mode]
+    if data_format == "channels_first":
+        raise ArgumentError(explain("preprocess_input(data_format)", "'channels_first' for a symbolic tensor", "'channels_last'"))
+    if reverse:  # as the rows of a picture, the channels can be cut apart
+        rows = layers.Permute((3, 1, 2))(x)
+        x = layers.Permute((2, 3, 1))(layers.Concatenate(axis=1)([layers.Cropping2D(((i, 2 - i), 0))(rows) for i in (2, 1, 0)]))
+    if mode == "none":
+        return x
+    scale, offset = [1 / d for d in deviation], [-m / d for m, d in zip(mean, deviation * (len(mean) // len(deviation)), strict=True)]
+    return layers.Rescaling(scale if len(scale) > 1 else scale[0], offset if len(offset) > 1 else offset[0])(x)  # type: ignore[no-any-return]
 
 
 def preprocessing(mode: str) -> Callable[..., Any]:

@@ -48,7 +48,7 @@ def _repeated(match: re.Match[str]) -> str:
 TORCH = TorchNames([
     *by_order(_torch_modules()), (r"block(35|17|8)_(\d+)_conv\.(.*)", _repeated), (r"conv_7b\.(.*)", r"conv2d_7b.conv.\1"),
     (r"conv_7b_bn\.(.*)", r"conv2d_7b.bn.\1"), (r"predictions\.(.*)", r"classif.\1"),
-], title="timm", head=r"classif\..*", variant=True, pixels="tf")
+], title="timm", head=r"classif\..*", variant="torch", pixels="tf")
 
 
 def _residual(blocks: Blocks, x: SymbolicTensor, kind: str, index: int, scale: float, relu: bool = True) -> SymbolicTensor:

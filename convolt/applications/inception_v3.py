@@ -124,7 +124,7 @@ def _without_helper(tensors: dict[str, Tensor], model: Model) -> dict[str, Tenso
 
 
 TORCH = TorchNames([*by_order(_torch_modules()), (r"predictions\.(.*)", r"fc.\1")], prepare=_without_helper, title="torchvision or timm",
-                   variant=True, pixels="tf")  # torchvision's network itself brings ImageNet's scale to -1 … 1
+                   variant="torch", pixels="tf")  # torchvision's network itself brings ImageNet's scale to -1 … 1
 
 
 @architecture("inception_v3", family="Inception", size=299, smallest=75, pixels="tf", torch=TORCH,

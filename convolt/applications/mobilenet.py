@@ -32,7 +32,7 @@ TORCH = TorchNames([
     (r"conv_(dw|pw)_(\d+)\.(.*)", lambda m: f"blocks.{_place(int(m[2]))}.conv_{m[1]}.{m[3]}"),
     (r"conv_(dw|pw)_(\d+)_bn\.(.*)", lambda m: f"blocks.{_place(int(m[2]))}.bn{1 if m[1] == 'dw' else 2}.{m[3]}"),
     (r"conv_preds\.(.*)", r"classifier.\1"),
-], prepare=as_convolutions, title="timm", variant=True, pixels="tf")
+], prepare=as_convolutions, title="timm", variant="torch", pixels="tf")
 
 
 def _files(options: Mapping[str, Any], sides: Sequence[int | None], include_top: bool) -> list[str]:

@@ -40,7 +40,7 @@ TORCH = TorchNames([
     (r"expanded_conv_([a-zBN_]+)\.(.*)", lambda m: f"features.1.{FIRST[m[1]]}.{m[2]}"),
     (r"block_(\d+)_([a-zBN_]+)\.(.*)", lambda m: f"features.{int(m[1]) + 1}.{OTHERS[m[2]]}.{m[3]}"),
     (r"Conv_1\.(.*)", r"features.18.0.\1"), (r"Conv_1_bn\.(.*)", r"features.18.1.\1"), (r"predictions\.(.*)", r"classifier.1.\1"),
-], title="torchvision or timm", variant=True, synonyms=[
+], title="torchvision or timm", variant="torch", synonyms=[
     (r"conv_stem\.(.*)", r"features.0.0.\1"), (r"bn1\.(.*)", r"features.0.1.\1"), (r"blocks\.(\d)\.(\d)\.([a-z_0-9]+)\.(.*)", _timm_block),
     (r"conv_head\.(.*)", r"features.18.0.\1"), (r"bn2\.(.*)", r"features.18.1.\1"), (r"classifier\.(weight|bias)", r"classifier.1.\1"),
 ])

@@ -32,7 +32,7 @@ TORCH_NAMES = TorchNames(rules=[
     (r"conv(\d)_block(\d+)_0_conv\.(.*)", lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}.downsample.0.{m[3]}"),
     (r"conv(\d)_block(\d+)_0_bn\.(.*)", lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}.downsample.1.{m[3]}"),
     (r"conv(\d)_block(\d+)_(\d)_(conv|bn)\.(.*)", lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}.{m[4]}{m[3]}.{m[5]}"),
-], variant=True)
+], variant="torch")
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,19 @@ def is_torch(who: str, variant: str) -> bool:
     Raises:
         ArgumentError: it is neither "keras" nor "torch".
     """
-    if variant not in ("keras", "torch"):
-        raise ArgumentError(explain(f"{who}(variant)", repr(variant), "'keras' or 'torch'"))
-    return variant == "torch"
+    return known(who, variant, "keras", "torch") == "torch"
+
+
+def known(who: str, variant: str, *names: str) -> str:
+    """Returns an argument `variant` if it is one of several names.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if variant not in names:
+        first = ", ".join(map(repr, names[:-1]))
+        raise ArgumentError(explain(f"{who}(variant)", repr(variant), f"{first} or {names[-1]!r}"))
+    return variant
 
 
 @dataclass(frozen=True)

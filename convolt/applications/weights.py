@@ -46,8 +46,9 @@ class TorchNames:
         head: pattern of PyTorch's names of the classifier, which may be left over without a top.
         synonyms: (pattern, replacement) pairs that make the first publisher's names of those of others; `prepare`, `head` and
             `rules` see only the first's.
-        variant: whether the weights are those of the models with `variant="torch"`; one with Keras's padding or without scales
-            is refused.
+        strict: whether those others' names alone are taken, since the first publisher's networks compute something else.
+        variant: the value of `variant` with which a model for these weights is made, where not any will do; one with Keras's padding or
+            without scales is refused, but for "tf", which has them.
         pixels: mode of `imagenet_utils.PIXELS` of the networks in these files.
         pixels_by_name: name of a weight → mode of the files that have it, where there are several publishers.
     """
@@ -57,7 +58,8 @@ class TorchNames:
     title: str = "torchvision"
     head: str = r"(fc|classifier|head)\..*"
     synonyms: Rules = ()
-    variant: bool = False
+    strict: bool = False
+    variant: str = ""
     pixels: str = "torch"
     pixels_by_name: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,7 +71,7 @@ class TorchNames:
     @property
     def fix(self) -> str:
         """What to do where the names do not fit, for messages."""
-        return f'Weights of {self.title} need variant="torch".' if self.variant else ""
+        return f'Weights of {self.title} need variant="{self.variant}".' if self.variant else ""
 
     def name(self, own: str) -> str | None:
         """Returns PyTorch's name of a weight of Convolt's, or None if no rule fits."""
@@ -77,7 +79,7 @@ class TorchNames:
 
     def first(self, theirs: str) -> str:
         """Returns what the first publisher calls a weight of any."""
-        return _renamed(theirs, self.synonyms) or theirs
+        return _renamed(theirs, self.synonyms) or (f"another publisher's {theirs}" if self.strict else theirs)
 
     def table(self, model: Model) -> dict[str, str | None]:
         """Returns Convolt's name → PyTorch's name for each weight."""
@@ -87,9 +89,9 @@ class TorchNames:
         """Returns a state dict whose tensors fit one by one, under the first publisher's names and without counters.
 
         Raises:
-            ModelFileError: the weights are of networks with `variant="torch"`, and the model is another.
+            ModelFileError: the weights are of networks that pad as PyTorch does, and the model is another.
         """
-        if self.variant and (layer := _as_in_keras_alone(model)):
+        if self.variant not in ("", "tf") and (layer := _as_in_keras_alone(model)):
             raise ModelFileError(explain(f"weights of {self.title}", f"a model as Keras has it, for example in {layer!r}",
                                          "one that pads and normalizes as theirs do", self.fix))
         tensors = {self.first(name): tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
@@ -102,6 +104,11 @@ def as_convolutions(tensors: Tensors, model: Model) -> Tensors:
     """Makes convolutions 1×1 of the classifier's dense layers."""
     return {name: tensor[:, :, None, None] if name.startswith("classifier.") and tensor.ndim == 2 else tensor
             for name, tensor in tensors.items()}
+
+
+def as_dense(tensors: Tensors, model: Model) -> Tensors:
+    """Makes a dense layer of a classifier that is a convolution 1×1."""
+    return {name: tensor.flatten(1) if name.endswith("fc.weight") and tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
 
 
 def _renamed(name: str, rules: Rules) -> str | None:

@@ -59,7 +59,7 @@ TORCH = TorchNames([
     (r"conv2d(?:_(\d))?\.(.*)", lambda m: f"block{SHORTCUTS[int(m[1] or 0)]}.skip.{m[2]}"),
     (r"batch_normalization(?:_(\d))?\.(.*)", lambda m: f"block{SHORTCUTS[int(m[1] or 0)]}.skipbn.{m[2]}"),
     (r"predictions\.(.*)", r"fc.\1"),
-], title="timm", variant=True, pixels="tf")
+], title="timm", variant="torch", pixels="tf")
 
 
 @architecture("xception", family="Xception", size=299, smallest=71, pixels="tf", torch=TORCH,

@@ -28,7 +28,7 @@ Options = dict[str, str]
 """Options of an architecture: names, and texts of values."""
 
 CHOICES = {"stem": ("large", "small"), "variant": ("keras", "torch")}
-"""Options under which published weights differ; where nobody says them, a file of weights chooses."""
+"""Options under which published weights differ; where nobody says them, a file of weights chooses. More variants are in `entry.others`."""
 
 SETS = {"digits": ((8, 8, 1), 10), "mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
 """Data sets that are known by name: shape of a sample, and number of classes."""
@@ -94,13 +94,13 @@ def _load_fitting(make: Callable[[Options], Model], spec: str, weights: str, cho
     """
     model = make(chosen)
     try:
-        return model, chosen, load_start(model, spec, weights)
+        return model, chosen, load_start(model, spec, weights, chosen.get("variant"))
     except ModelFileError as error:
         first = error
     for other in _alternatives(spec, chosen):
         try:
             model = make(other)
-            text = load_start(model, spec, weights)
+            text = load_start(model, spec, weights, other.get("variant"))
         except (ModelFileError, ShapeError):
             continue  # the first error is the one that is told
         if other.items() >= given.items():
@@ -116,7 +116,8 @@ def _alternatives(spec: str, chosen: Options) -> Iterator[Options]:
     names = [name for name in CHOICES if entry is not None and name in entry.options]
     usual = {name: str(entry.options[name]) for name in names} if entry else {}
     now = usual | chosen
-    others = [now | dict(zip(names, values, strict=True)) for values in itertools.product(*(CHOICES[name] for name in names))]
+    choices = [(*CHOICES[name], *(entry.others if entry and name == "variant" else ())) for name in names]
+    others = [now | dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
     changes = {i: sum(other[name] != now[name] for name in names) for i, other in enumerate(others)}
     for i in sorted(changes, key=changes.__getitem__):
         if changes[i]:
@@ -127,13 +128,14 @@ def _entry(spec: str) -> Architecture | None:
     return applications.get(spec) if spec in applications.names() else None
 
 
-def load_start(model: Model, spec: str, weights: str) -> str:
+def load_start(model: Model, spec: str, weights: str, variant: str | None = None) -> str:
     """Reads the weights that a training begins with; a head for other classes keeps its new weights.
 
     Args:
         model: built.
         spec: MODEL as the user wrote it; the names in PyTorch's files belong to an architecture.
         weights: the file, of Convolt, Keras or PyTorch (`.safetensors`).
+        variant: the argument of the architecture, on which PyTorch's names depend.
 
     Returns:
         What was loaded, as words.
@@ -146,11 +148,11 @@ def load_start(model: Model, spec: str, weights: str) -> str:
     if not path.is_file():
         raise ArgumentError(explain("--weights", f"{weights}, which does not exist", "a file with weights (.safetensors, .h5, .keras)"))
     entry = _entry(spec)
-    names = None if entry is None else entry.torch
+    names = None if entry is None else entry.torch_names(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     new = _load_what_fits(model, path, names, before)
     if entry is not None:
-        entry.match_pixels(model, path)
+        entry.match_pixels(model, path, variant)
     if not new:
         return f"all weights of {weights}"
     return f"weights of {weights}, but for {few(new, 2)}, which begin{'s' if len(new) == 1 else ''} anew"

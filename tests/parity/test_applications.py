@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import convolt
 from convolt import applications
 from convolt.applications.weights import COUNTER
-from convolt.cli.starting import load_start
+from convolt.cli.starting import begin, load_start
 from convolt.compiler import inference
 from convolt.compiler.fuse import fuse
 from convolt.compiler.trace import Untraceable, trace
@@ -38,9 +38,12 @@ def shown(cases: Sequence[Case]) -> list[Any]:
 
 
 def publishers() -> list[Any]:
-    """Each case with each of its modules of PyTorch."""
-    return [pytest.param(case, module, id=f"{case.name}{f'-{number}' if number else ''}", marks=[pytest.mark.slow] if case.slow else [])
-            for case in CASES for number, module in enumerate(case.publishers)]
+    """Each case with each of its modules of PyTorch, and the arguments under which ours is equal."""
+    found = [(case, module, case.torch_arguments, f"-{number}" if number else "") for case in CASES
+             for number, module in enumerate(case.publishers)]
+    found += [(case, module, {"variant": variant}, f"-{variant}") for case in CASES for variant, module in case.others.items()]
+    return [pytest.param(case, module, arguments, id=f"{case.name}{end}", marks=[pytest.mark.slow] if case.slow else [])
+            for case, module, arguments, end in found]
 
 
 def pictures(case: Case, channels: int, count: int = 2) -> np.ndarray:
@@ -203,8 +206,21 @@ def test_parameters_are_those_of_the_publisher(case: Case) -> None:
         assert {name: tensor.shape for name, tensor in entry.torch.prepared(theirs, model).items()} == own
 
 
-@pytest.mark.parametrize(("case", "publisher"), publishers())
-def test_a_state_dict_of_pytorch_fits(case: Case, publisher: Callable[[int, int], torch.nn.Module], tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if case.others], ids=str)
+def test_names_of_every_variant_are_those_of_the_publisher(case: Case) -> None:
+    entry = applications.get(case.name)
+    assert list(entry.others) == list(case.others)
+    for variant, module in case.others.items():
+        with torch.device("meta"):
+            model, theirs = entry.function(variant=variant), module(entry.size, entry.classes)
+        names = entry.others[variant]
+        own = {names.name(name): tensor.shape for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
+        assert {name: tensor.shape for name, tensor in names.prepared(theirs.state_dict(), model).items()} == own
+
+
+@pytest.mark.parametrize(("case", "publisher", "arguments"), publishers())
+def test_a_state_dict_of_pytorch_fits(case: Case, publisher: Callable[[int, int], torch.nn.Module], arguments: dict[str, Any],
+                                      tmp_path: Path) -> None:
     theirs = publisher(case.side, CLASSES).eval()
     for name, tensor in theirs.state_dict().items():
         if (values := stirred(name, tensor.shape, keras=False)) is not None:
@@ -212,7 +228,7 @@ def test_a_state_dict_of_pytorch_fits(case: Case, publisher: Callable[[int, int]
     x = pictures(case, applications.get(case.name).channels)
     settle(theirs, x)
     save_file({name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}, tmp_path / "theirs.safetensors")
-    ours = make(case, **case.torch_arguments, weights=str(tmp_path / "theirs.safetensors"))
+    ours = make(case, **arguments, weights=str(tmp_path / "theirs.safetensors"))
     x = x.astype("float64")
     assert_close(outputs(ours.double(), x), outputs(theirs.double(), x), case.tolerance)
 
@@ -226,6 +242,18 @@ def test_the_command_line_takes_weights_of_any_publisher_for_other_classes(tmp_p
         assert "but for predictions.weight, predictions.bias" in load_start(model, entry.name, str(tmp_path / f"{number}.safetensors"))
         kernel = next(tensor for name, tensor in theirs.items() if name.endswith("proj.weight"))
         torch.testing.assert_close(model.get_layer("patches").weight, kernel, rtol=0, atol=0)
+
+
+def test_the_command_line_chooses_timm_and_is_told_tensorflow(tmp_path: Path) -> None:
+    """The two publish equal names; which of them a file is of, only the user knows."""
+    case = next(case for case in CASES if case.name == "mobilenet_v3_small")
+    theirs = case.others["tf"](32, CLASSES).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, tmp_path / "w.safetensors")
+    for options, variant, told in (([], "timm", "variant=timm (the weights need it)"), (["variant=tf"], "tf", "variant=tf")):
+        start = begin(case.name, (32, 32, 3), CLASSES, weights=str(tmp_path / "w.safetensors"), options=options)
+        assert start.options == {"stem": "small", "variant": variant}
+        assert told in dict(start.rows)["options"] and dict(start.rows)["weights"].startswith("all weights")
+        torch.testing.assert_close(start.model.get_layer("conv").weight, theirs["conv_stem.weight"], rtol=0, atol=0)
 
 
 # -- through what all models meet --------------------------------------------------------------------------------------

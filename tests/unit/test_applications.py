@@ -139,6 +139,30 @@ def test_weights_of_the_other_variant_are_refused(name: str, tmp_path: Path) -> 
         load_start(entry.function(**arguments), name, str(tmp_path / "torch.safetensors"))
 
 
+def test_weights_under_the_names_of_another_publisher_are_refused(tmp_path: Path) -> None:
+    """The names say whose network it is; torchvision's MobileNet v3 has another epsilon than timm's, and pads otherwise than `tf_`."""
+    arguments: dict[str, Any] = {"classes": 3, "input_shape": (32, 32, 3)}
+    model = applications.MobileNetV3Small(**arguments, variant="torch")
+    table = applications.get("mobilenet_v3_small").torch.table(model)
+    save_file({str(table[key]): tensor.contiguous() for key, tensor in model.state_dict().items()}, tmp_path / "torchvision.safetensors")
+    for variant in ("timm", "tf"):
+        with pytest.raises(ModelFileError, match="features"):
+            applications.MobileNetV3Small(**arguments, variant=variant, weights=tmp_path / "torchvision.safetensors")
+    with pytest.raises(ArgumentError, match=r"variant\): got 'tfa'; expected 'keras', 'torch', 'timm' or 'tf'"):
+        applications.MobileNetV3Small(variant="tfa")
+    with pytest.raises(ArgumentError, match=r"variant\): got 'timm'; expected 'keras', 'torch' or 'tf'"):
+        applications.EfficientNetV2B0(variant="timm")
+
+
+def test_weights_of_the_other_resnet_v2_are_refused(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"classes": 3, "input_shape": (32, 32, 3)}
+    model = applications.ResNet50V2(**arguments, variant="torch")
+    table = applications.get("resnet50v2").torch.table(model)
+    save_file({str(table[key]): tensor.contiguous() for key, tensor in model.state_dict().items()}, tmp_path / "timm.safetensors")
+    with pytest.raises(ModelFileError, match=r'missing stem.conv.bias.*Weights of timm need variant="torch"'):
+        applications.ResNet50V2(**arguments, weights=tmp_path / "timm.safetensors")
+
+
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])
 def test_pixels_become_what_keras_makes_of_them(mode: str) -> None:
     x = np.random.default_rng(1).uniform(0, 255, (2, 4, 5, 3)).astype("float32")
@@ -151,6 +175,10 @@ def test_pixels_become_what_keras_makes_of_them(mode: str) -> None:
     first = imagenet_utils.preprocess_input(np.moveaxis(x, -1, 1), "channels_first", mode)
     np.testing.assert_allclose(np.moveaxis(first, 1, -1), expected, atol=1e-4)
     np.testing.assert_array_equal(x, before)
+    pictures = convolt.Input((None, None, 3))
+    model = convolt.Model(pictures, convolt.layers.Activation("linear")(imagenet_utils.preprocess_input(pictures, mode=mode)))
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-4)
+    assert not model.get_weights()
 
 
 def test_pixels_that_cannot_be_used_are_explained() -> None:
@@ -160,6 +188,10 @@ def test_pixels_that_cannot_be_used_are_explained() -> None:
         imagenet_utils.preprocess_input(np.zeros((2, 2, 3)), "last")
     with pytest.raises(ShapeError, match="three channels, RGB"):
         applications.vgg16.preprocess_input(np.zeros((2, 2, 1)))
+    with pytest.raises(ShapeError, match="three channels, RGB"):
+        applications.vgg16.preprocess_input(convolt.Input((2, 2, 1)))
+    with pytest.raises(ArgumentError, match="'channels_first' for a symbolic tensor"):
+        applications.vgg16.preprocess_input(convolt.Input((3, 3, 2)), "channels_first")
 
 
 def test_predictions_get_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

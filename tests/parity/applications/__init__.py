@@ -25,6 +25,7 @@ class Case:
         also: modules of other publishers of the same weights, under their names.
         torch_parameters: of `torch` with 1000 classes, as published, where ours are other with `torch_arguments`; 0: not compared.
         torch_arguments: arguments that make ours equal to `torch`, such as stride variants.
+        others: further values of `variant` → a module of PyTorch that ours equals under it.
         side: of the pictures of the tests.
         arguments: others, for ours and Keras.
         pixels: whether the inputs are 0 … 255 (models that rescale) rather than -1 … 1.
@@ -41,6 +42,7 @@ class Case:
     also: Sequence[Callable[[int, int], nn.Module]] = ()
     torch_parameters: int = 0
     torch_arguments: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, Callable[[int, int], nn.Module]] = field(default_factory=dict)
     side: int = 32
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pixels: bool = False
