@@ -55,10 +55,10 @@ def evaluate(
     shapes = model.input_shapes
     source = parts.load(data, options.parse_size(image_size), color_mode, tuple(shapes[0][1:]) if shapes else None)
     _check_classes(model, source)
-    chosen = _part(source, part)
     _compile(model, source, precision, device)
     classes = len(source.class_names) if parts.is_classification(source) else 0
-    result = results.measure(model, chosen, batch_size, classes=classes, verbose=verbose.for_fit)
+    with say.spoken_warnings():
+        result = results.measure(model, _part(source, part).in_memory(), batch_size, classes=classes, verbose=verbose.for_fit)
     say.heading(f"Result: {results.sentence(result)}")
     if result.shares is not None:
         _show_classes(result.confusion(), source.class_names)

@@ -11,8 +11,15 @@ from convolt.cli import options
 from convolt.cli.options import ColorMode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from convolt.data.pictures import Pictures
     from convolt.formats.export import Comparison
     from convolt.models import Model
+
+
+FEWEST = 8
+"""Pictures that are compared at once, at least."""
 
 
 class FormatName(StrEnum):
@@ -65,32 +72,46 @@ def export(
     if target == Path(file):
         raise typer.BadParameter(f"{file!r} is such a file already. Give --out another name.")
     given, metric = (None, None) if check is None else _checked_on(model, check, samples, options.parse_size(image_size), color_mode)
-    result = write(model, target, to.value, input_dtype=input_type.value, check=given, metric=metric)
+    with say.spoken_warnings():
+        result = write(model, target, to.value, input_dtype=input_type.value, check=given, metric=metric)
     say.heading(f"Wrote {target}")
     say.rows(_rows(result, check))
 
 
 def _checked_on(model: Model, data: str, samples: int, size: tuple[int, int] | None, color: ColorMode) -> tuple[Any, Any]:
-    """Returns (inputs, function of the outputs that gives the metric or None) from the test part of DATA."""
+    """Returns (inputs, function of the outputs that gives the metric or None) from the test part of DATA; pictures are not read yet."""
     import numpy as np
 
     from convolt.cli import parts
+    from convolt.data.pictures import Pictures
 
     shapes = model.input_shapes
     source = parts.load(data, size, color, tuple(shapes[0][1:]) if shapes else None)
     part = parts.split(source, None).test
-    x, rows = parts.read(part.x, np.arange(min(samples, len(part))))
-    y = part.y[rows]
+    part = part.subset(np.arange(min(samples, len(part))), part.name)
+    x = _chunks(part.x) if isinstance(part.x, Pictures) else [part.x]
     if not parts.is_classification(source):
-        return [x], None
-    truth = parts.class_numbers(y)
+        return x, None
 
     def accuracy(outputs: Any) -> float:
+        truth = parts.class_numbers(part.readable().y)
         scores = outputs[0]
         guesses = scores.argmax(axis=-1) if scores.shape[-1] > 1 else (scores[..., 0] > 0.5).astype(int)
         return float(np.mean(guesses == truth))
 
-    return [x], accuracy
+    return x, accuracy
+
+
+def _chunks(pictures: Pictures) -> Iterator[list[Any]]:
+    """Yields pictures as arrays: as floats, each takes an eighth of the memory for data, or what a batch does."""
+    import numpy as np
+
+    from convolt.data.budget import data_memory
+
+    each = 4 * pictures.nbytes // len(pictures)
+    size = max(FEWEST, data_memory() // 8 // each)
+    orders = [np.arange(start, min(start + size, len(pictures))) for start in range(0, len(pictures), size)]
+    yield from ([x] for x, kept in pictures.batches(orders, size, most=1) if len(kept))
 
 
 def _rows(result: Comparison, data: str | None) -> list[tuple[str, str]]:

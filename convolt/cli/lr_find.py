@@ -48,13 +48,15 @@ def lr_find(
     from convolt.utils import set_random_seed
 
     set_random_seed(seed)
-    source = parts.load(data, options.parse_size(image_size), color_mode)
+    source = starting.load_data(model, data, options.parse_size(image_size), color_mode, code)
     begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or (), weights=weights,
                            freeze=options.split_names(freeze))
     made = begun.model
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device)
-    found = made.lr_find(source.x_train, source.y_train, batch_size=batch_size, start=start, end=end, steps=steps, seed=seed)
+    x, y = parts.Part(source.x_train, source.y_train, "the training set").given
+    with say.spoken_warnings():
+        found = made.lr_find(x, y, batch_size=batch_size, start=start, end=end, steps=steps, seed=seed)
     if plot is not None:
         found.plot(plot)
     if json:

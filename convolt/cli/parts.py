@@ -8,6 +8,7 @@ import numpy as np
 
 from convolt.cli import say
 from convolt.cli.options import ColorMode
+from convolt.data.budget import data_memory
 from convolt.data.parts import Samples
 from convolt.data.pictures import Pictures
 from convolt.data.sources import Source, open_source
@@ -38,6 +39,21 @@ class Part:
     def given(self) -> tuple[Samples, np.ndarray | None]:
         """Samples and labels as `fit` takes them: pictures bring theirs."""
         return (self.x, None) if isinstance(self.x, Pictures) else (self.x, self.y)
+
+    def in_memory(self) -> Part:
+        """Returns the part decoded where it fits into memory, else as it is, to be streamed."""
+        if not isinstance(self.x, Pictures) or self.x.nbytes > data_memory():
+            return self
+        x, y = self.x.load()
+        assert y is not None, "DATA has labels"
+        return Part(x, y, self.name)
+
+    def readable(self) -> Part:
+        """Returns the part without the files that were met and could not be read."""
+        if not isinstance(self.x, Pictures) or not self.x.bad:
+            return self
+        bad = {file.path for file in self.x.bad}
+        return self.subset(np.flatnonzero([name not in bad for name in self.x.files]), self.name)
 
     def subset(self, rows: np.ndarray, name: str) -> Part:
         """Returns some of the samples under another name."""
@@ -91,9 +107,9 @@ def describe_shape(shape: tuple[int, ...]) -> str:
 
 def load(
     data: str, image_size: tuple[int, int] | None, color_mode: ColorMode, input_shape: tuple[int | None, ...] | None = None,
-    leave_beyond: int | None = None,
+    leave_beyond: int | None = 0,
 ) -> Source:
-    """Loads DATA.
+    """Loads DATA; pictures stay undecoded unless `leave_beyond` says otherwise.
 
     Args:
         data: what the user wrote.

@@ -41,14 +41,15 @@ def plan(
 
     from convolt.cli import parts, recipe, say, starting
 
-    source = parts.load(data, options.parse_size(image_size), color_mode)
+    source = starting.load_data(model, data, options.parse_size(image_size), color_mode, code)
     y = source.y_train
     begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or ())
     made = begun.model
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device,
                  fusions=options.parse_fusions(fusions), execution=execution.value, micro_batch=micro_batch)
-    x, rows = parts.read(source.x_train, np.arange(min(4 * batch_size, len(y))))
+    with say.spoken_warnings():
+        x, rows = parts.read(source.x_train, np.arange(min(4 * batch_size, len(y))))
     found = made.trainer.find_plan(x, y[rows], batch_size=batch_size)
     if json:
         typer.echo(dumps(found.to_json(), indent=2))

@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from convolt.cli import model_spec, say
 from convolt.cli.recipe import are_probabilities, probabilities
-from convolt.data.decode import decode_image
 from convolt.data.folder import read_file
+from convolt.data.index import EXTENSIONS
 from convolt.data.npz import load_npz, read_npz
+from convolt.data.pictures import BadFile, Pictures
 from convolt.errors import ArgumentError, DataError, explain
 from convolt.models import Model
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 SHOWN = 40
 """Rows printed; more go to the table of `--out`."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What is predicted.
+class NamedPictures(Pictures):
+    """Pictures in files that are named one by one, or found in folders; of the latter, those that cannot be read are left out.
 
-    Attributes:
-        names: of each sample: a path, or "file.npz[3]".
-        x: the samples, channels last.
-        skipped: (path, reason) of pictures in folders that cannot be read.
+    Args:
+        files: their paths.
+        named: those that the user named; one of them that cannot be read is an error.
+        size, colours: how they are read.
     """
 
-    names: list[str]
-    x: np.ndarray
-    skipped: list[tuple[str, str]]
+    def __init__(self, files: Sequence[Path], named: Sequence[Path], size: tuple[int, int] | None, colours: str) -> None:
+        super().__init__("INPUT", [str(path) for path in files], None, (), size, colours)
+        self._named = {str(path) for path in named}
+        self._told.update(self.files)  # the caller lists what was left out
+
+    def content(self, index: int) -> bytes:
+        """Returns the content of the file."""
+        return read_file(self.files[index])
+
+    def _note(self, index: int, outcome: np.ndarray | BadFile | tuple[int, ...]) -> bool:
+        if isinstance(outcome, BadFile) and outcome.path in self._named:
+            raise DataError(outcome.reason if outcome.path in outcome.reason else f"{outcome.path}: {outcome.reason}")
+        return super()._note(index, outcome)
+
+    def _check_bad(self) -> None:
+        """Any number of files may be bad, as long as one is not."""
 
 
 def run(file: str, paths: Sequence[str], *, top: int, out: str | None, batch_size: int, device: str, code: str | None) -> None:
@@ -42,22 +54,21 @@ def run(file: str, paths: Sequence[str], *, top: int, out: str | None, batch_siz
     if out is not None and not Path(out).resolve().parent.is_dir():
         raise ArgumentError(explain("--out", f"{out!r}, whose folder does not exist", "a file in an existing folder"))
     model = model_spec.open_saved(file, code, device)
-    inputs = read_inputs(model, paths)
-    outputs = model.predict(inputs.x, batch_size=batch_size, verbose=0)
+    names, outputs, skipped = predict_all(model, paths, batch_size)
     if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
         raise DataError(
             explain(f"model {file}", "outputs that are not (N, classes)", "a model of classes", "Use model.predict in Python.")
         )
     if model.class_names is None and not are_probabilities(outputs):  # numbers, not classes
         header = ["input", *(f"value_{i}" if i else "value" for i in range(outputs.shape[-1]))]
-        rows = shown = [[name, *(f"{value:.6g}" for value in row)] for name, row in zip(inputs.names, outputs, strict=True)]
+        rows = shown = [[name, *(f"{value:.6g}" for value in row)] for name, row in zip(names, outputs, strict=True)]
     else:
-        header, rows, shown = _class_rows(model, inputs.names, probabilities(outputs), top)
+        header, rows, shown = _class_rows(model, names, probabilities(outputs), top)
     say.table(["input", "prediction"] if header[1] == "class" else header, shown[:SHOWN])
     if len(shown) > SHOWN:
         say.line(f"  … and {len(shown) - SHOWN:,} more{'' if out else '; --out predictions.csv writes all of them'}")
-    for path, reason in inputs.skipped:
-        say.line(f"  skipped {path}: {reason.removeprefix(f'{path}: ')}", "yellow")
+    for bad in skipped:
+        say.line(f"  skipped {bad.path}: {bad.reason.removeprefix(f'{bad.path}: ')}", "yellow")
     if out is not None:
         with open(out, "w", newline="", encoding="utf-8") as target:
             csv.writer(target, lineterminator="\n").writerows([header, *rows])
@@ -85,65 +96,88 @@ def _class_rows(
     return columns, rows, shown
 
 
-def read_inputs(model: Model, paths: Sequence[str]) -> Inputs:
-    """Returns the samples in pictures, folders (searched to the bottom) and array files, as the model takes them.
+def predict_all(model: Model, paths: Sequence[str], batch_size: int) -> tuple[list[str], Any, list[BadFile]]:
+    """Returns (a name for each sample, the outputs, what was left out) of pictures, folders (searched to the bottom) and array files.
+
+    Pictures are read as they are needed, and stay in memory no longer than that where they are too many.
 
     Raises:
         DataError: a path does not exist, or what is in it cannot be used; pictures in folders are skipped instead, unless
             none of them can be read.
     """
     names: list[str] = []
-    samples: list[np.ndarray] = []
-    skipped: list[tuple[str, str]] = []
+    parts: list[Any] = []
+    skipped: list[BadFile] = []
+    for given, x in _inputs(model, paths):
+        outputs = _outputs(model, x, batch_size)
+        bad = {file.path: file for file in x.bad} if isinstance(x, NamedPictures) else {}
+        skipped += bad.values()
+        names += [name for name in given if name not in bad]
+        parts += [] if outputs is None else [outputs]
+    if not parts:
+        raise DataError(explain("INPUT", f"no picture that can be read; the first: {skipped[0].reason}", "at least one picture"))
+    return names, np.concatenate(parts) if all(isinstance(part, np.ndarray) for part in parts) else parts[0], skipped
+
+
+def _outputs(model: Model, x: np.ndarray | NamedPictures, batch_size: int) -> Any:
+    """Returns the outputs for some samples; None where none of the pictures can be read."""
+    try:
+        return model.predict(x, batch_size=batch_size, verbose=0)
+    except DataError:
+        if not isinstance(x, NamedPictures) or len(x.bad) < len(x):
+            raise
+        return None
+
+
+def _inputs(model: Model, paths: Sequence[str]) -> list[tuple[list[str], np.ndarray | NamedPictures]]:
+    """Returns (names, samples) of pictures that follow one another, and of each array file."""
     shape = tuple(model.input_shapes[0][1:]) if model.input_shapes else (None, None, 3)
+    found: list[tuple[list[str], np.ndarray | NamedPictures]] = []
+    files: list[Path] = []
+    named: list[Path] = []
+
+    def close() -> None:
+        if files:
+            found.append(([str(path) for path in files], _pictures(files, named, shape)))
+            files.clear()
+
     for text in paths:
         path = Path(text).expanduser()
         if not path.exists():
             raise DataError(explain("INPUT", f"{text}, which does not exist", "a picture, a folder, an .npy or an .npz file"))
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-            if not found:
-                raise DataError(
-                    explain(
-                        "INPUT", f"the folder {text} without pictures", f"files that end in {', '.join(sorted(PICTURE_SUFFIXES))}"
-                    )
-                )
-            for picture in found:
-                try:
-                    samples.append(_picture(picture, shape)[None])
-                    names.append(str(picture))
-                except (DataError, OSError) as error:
-                    skipped.append((str(picture), str(error)))
-        elif path.suffix.lower() in (".npz", ".npy"):
+        if path.suffix.lower() in (".npz", ".npy") and not path.is_dir():
+            close()
             x = _as_samples(_array(path), shape)
-            samples.append(x)
-            names += [f"{text}[{i}]" for i in range(len(x))]
+            found.append(([f"{text}[{i}]" for i in range(len(x))], x))
+        elif path.is_dir():
+            files += _in_folder(path)
         else:
-            samples.append(_picture(path, shape)[None])
-            names.append(text)
-    if not samples:
-        raise DataError(explain("INPUT", f"no picture that can be read; the first: {skipped[0][1]}", "at least one picture"))
-    sizes = {x.shape[1:] for x in samples}
-    if len(sizes) > 1:
-        raise DataError(explain("INPUT", f"samples of the shapes {sorted(sizes)}", "one shape", "Give them in several calls."))
-    return Inputs(names, np.concatenate(samples), skipped)
+            files.append(path)
+            named.append(path)
+    close()
+    return found
 
 
-def _picture(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+def _in_folder(folder: Path) -> list[Path]:
+    """Returns the pictures in and below a folder, by name."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not found:
+        raise DataError(explain("INPUT", f"the folder {folder} without pictures", f"files that end in {', '.join(EXTENSIONS)}"))
+    return found
+
+
+def _pictures(files: Sequence[Path], named: Sequence[Path], shape: tuple[int | None, ...]) -> NamedPictures:
     if len(shape) != 3:
-        raise DataError(explain("INPUT", f"the picture {path}", f"samples of the shape {shape}, in an .npy or .npz file"))
+        raise DataError(explain("INPUT", f"the picture {files[0]}", f"samples of the shape {shape}, in an .npy or .npz file"))
     size = None if shape[0] is None or shape[1] is None else (shape[0], shape[1])
-    try:
-        return decode_image(read_file(path), {1: "grayscale", 4: "rgba"}.get(shape[2] or 3, "rgb"), size)
-    except DataError as error:
-        raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    return NamedPictures(files, named, size, {1: "grayscale", 4: "rgba"}.get(shape[2] or 3, "rgb"))
 
 
 def _array(path: Path) -> np.ndarray:
     """Returns the samples in an array file: of an .npz `x_test`, else `x_train` or `x`, else its one array."""
     if path.suffix.lower() == ".npy":
         try:
-            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+            return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))  # read as far as it is needed
         except (ValueError, EOFError, OSError) as error:
             raise DataError(
                 explain(str(path), f"a file that cannot be read ({error})", "one array of numbers that numpy.save wrote")

@@ -12,7 +12,6 @@ from convolt.cli import say
 from convolt.cli.parts import Part, class_numbers, read
 from convolt.cli.recipe import probabilities
 from convolt.data.parts import Samples
-from convolt.data.pictures import Pictures
 from convolt.models import Model
 from convolt.training.run import RunFolder
 
@@ -50,10 +49,7 @@ def measure(model: Model, part: Part, batch_size: int, *, classes: int, verbose:
     """Returns loss and metrics of a compiled model on a part, as far as it can be read, and its probabilities if there are classes."""
     values = model.evaluate(*part.given, batch_size=batch_size, verbose=verbose, return_dict=True)
     shares = probabilities(model.predict(part.x, batch_size=batch_size, verbose=0)) if classes else None
-    if isinstance(part.x, Pictures) and part.x.bad:
-        bad = {file.path for file in part.x.bad}
-        part = part.subset(np.flatnonzero([name not in bad for name in part.x.files]), part.name)
-    return Result(part, values, shares)
+    return Result(part.readable(), values, shares)
 
 
 def sentence(result: Result) -> str:

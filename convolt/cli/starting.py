@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from convolt import applications
 from convolt.applications.weights import COUNTER, TorchNames, has_torch_names, load
-from convolt.cli import model_options, model_spec
-from convolt.errors import ArgumentError, ModelFileError, ShapeError, explain
+from convolt.cli import model_options, model_spec, parts, say
+from convolt.cli.options import ColorMode
+from convolt.data.pictures import Pictures
+from convolt.data.sources import Source
+from convolt.errors import ArgumentError, DataError, ModelFileError, ShapeError, explain
 from convolt.formats import safetensors
 from convolt.formats.guard import expect_kind, few
 from convolt.models.parts import head_start, parts_of
@@ -29,6 +33,9 @@ Options = dict[str, str]
 
 CHOICES = {"stem": ("large", "small"), "variant": ("keras", "torch")}
 """Options under which published weights differ; where nobody says them, a file of weights chooses. More variants are in `entry.others`."""
+
+SAMPLE = 64
+"""Pictures that are looked at before they are streamed."""
 
 SETS = {"digits": ((8, 8, 1), 10), "mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
 """Data sets that are known by name: shape of a sample, and number of classes."""
@@ -168,8 +175,8 @@ def _load_what_fits(model: Model, path: Path, names: TorchNames | None, before: 
         whole = error
     try:
         new = _load_partly(model, path, names)
-        parts = parts_of(model)
-        head = {part.path for part in parts[head_start(model, parts) :]}
+        layers = parts_of(model)
+        head = {part.path for part in layers[head_start(model, layers) :]}
         lacking = [name for name in new if name.rpartition(".")[0] not in head]
         if lacking or len(new) == len(before):
             raise ModelFileError(explain(str(path), f"nothing that fits {few(lacking)}", f"the weights of the backbone of {model.name!r}",
@@ -222,6 +229,37 @@ def freeze_layers(model: Model, what: Sequence[str]) -> str:
         raise ArgumentError(explain("--freeze", ", ".join(what), "layers that leave some to learn", "backbone leaves the head."))
     total = sum(p.numel() for p in model.parameters())
     return f"{', '.join(what)}: {learning:,} of {total:,} parameters learn"
+
+
+def load_data(model: str, data: str, size: tuple[int, int] | None, color_mode: ColorMode, code: str | None = None,
+              leave_beyond: int | None = 0) -> Source:
+    """Loads DATA for MODEL. Pictures of different sizes get the size of the architecture, unless another is given.
+
+    Args:
+        model: MODEL as the user wrote it; the pictures of a folder are resized to what a saved model takes.
+        data, size, color_mode, leave_beyond: as `parts.load` takes them.
+        code: see `model_spec.open_saved`.
+    """
+    try:
+        source = parts.load(data, size, color_mode, _saved_shape(model, code), leave_beyond)
+        if isinstance(source.x_train, Pictures):  # so that different sizes are told now
+            with say.spoken_warnings():
+                source.x_train.read(np.unique(np.linspace(0, len(source.x_train) - 1, SAMPLE).astype(int)))
+        return source
+    except DataError as error:
+        if size is not None or "image_size" not in str(error) or model not in applications.names():
+            raise
+    side = applications.get(model).size
+    say.line(f"The pictures have different sizes: they get {side}×{side}, that of {model}; --image-size says another.")
+    return parts.load(data, (side, side), color_mode, leave_beyond=leave_beyond)
+
+
+def _saved_shape(model: str, code: str | None) -> tuple[int | None, ...] | None:
+    """Returns the shape of a saved model's samples; None for other models."""
+    if not model_spec.is_saved(model):
+        return None
+    shapes = model_spec.open_saved(model, code, "cpu").input_shapes
+    return tuple(shapes[0][1:]) if shapes else None
 
 
 def fitting_data(model: Any) -> str:

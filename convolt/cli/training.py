@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolt import __version__, applications, devices, layers, optimizers, schedules
+from convolt import __version__, devices, layers, optimizers, schedules
 from convolt.callbacks import TerminateOnNaN
 from convolt.cli import defaults, model_spec, parts, recipe, results, resuming, say, starting
 from convolt.cli.interrupt import Interrupts
@@ -25,7 +25,7 @@ from convolt.data.batches import epoch_order
 from convolt.data.budget import data_memory
 from convolt.data.pictures import Pictures
 from convolt.data.sources import Source
-from convolt.errors import ArgumentError, CheckpointError, ConvoltError, DataError, did_you_mean, explain
+from convolt.errors import ArgumentError, CheckpointError, ConvoltError, did_you_mean, explain
 from convolt.formats.safetensors import describe
 from convolt.layers.base import Layer
 from convolt.models import Model
@@ -40,9 +40,6 @@ from convolt.utils import set_random_seed
 
 PEAK = 3.0
 """A rate that falls to zero may start higher: on held-out digits 3 × 1e-3 gave 98.3% after 8 epochs, 1e-3 96.4% (five seeds)."""
-
-SAMPLE = 64
-"""Pictures that are looked at before a training that streams them."""
 
 
 class Training:
@@ -377,20 +374,9 @@ def peak_rate(options: TrainOptions) -> float:
 
 
 def load_source(options: TrainOptions) -> Source:
-    """Loads DATA. Pictures of different sizes get the size of the architecture, unless `--image-size` says another."""
-    size = parse_size(options.image_size)
-    try:
-        source = parts.load(options.data, size, options.color_mode, _saved_shape(options), _left_undecoded(options))
-        if isinstance(source.x_train, Pictures):  # so that different sizes are told now
-            with say.spoken_warnings():
-                source.x_train.read(np.unique(np.linspace(0, len(source.x_train) - 1, SAMPLE).astype(int)))
-        return source
-    except DataError as error:
-        if size is not None or "image_size" not in str(error) or options.model not in applications.names():
-            raise
-    side = applications.get(options.model).size
-    say.line(f"The pictures have different sizes: they get {side}×{side}, that of {options.model}; --image-size says another.")
-    return parts.load(options.data, (side, side), options.color_mode, leave_beyond=_left_undecoded(options))
+    """Loads DATA as `starting.load_data` does; what fits into memory is decoded."""
+    return starting.load_data(options.model, options.data, parse_size(options.image_size), options.color_mode, options.code,
+                              _left_undecoded(options))
 
 
 def _left_undecoded(options: TrainOptions) -> int | None:
@@ -398,14 +384,6 @@ def _left_undecoded(options: TrainOptions) -> int | None:
     if options.resume in (None, resuming.AUTO, resuming.NEVER):
         return data_memory()
     return 0 if dict(resuming.read_config(Path(str(options.resume))).get("data") or {}).get("streamed") else None
-
-
-def _saved_shape(options: TrainOptions) -> tuple[int | None, ...] | None:
-    """Returns the shape of a saved model's samples, which pictures of a folder are resized to."""
-    if not model_spec.is_saved(options.model):
-        return None
-    shapes = model_spec.open_saved(options.model, options.code, "cpu").input_shapes
-    return tuple(shapes[0][1:]) if shapes else None
 
 
 def _folder_name(source: Source) -> str:

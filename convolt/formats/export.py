@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,9 @@ from convolt.errors import ArgumentError, DataError, ModelFileError, did_you_mea
 from convolt.formats import keras_run, onnx, program
 from convolt.formats.exported import Exported
 from convolt.formats.target import file_mode
+
+CHUNK_BYTES = 2**28
+"""Of arrays that are compared at once."""
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """How far an output may be off: |after - before| ≤ ABSOLUTE + RELATIVE · |before|."""
@@ -60,7 +63,7 @@ class Comparison:
 
 
 def export(model: Any, filepath: str | Path, format: str | None = None, *, input_dtype: str = "float32",
-           check: Sequence[np.ndarray] | np.ndarray | None = None,
+           check: Iterator[Sequence[np.ndarray]] | Sequence[np.ndarray] | np.ndarray | None = None,
            metric: Callable[[Sequence[np.ndarray]], float] | None = None) -> Comparison:
     """Writes a model as ONNX, `torch.export` program or Keras file, after comparing its outputs with the model's.
 
@@ -69,7 +72,7 @@ def export(model: Any, filepath: str | Path, format: str | None = None, *, input
         filepath: the target; its suffix is the format if `format` is None.
         format: "onnx", "pt2", "h5" or "keras".
         input_dtype: "float32", or "uint8" for files that take the bytes of pictures (ONNX and pt2).
-        check: inputs to compare on, one array for each input; random ones if None.
+        check: inputs to compare on, one array for each input, or an iterator of such, one part after the other; random ones if None.
         metric: computes a number from the outputs, to be the same (within 0.001) before and after.
 
     Returns:
@@ -108,27 +111,44 @@ def export(model: Any, filepath: str | Path, format: str | None = None, *, input
 
 
 def _compare(exported: Exported, path: Path, name: str, check: Any, metric: Callable[[Sequence[np.ndarray]], float] | None) -> Comparison:
-    inputs = _inputs(exported, check)
-    with torch.no_grad():
-        parts = [exported(*(torch.from_numpy(x[i : i + 256]) for x in inputs)) for i in range(0, len(inputs[0]), 256)]
-    before = [np.concatenate([part.detach().numpy() for part in output]) for output in zip(*parts, strict=True)]
-    after = FORMATS[name].run(path, inputs)
-    shapes = [[list(y.shape) for y in outputs] for outputs in (before, after)]
-    if shapes[0] != shapes[1]:
-        raise ModelFileError(explain(f"the {name} file of {exported.model.name!r}", f"outputs of shapes {shapes[1]}", f"{shapes[0]}"))
-    gaps = [np.abs(a.astype(np.float64) - b) for a, b in zip(after, before, strict=True)]
-    excess = [gap / (ABSOLUTE + RELATIVE * np.abs(b)) for gap, b in zip(gaps, before, strict=True)]
-    return Comparison(_runner(name), len(inputs[0]), max(_largest(gap) for gap in gaps), max(_largest(e) for e in excess),
-                      *((metric(before), metric(after)) if metric else ()))
+    difference = excess = 0.0
+    samples = 0
+    kept: tuple[list[list[np.ndarray]], list[list[np.ndarray]]] = ([], [])  # for the metric, which wants all outputs at once
+    for inputs in _inputs(exported, check):
+        with torch.no_grad():
+            parts = [exported(*(torch.from_numpy(x[i : i + 256]) for x in inputs)) for i in range(0, len(inputs[0]), 256)]
+        before = [np.concatenate([part.detach().numpy() for part in output]) for output in zip(*parts, strict=True)]
+        after = FORMATS[name].run(path, inputs)
+        shapes = [[list(y.shape) for y in outputs] for outputs in (before, after)]
+        if shapes[0] != shapes[1]:
+            raise ModelFileError(explain(f"the {name} file of {exported.model.name!r}", f"outputs of shapes {shapes[1]}", f"{shapes[0]}"))
+        for a, b in zip(after, before, strict=True):
+            gap = np.abs(a.astype(np.float64) - b)
+            difference, excess = max(difference, _largest(gap)), max(excess, _largest(gap / (ABSOLUTE + RELATIVE * np.abs(b))))
+        samples += len(inputs[0])
+        if metric:
+            kept[0].append(before)
+            kept[1].append(after)
+    if not samples:
+        raise DataError(explain("export(check)", "no samples", "at least one"))
+    found = [metric([np.concatenate(parts) for parts in zip(*outputs, strict=True)]) for outputs in kept] if metric else []
+    return Comparison(_runner(name), samples, difference, excess, *found)
 
 
-def _inputs(exported: Exported, check: Any) -> list[np.ndarray]:
+def _inputs(exported: Exported, check: Any) -> Iterator[list[np.ndarray]]:
+    """Yields the inputs as the file takes them, one part after the other."""
     if check is None:
-        return [x.numpy() for x in exported.examples(32)]
-    arrays = [check] if isinstance(check, np.ndarray) else list(check)
-    if len(arrays) != len(exported.dtypes) or len(arrays[0]) == 0:
-        raise DataError(explain("export(check)", f"{len(arrays)} array(s)", f"{len(exported.dtypes)}, one for each input, with samples"))
-    return [np.ascontiguousarray(x, dtype=dtype) for x, dtype in zip(arrays, exported.dtypes, strict=True)]
+        yield [x.numpy() for x in exported.examples(32)]
+        return
+    for part in check if isinstance(check, Iterator) else [check]:
+        arrays = [part] if isinstance(part, np.ndarray) else list(part)
+        if len(arrays) != len(exported.dtypes) or len(arrays[0]) == 0:
+            wanted = f"{len(exported.dtypes)}, one for each input, with samples"
+            raise DataError(explain("export(check)", f"{len(arrays)} array(s)", wanted))
+        each = sum(int(np.prod(x.shape[1:])) * np.dtype(dtype).itemsize for x, dtype in zip(arrays, exported.dtypes, strict=True))
+        size = max(1, CHUNK_BYTES // max(1, each))
+        for start in range(0, len(arrays[0]), size):
+            yield [np.ascontiguousarray(x[start : start + size], dtype=dtype) for x, dtype in zip(arrays, exported.dtypes, strict=True)]
 
 
 def _largest(values: np.ndarray) -> float:
