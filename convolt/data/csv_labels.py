@@ -12,6 +12,7 @@ import numpy as np
 
 from convolt.data.folder import PictureFiles, read_file
 from convolt.data.index import FolderIndex
+from convolt.data.label_modes import LabelMode
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 
 MAX_ROWS = 100_000_000
@@ -24,7 +25,7 @@ SEPARATORS = ("|", ";", " ")
 def from_csv(path: str | Path, path_column: str | None = None, label_column: str | Sequence[str] | None = None, *,
              root: str | Path | None = None, separator: str | None = None, class_names: Sequence[str] | None = None,
              image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear", fit: str = "stretch",
-             follow_links: bool = False, workers: int | None = None) -> PictureFiles:
+             follow_links: bool = False, workers: int | None = None, label_mode: LabelMode = "int") -> PictureFiles:
     """Returns the pictures that a CSV file lists, in its order.
 
     Args:
@@ -37,6 +38,7 @@ def from_csv(path: str | Path, path_column: str | None = None, label_column: str
         class_names: names of the labels in their order; None: the names that occur, sorted (numbers by value).
         image_size, color_mode, interpolation, fit, workers: see `ImageFolder`.
         follow_links: accept links that lead out of the root.
+        label_mode: the form in which `fit` gets the labels; see `ImageFolder`.
 
     Raises:
         ArgumentError: there is no such column, or an argument is out of range.
@@ -58,7 +60,9 @@ def from_csv(path: str | Path, path_column: str | None = None, label_column: str
     else:
         labels, names = _classes(table, columns[0], class_names)
     index = FolderIndex(base, files, labels, names)
-    return PictureFiles(index, f"table {path}", image_size, color_mode, interpolation, fit, workers)
+    pictures = PictureFiles(index, f"table {path}", image_size, color_mode, interpolation, fit, workers)
+    pictures.label_mode = label_mode
+    return pictures
 
 
 class _Table:

@@ -88,7 +88,8 @@ class ImageFolder(PictureFiles):
         follow_links: follow links that lead outside the folder, and links to folders.
         workers: threads that decode; None takes one per core, at most 8.
         label_mode: the form in which `fit` gets the labels: "int" for `sparse_categorical_crossentropy`, "categorical" (float32, `(N,
-            classes)`) for `categorical_crossentropy`, "binary" (float32, `(N, 1)`) for `binary_crossentropy`, or None for no labels.
+            classes)`) for `categorical_crossentropy`, "binary" (float32, `(N, 1)`) for `binary_crossentropy`, "multi_label" (float32,
+            `(N, classes)`) for `binary_crossentropy` with an output for each class, or None for no labels.
 
     Attributes:
         files: paths relative to `path`, sorted.

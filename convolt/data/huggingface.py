@@ -11,6 +11,7 @@ import numpy as np
 
 from convolt.data.decode import check_decoding
 from convolt.data.folder import read_file
+from convolt.data.label_modes import LabelMode
 from convolt.data.pictures import Pictures
 from convolt.data.reader import default_workers
 from convolt.data.stream import Sample, SampleStream
@@ -34,7 +35,7 @@ def is_huggingface(value: Any) -> bool:
 
 def from_huggingface(dataset: Any, image_column: str | None = None, label_column: str | None = None, *,
                      image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
-                     fit: str = "stretch", workers: int | None = None) -> Pictures | HuggingFaceStream:
+                     fit: str = "stretch", workers: int | None = None, label_mode: LabelMode = "int") -> Pictures | HuggingFaceStream:
     """Returns the pictures of a `datasets.Dataset`, such as `datasets.load_dataset("beans", split="train")`.
 
     The names of a `ClassLabel` column are kept; a column of lists of labels becomes one of zeros and ones. A `datasets.IterableDataset`
@@ -46,6 +47,7 @@ def from_huggingface(dataset: Any, image_column: str | None = None, label_column
         label_column: None: the only column of the type `ClassLabel` (or a list of such), else "label", "labels", "class" or "target",
             or no labels if there is none.
         image_size, color_mode, interpolation, fit, workers: see `ImageFolder`; a stream needs `image_size`.
+        label_mode: the form in which `fit` gets the labels; see `ImageFolder`.
 
     Raises:
         ArgumentError: it is not such a dataset, has no such column, or a transform of its own, which would not be run.
@@ -80,11 +82,11 @@ def from_huggingface(dataset: Any, image_column: str | None = None, label_column
             raise ArgumentError(explain("from_huggingface(image_size)", "None with a stream", "(height, width)",
                                         "The size of all pictures cannot be known before they come: image_size=(224, 224)."))
         decoding = {"color_mode": color_mode, "image_size": image_size, "interpolation": interpolation, "fit": fit}
-        return HuggingFaceStream(raw, columns, features, decoding, default_workers(workers))
+        return HuggingFaceStream(raw, columns, features, decoding, default_workers(workers), label_mode)
     labels, names = _labels(dataset, wanted, features)
     found = HuggingFacePictures(raw.select_columns(columns[:1]), columns[0], labels, names, image_size, color_mode, interpolation, fit,
                                 workers)
-    found.named = wanted is not None and bool(_names(features[wanted]))
+    found.named, found.label_mode = wanted is not None and bool(_names(features[wanted])), label_mode
     return found
 
 
@@ -183,14 +185,15 @@ def _content(name: str, cell: Any) -> bytes:
 class HuggingFaceStream(SampleStream):
     """The pictures of a `datasets.IterableDataset` as a stream of batches; see `from_huggingface`."""
 
-    def __init__(self, dataset: Any, columns: list[str], features: dict[str, Any], decoding: dict[str, Any], workers: int) -> None:
+    def __init__(self, dataset: Any, columns: list[str], features: dict[str, Any], decoding: dict[str, Any], workers: int,
+                 label_mode: LabelMode) -> None:
         feature = features[columns[1]] if len(columns) > 1 else None
         names = _names(feature)
         several = feature is not None and _inner(feature) is not feature
         if several and not names:
             raise ArgumentError(explain("from_huggingface(dataset)", f"a stream with lists of numbers as labels ({columns[1]!r})",
                                         "lists of the type ClassLabel", "How many classes there are is not known before all have come."))
-        super().__init__(decoding, len(names) or None, names, several, BUFFER, workers)
+        super().__init__(decoding, len(names) or None, names, several, BUFFER, workers, label_mode)
         self._dataset, self._columns = dataset, columns
 
     def __repr__(self) -> str:
@@ -198,7 +201,7 @@ class HuggingFaceStream(SampleStream):
 
     def fingerprint(self) -> str:
         """Returns what tells this stream from others, as far as it can be known."""
-        return f"{self!r} {self._dataset.info.version} {self._dataset.split} {self._columns} {self.class_names} {self._decoding}"
+        return f"{self!r} {self._dataset.info.version} {self._dataset.split} {self._columns} {self.class_names} {self._form()}"
 
     def samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
         """Yields the samples of an epoch, mixed by the set itself: its shards, and within a buffer."""

@@ -31,8 +31,8 @@ class ImageBatches:
         shuffle: whether the order changes with each pass.
         seed: decides the orders.
         seeded: whether `seed` decides those of `fit`, too; else `fit`'s own does.
-        label_mode: "int" (int64, `(N,)`), "categorical" (float32, `(N, classes)`), "binary" (float32, `(N, 1)`) or
-            None for no labels.
+        label_mode: "int" (int64, `(N,)`), "categorical" or "multi_label" (float32, `(N, classes)`), "binary" (float32, `(N, 1)`)
+            or None for no labels.
 
     Attributes:
         class_names: name of each label.
@@ -80,7 +80,7 @@ class ImageBatches:
 
 
 def image_dataset_from_directory(
-        directory: str | Path, labels: Labels = "inferred", label_mode: Literal["int", "categorical", "binary"] | None = "int",
+        directory: str | Path, labels: Labels = "inferred", label_mode: LabelMode = "int",
         class_names: Sequence[str] | None = None, color_mode: str = "rgb", batch_size: int | None = 32,
         image_size: int | tuple[int, int] = (256, 256), shuffle: bool = True, seed: int | None = None,
         validation_split: float | None = None, subset: Literal["training", "validation", "both"] | None = None,
@@ -91,7 +91,7 @@ def image_dataset_from_directory(
     Args:
         directory: the folder, `directory/CLASS/PICTURE`.
         labels: "inferred", None, or one whole number per picture in the order of the sorted paths.
-        label_mode: "int", "categorical", "binary" or None; see `ImageBatches`.
+        label_mode: "int", "categorical", "binary", "multi_label" or None; see `ImageBatches`.
         class_names: the class folders in the order of their labels; sorted by name if None.
         color_mode: "rgb", "rgba" or "grayscale".
         batch_size: pictures per batch; None yields single pictures.

@@ -75,7 +75,7 @@ class Pictures(ABC):
         labels: int64 `(N,)` for classes, float32 `(N, classes)` of zeros and ones for several labels each, or None.
         class_names: name of each label.
         label_mode: the form in which `fit` gets the labels: "int" as they are, "categorical" float32 `(N, classes)`, "binary" float32
-            `(N, 1)`, None without. It can be set.
+            `(N, 1)`, "multi_label" float32 `(N, classes)` also of pictures with several labels or none, None without. It can be set.
         image_size, color_mode, interpolation, fit: how pictures are decoded; see `decode_image`.
         workers: threads that decode.
         bad: the files that were met and left out so far, with the reason, here or in a `subset`.

@@ -18,6 +18,7 @@ import numpy as np
 from convolt.data.archives import MAX_MEMBERS
 from convolt.data.folder import MAX_FILE_BYTES
 from convolt.data.index import EXTENSIONS
+from convolt.data.label_modes import LabelMode
 from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, DataError, explain
 
@@ -53,7 +54,7 @@ def expand(pattern: str) -> list[str]:
 
 def from_tar(shards: str | Path | Sequence[str | Path], *, class_names: Sequence[str] | None = None,
              image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear", fit: str = "stretch",
-             workers: int | None = None) -> Pictures:
+             workers: int | None = None, label_mode: LabelMode = "int") -> Pictures:
     """Returns the pictures of uncompressed tar shards on this disk.
 
     Args:
@@ -61,9 +62,10 @@ def from_tar(shards: str | Path | Sequence[str | Path], *, class_names: Sequence
             `KEY.cls` its label (a whole number, or several with spaces between); `KEY.json` with "label" works as well.
         class_names: name of each label; None: the numbers.
         image_size, color_mode, interpolation, fit, workers: see `ImageFolder`.
+        label_mode: the form in which `fit` gets the labels; see `ImageFolder`.
 
     Raises:
-        ArgumentError: the pattern or `class_names` cannot be used.
+        ArgumentError: the pattern, `class_names` or `label_mode` cannot be used.
         DataError: a shard is missing, compressed, damaged, or holds links; a picture has no label while others do; a name occurs twice.
     """
     paths = [Path(name).expanduser() for given in ([shards] if isinstance(shards, (str, Path)) else shards) for name in expand(str(given))]
@@ -80,7 +82,7 @@ def from_tar(shards: str | Path | Sequence[str | Path], *, class_names: Sequence
     labels, names = _labels(files, found, class_names)
     pictures = TarPictures(f"shards {shards}", paths, files, np.asarray(places, np.int64), labels, names, image_size, color_mode,
                            interpolation, fit, workers)
-    pictures.named = class_names is not None
+    pictures.named, pictures.label_mode = class_names is not None, label_mode
     return pictures
 
 

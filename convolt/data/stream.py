@@ -14,6 +14,7 @@ import numpy as np
 
 from convolt.data.decode import check_decoding, decode_image, warn
 from convolt.data.index import EXTENSIONS
+from convolt.data.label_modes import LabelMode, check_label_mode, targets_of
 from convolt.data.pictures import MAX_BAD_SHARE, PIECE, BadFile, SkippedFilesWarning, write_skipped
 from convolt.data.reader import ahead, default_workers
 from convolt.data.shards import expand, label_of
@@ -27,8 +28,9 @@ Decoded = tuple[np.ndarray | BadFile, np.ndarray | None]
 
 
 def from_webdataset(shards: str | Sequence[str], image_size: tuple[int, int], *, classes: int | None = None,
-                    class_names: Sequence[str] | None = None, several: bool = False, shuffle: int = 1000, color_mode: str = "rgb",
-                    interpolation: str = "bilinear", fit: str = "stretch", workers: int | None = None) -> ShardStream:
+                    class_names: Sequence[str] | None = None, shuffle: int = 1000, color_mode: str = "rgb",
+                    interpolation: str = "bilinear", fit: str = "stretch", workers: int | None = None,
+                    label_mode: LabelMode = "int") -> ShardStream:
     """Returns shards as a stream of batches for `fit`, without storing them: from a disk, or from addresses that `webdataset` opens.
 
     Shards on a disk are better read by `from_tar`, which gives every order, a number of steps and a validation split.
@@ -36,10 +38,10 @@ def from_webdataset(shards: str | Sequence[str], image_size: tuple[int, int], *,
     Args:
         shards: names, or a pattern such as "https://host/shards-{000..999}.tar". `pipe:` names, which run commands, are refused.
         image_size: (height, width) of all pictures.
-        classes, class_names: number of classes, or their names; one of them where `several`.
-        several: whether a picture has several labels: y is then float32 (N, classes).
+        classes, class_names: number of classes, or their names; one of them where labels become rows.
         shuffle: samples among which the next one is drawn; 0 keeps the order. The order of the shards changes with each epoch as well.
         color_mode, interpolation, fit, workers: see `ImageFolder`.
+        label_mode: the form in which `fit` gets the labels; see `ImageFolder`. With "multi_label" a picture may have several.
 
     Raises:
         ArgumentError: an argument is out of range, or a name runs a command.
@@ -56,13 +58,11 @@ def from_webdataset(shards: str | Sequence[str], image_size: tuple[int, int], *,
         if name.startswith("pipe:") or "|" in name:
             raise ArgumentError(explain("from_webdataset(shards)", repr(name), "names of files or addresses",
                                         "What runs a command is not opened."))
-    if several and classes is None and class_names is None:
-        raise ArgumentError(explain("from_webdataset(classes)", None, "the number of classes, with several=True"))
     if isinstance(shuffle, bool) or not isinstance(shuffle, int) or shuffle < 0:
         raise ArgumentError(explain("from_webdataset(shuffle)", shuffle, "a whole number from 0"))
     decoding = {"color_mode": color_mode, "image_size": image_size, "interpolation": interpolation, "fit": fit}
     count = len(class_names) if class_names is not None else classes
-    return ShardStream(names, decoding, count, list(class_names or []), several, shuffle, default_workers(workers))
+    return ShardStream(names, decoding, count, list(class_names or []), shuffle, default_workers(workers), label_mode)
 
 
 class SampleStream(ABC):
@@ -70,12 +70,18 @@ class SampleStream(ABC):
 
     Attributes:
         class_names: name of each label, as far as known.
+        label_mode: the form of the labels; see `ImageFolder`.
         bad: what was met and left out so far, with the reason.
     """
 
     def __init__(self, decoding: dict[str, Any], classes: int | None, class_names: list[str], several: bool, shuffle: int,
-                 workers: int) -> None:
-        self.class_names, self.shuffle, self.workers = class_names, shuffle, workers
+                 workers: int, label_mode: LabelMode = "int") -> None:
+        if label_mode in ("categorical", "binary", "multi_label") and classes is None:
+            raise ArgumentError(explain(f'label_mode="{label_mode}"', "a stream whose number of classes is not known",
+                                        "the number of classes", "Pass classes=… or class_names=…."))
+        names = class_names or [str(n) for n in range(classes or 0)]
+        check_label_mode(label_mode, np.zeros((0, len(names)) if several else 0), names)
+        self.class_names, self.shuffle, self.workers, self.label_mode = class_names, shuffle, workers, label_mode
         self._decoding, self._classes, self._several = decoding, classes, several
         self._bad: dict[str, BadFile] = {}
         self._met = 0
@@ -92,6 +98,10 @@ class SampleStream(ABC):
             epoch: number of the epoch, from 0.
             seed: None keeps the order of the source.
         """
+
+    def _form(self) -> str:
+        """Returns how pictures and labels are given, for fingerprints."""
+        return f"{self._decoding}" + ("" if self.label_mode == "int" else f" {self.label_mode}")
 
     @property
     def bad(self) -> list[BadFile]:
@@ -135,7 +145,8 @@ class SampleStream(ABC):
             labels = [label for _, label in batch if label is not None]
             if labels and len(labels) < len(batch):
                 raise DataError(explain(f"{self!r}", "pictures with and without labels", "KEY.cls beside each KEY.jpg, or beside none"))
-            yield (x, np.stack(labels)) if labels else (x,)
+            y = targets_of(np.stack(labels) if labels else None, self.label_mode, int(self._classes or 0))
+            yield (x,) if y is None else (x, y)
         for label in sorted(found.bad - found.good):
             name = self.class_names[label] if label < len(self.class_names) else str(label)
             raise DataError(explain(f"{self!r}", f"only bad files in the class {name!r}", "at least one picture that can be read",
@@ -156,7 +167,7 @@ class SampleStream(ABC):
             raise DataError(explain(name, f"the labels {label}", f"labels from 0 to {self._classes - 1}"))
         if not self._several:
             if len(label) != 1:
-                raise DataError(explain(name, f"{len(label)} labels", "one", "Pass several=True for more."))
+                raise DataError(explain(name, f"{len(label)} labels", "one", 'Pass label_mode="multi_label" for more.'))
             return np.asarray(label[0], np.int64)
         row = np.zeros(int(self._classes or 0), np.float32)
         row[list(label)] = 1
@@ -189,9 +200,9 @@ class _Labels:
 class ShardStream(SampleStream):
     """Tar shards as a stream of batches; see `from_webdataset`."""
 
-    def __init__(self, shards: list[str], decoding: dict[str, Any], classes: int | None, class_names: list[str], several: bool,
-                 shuffle: int, workers: int) -> None:
-        super().__init__(decoding, classes, class_names, several, shuffle, workers)
+    def __init__(self, shards: list[str], decoding: dict[str, Any], classes: int | None, class_names: list[str], shuffle: int,
+                 workers: int, label_mode: LabelMode) -> None:
+        super().__init__(decoding, classes, class_names, label_mode == "multi_label", shuffle, workers, label_mode)
         self.shards = shards
 
     def __repr__(self) -> str:
@@ -199,7 +210,7 @@ class ShardStream(SampleStream):
 
     def fingerprint(self) -> str:
         """Returns what tells this stream from others."""
-        return f"{self.shards} {self._decoding} {self.shuffle}"
+        return f"{self.shards} {self._form()} {self.shuffle}"
 
     def samples(self, epoch: int, seed: int | None) -> Iterator[Sample]:
         """Yields the samples of an epoch: the shards in an order of their own, and the samples mixed within a buffer."""

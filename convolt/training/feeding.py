@@ -12,6 +12,7 @@ from convolt import losses
 from convolt.data.batch_spec import BatchSpec, spec_of
 from convolt.data.batches import Resident, Streamed
 from convolt.data.pictures import Pictures
+from convolt.data.stream import SampleStream
 from convolt.errors import ArgumentError, explain
 from convolt.training import checks, given, inputs
 from convolt.training.augmenting import Augmenter
@@ -133,13 +134,13 @@ class Feeding:
             raise ArgumentError(explain(f"{what}(batch_size)", f"{batch_size!r} with a dataset or generator", "a number, or arrays"))
         weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
         first, x = inputs.peek(x, batch_size or 32)
-        xs, _, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
+        xs, ys, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
         augment = drawing.augment
         checks.check_inputs(list(xs), inputs.accepted_shapes(self.model, augment is not None and augment.resizes), what=what)
         self._prepare_model(xs if augment is None else augment.example(xs, self.model))
-        if isinstance(x, PictureStream) and (labels := x.example_targets()) is not None:  # known before the first picture is
-            for head in self._heads:
-                checks.check_labels(labels, loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
+        known = x.example_targets() if isinstance(x, PictureStream) else ys[0] if ys and isinstance(x, SampleStream) else None
+        for head in self._heads if known is not None else ():
+            checks.check_labels(known, loss=head.loss, output_shape=self._output_shapes[head.name], what=what)
         if augment is not None:
             augment.prepare(self._heads, self._output_shapes)
             self._note_augmentation(what, augment, resident=False)

@@ -77,8 +77,8 @@ def check_label_form(pictures: Pictures, loss: Any) -> None:
     if isinstance(found, (losses.CategoricalCrossentropy, losses.CategoricalFocalCrossentropy)):
         sparse = "Use sparse_categorical_crossentropy, or" if isinstance(found, losses.CategoricalCrossentropy) else "Use"
         raise ShapeError(explain(found.name, f"the class numbers of {pictures.title}", "one-hot labels",
-                                 f"{sparse} label_mode=\"categorical\" of the ImageFolder (of other pictures: pictures.label_mode = "
-                                 "\"categorical\")."))
+                                 f"{sparse} label_mode=\"categorical\" where the pictures are opened (of a pack: "
+                                 "pictures.label_mode = \"categorical\")."))
 
 
 def _open(pictures: Pictures, room: int, device: torch.device) -> Opened:
