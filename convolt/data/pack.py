@@ -13,6 +13,8 @@ import numpy as np
 from convolt.data.index import index_folder
 from convolt.data.pack_format import ENCODED, PIXELS, Header, PartInfo, read_header
 from convolt.data.packed import Packed, PackedPictures, PackedPixels
+from convolt.data.pictures import PIECE, piece_of
+from convolt.data.reader import ahead, default_workers
 from convolt.errors import ConvoltWarning, DataError, explain
 
 
@@ -132,8 +134,15 @@ def _labels(thing: str, info: PartInfo, raw: np.ndarray, classes: int) -> np.nda
 
 
 def _verify(thing: str, pixels: np.ndarray, checksums: np.ndarray, files: list[str]) -> None:
-    for number, picture in enumerate(pixels):
-        if zlib.crc32(picture) != checksums[number]:
+    """Compares all pictures with their checksums, large ones in several threads, and raises `DataError` for the first that differs."""
+    piece = piece_of(pixels.shape[1:])
+
+    def wrong(start: int) -> int | None:
+        return next((n for n in range(start, min(start + piece, len(pixels))) if zlib.crc32(pixels[n]) != checksums[n]), None)
+
+    workers = default_workers(None) if piece < PIECE else 1
+    for number in ahead(wrong, range(0, len(pixels), piece), workers, 2 * workers):
+        if number is not None:
             raise DataError(explain(f"{thing}: {files[number]}", "pixels with another checksum", "those that were packed",
                                     "The disk or a copy of the file is at fault: pack the folder anew."))
 
