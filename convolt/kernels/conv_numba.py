@@ -153,10 +153,19 @@ def _backward_parts(grad: Any, code: Any, x: Any, sums: Any, sizes: Any, rows: A
                 _backward_3_by_3(grad, code, x, sums, s, t, of, count, *steps, line, chans)
 
 
-def _add_parts(parts: Any, total: Any) -> None:
-    for part in range(parts.size // total.size):
-        for i in range(total.size):
-            total[i] += np.float64(parts[part * total.size + i])
+def _add_parts(parts: Any, dweight: Any, dbias: Any, channels: Any) -> None:
+    """Sums of all parts, in the order of weights and bias."""
+    size = (dbias.size + LANES - 1) // LANES * LANES * channels * 10
+    total = np.zeros(size, np.float64)
+    for part in range(parts.size // size):
+        for i in range(size):
+            total[i] += np.float64(parts[part * size + i])
+    for f in range(dbias.size):
+        block = f // LANES * channels * 10 * LANES + f % LANES
+        for c in range(channels):
+            for k in range(9):
+                dweight[(f * channels + c) * 9 + k] = np.float32(total[block + (c * 10 + k) * LANES])
+        dbias[f] = np.float32(total[block + 9 * LANES])
 
 
 def _forward_by_products(x: Any, weight: Any, bias: Any, out: Any, code: Any, sizes: Any, relu: Any, first: Any, last: Any) -> None:
@@ -222,9 +231,8 @@ def backward(grad: Tensor, code: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     n, filters, out_height, out_width = grad.shape
     rows, size = n * out_height, -(-filters // LANES) * channels * 10 * LANES
     count = -(-rows // ROWS)
-    sums, total = torch.empty(count * size), torch.zeros(size, dtype=torch.float64)
+    sums, dweight, dbias = torch.empty(count * size), torch.empty(filters, channels, 3, 3), torch.empty(filters)
     arrays = (bits(grad), flat(code).numpy(), bits(x), sums.numpy(), (height, width, out_height, out_width, filters, channels), rows)
     _backward.over_rows(arrays, count, WORK * grad.nbytes)
-    _sum(sums.numpy(), total.numpy())
-    by_filter = total.view(-1, channels, 10, LANES).movedim(3, 1).reshape(-1, channels, 10)[:filters].to(torch.float32)
-    return by_filter[:, :, :9].reshape(filters, channels, 3, 3), by_filter[:, 0, 9].contiguous()
+    _sum(sums.numpy(), dweight.view(-1).numpy(), dbias.numpy(), channels)
+    return dweight, dbias

@@ -100,14 +100,14 @@ def _between(first: Any, last: Any) -> Any:
 
 @register_jitable
 def _weight_gradients(grad: Any, code: Any, x: Any, dweight: Any, bias: Any, sizes: Any, first: Any, last: Any) -> None:
-    """Gradients of weights and bias of the filters first … last - 1."""
+    """Gradients (F, C, 3, 3) of the weights, and of the bias, of the filters first … last - 1."""
     n, _, _, channels, _, down, across, _, _ = sizes
     line, windows, span = (2 * across + 2) * channels, down * across, 3 * channels
     here = _aligned((2 * down + 2) * line)
     place, factor = np.empty((last - first) * windows + 1, np.intp), np.empty((last - first) * windows + 1, np.float32)
     count = np.empty(last - first, np.intp)
-    for i in range(first * 3 * span, last * 3 * span):
-        dweight[i] = np.float32(0)
+    total = _aligned((last - first) * 3 * span)
+    total[:] = np.float32(0)
     for f in range(first, last):
         bias[f] = np.float32(0)
     for image in range(n):
@@ -115,7 +115,11 @@ def _weight_gradients(grad: Any, code: Any, x: Any, dweight: Any, bias: Any, siz
         _lists_of_filters(grad, code, image, place, factor, count, bias, first, last, sizes)
         for f in range(last - first):
             for i in range(0, span if count[f] else 0, TILE):
-                _three_rows(dweight, (first + f) * 3 * span + i, span, here, i, line, place, factor, f * windows, count[f])
+                _three_rows(total, f * 3 * span + i, span, here, i, line, place, factor, f * windows, count[f])
+    for f in range(last - first):
+        for k in range(9):
+            for c in range(channels):
+                dweight[((first + f) * channels + c) * 9 + k] = total[(f * 9 + k) * channels + c]
 
 
 @register_jitable
@@ -143,7 +147,11 @@ def _input_gradients(grad: Any, code: Any, weight: Any, dx: Any, sizes: Any, fir
     """Gradients of the images first … last - 1."""
     _, _, _, channels, filters, down, across, _, _ = sizes
     line, windows, span = (2 * across + 2) * channels, down * across, 3 * channels
-    here = _aligned((2 * down + 2) * line)
+    here, by_rows = _aligned((2 * down + 2) * line), _aligned(3 * filters * span)
+    for f in range(filters):
+        for c in range(channels):
+            for k in range(9):
+                by_rows[(k // 3 * filters + f) * span + k % 3 * channels + c] = weight[(f * channels + c) * 9 + k]
     place, factor = np.empty(4 * windows * filters, np.intp), np.empty(4 * windows * filters, np.float32)
     count = np.empty(4 * windows, np.intp)
     for image in range(first, last):
@@ -156,7 +164,7 @@ def _input_gradients(grad: Any, code: Any, weight: Any, dx: Any, sizes: Any, fir
                     for at in range(4):
                         k = 4 * window + at
                         if count[k]:
-                            _one_row(here, corner + (at >> 1) * line + (at & 1) * channels, 0, weight, row * filters * span + i, 0,
+                            _one_row(here, corner + (at >> 1) * line + (at & 1) * channels, 0, by_rows, row * filters * span + i, 0,
                                      place, factor, k * filters, count[k])
         _write_image(here, dx, image, sizes)
 
@@ -186,10 +194,9 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, padding: tup
     filters = weight.shape[0]
     sizes = (n, height, width, channels, filters, *grad.shape[2:], *padding)
     dx = empty_channels_last(tuple(x.shape) if want_x else (0, channels, 0, 0), x.dtype, x.device)
-    dweight, bias = torch.empty(filters, 3, 3, channels), torch.empty(filters)
-    by_rows = weight.detach().float().permute(2, 0, 3, 1).contiguous()
+    dweight, bias = torch.empty(weight.shape), torch.empty(filters)
+    given = weight.detach().float().contiguous().view(-1).numpy()
     units = -(-filters // FILTERS)
-    arrays = (bits(grad), flat(code).numpy(), bits(x), by_rows.view(-1).numpy(), bits(dx), dweight.view(-1).numpy(), bias.numpy(), sizes,
-              units)
+    arrays = (bits(grad), flat(code).numpy(), bits(x), given, bits(dx), dweight.view(-1).numpy(), bias.numpy(), sizes, units)
     _both.over_rows(arrays, units, grad.numel() * channels * 8)
-    return dx if want_x else None, dweight.movedim(-1, 1), bias
+    return dx if want_x else None, dweight, bias
