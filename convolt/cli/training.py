@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolt import __version__, devices, layers, optimizers, schedules
+from convolt import __version__, devices, layers, optimizers
 from convolt.callbacks import TerminateOnNaN
-from convolt.cli import defaults, model_spec, parts, recipe, results, resuming, say, starting
+from convolt.cli import defaults, model_spec, optimizing, parts, recipe, results, resuming, say, starting
 from convolt.cli.interrupt import Interrupts
 from convolt.cli.options import Switch, parse_fusions, parse_size
 from convolt.cli.train import TrainOptions
@@ -25,7 +25,7 @@ from convolt.data.batches import epoch_order
 from convolt.data.budget import data_memory
 from convolt.data.pictures import Pictures
 from convolt.data.sources import Source
-from convolt.errors import ArgumentError, CheckpointError, ConvoltError, did_you_mean, explain
+from convolt.errors import CheckpointError, ConvoltError
 from convolt.formats.safetensors import describe
 from convolt.layers.base import Layer
 from convolt.models import Model
@@ -38,9 +38,6 @@ from convolt.training.checkpoint.signals import StopAtOnce
 from convolt.training.run import RunFolder
 from convolt.utils import set_random_seed
 
-PEAK = 3.0
-"""A rate that falls to zero may start higher: on held-out digits 3 × 1e-3 gave 98.3% after 8 epochs, 1e-3 96.4% (five seeds)."""
-
 
 class Training:
     """One call of `convolt train`, step by step.
@@ -51,7 +48,7 @@ class Training:
 
     def __init__(self, options: TrainOptions) -> None:
         self.options = options
-        optimizer = make_optimizer(options)  # misspelt names are told before data are read
+        optimizer = optimizing.make_optimizer(options)  # misspelt names are told before data are read
         sampling.get(options.sampler)
         if options.augment is not None:
             parse(options.augment)
@@ -190,7 +187,7 @@ class Training:
 
     def _optimizer_text(self) -> str:
         schedule = self.options.schedule
-        rate = peak_rate(self.options)
+        rate = optimizing.peak_rate(self.options)
         averaged = ", weights averaged at the end" if isinstance(self.model.optimizer, optimizers.SWA) else ""
         return f"{self.options.optimizer}, learning rate {rate:g}{'' if schedule == 'constant' else f' at most ({schedule})'}{averaged}"
 
@@ -342,35 +339,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-
-
-def make_optimizer(options: TrainOptions) -> optimizers.Optimizer:
-    """Returns the optimizer that was asked for, with its learning rate and schedule.
-
-    Raises:
-        ArgumentError: an unknown name; the nearest is named.
-    """
-    kind = optimizers.registry.find(options.optimizer)
-    if options.schedule not in schedules.by_word:
-        raise ArgumentError(
-            explain("--schedule", repr(options.schedule), "a schedule", did_you_mean(options.schedule, schedules.by_word))
-        )
-    rate = peak_rate(options)
-    own = defaults.recipe_of(options.model)
-    own = own if own and own.optimizer == options.optimizer else None
-    made = kind(learning_rate=rate if options.schedule == "constant" else schedules.by_word[options.schedule](rate),
-                **(own.optimizer_arguments if own else {}))
-    if own and own.average_epochs:
-        return optimizers.SWA(made, start=max(0.0, 1.0 - own.average_epochs / options.epochs), every=1)
-    return made
-
-
-def peak_rate(options: TrainOptions) -> float:
-    """Returns the highest learning rate: the given one, or the optimizer's own, times three under a schedule that lowers it."""
-    if options.learning_rate is not None:
-        return options.learning_rate
-    own = float(optimizers.registry.find(options.optimizer)().lr)
-    return own if options.schedule == "constant" else round(own * PEAK, 12)
 
 
 def load_source(options: TrainOptions) -> Source:

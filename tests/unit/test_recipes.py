@@ -13,10 +13,10 @@ from convolt import applications, devices, losses, optimizers
 from convolt.applications.speednet import RECIPE
 from convolt.cli.defaults import recipe_of, with_recipe
 from convolt.cli.main import main
+from convolt.cli.optimizing import make_optimizer
 from convolt.cli.options import Precision
 from convolt.cli.recipe import choose
 from convolt.cli.train import TrainOptions
-from convolt.cli.training import make_optimizer
 from convolt.data.sources import open_source
 from convolt.errors import ArgumentError
 
