@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from convolt import constraints, initializers, regularizers
 from convolt.configurable import Configurable, Registry, changed_arguments, snake_case
 from convolt.errors import ArgumentTypeError, ShapeError, StateError, did_you_mean, explain
+from convolt.layers.ends import End, recalled, remember
 from convolt.layers.infer import infer_output_shape
 from convolt.layers.mask_flow import fill_masks, hand_on
 from convolt.layers.symbolic import Node, SymbolicTensor, map_structure, shapes_of
@@ -153,9 +154,17 @@ class Layer(Configurable, nn.Module):
             self.ensure_built(*shapes)
         node = Node(self, args, kwargs)
         output = self.output_shape_of_call(shapes, kwargs)
+        made: Any = SymbolicTensor(output, node=node)
         if isinstance(output, list):
-            return [SymbolicTensor(shape, node=node, index=i) for i, shape in enumerate(output)]
-        return SymbolicTensor(output, node=node)
+            made = [SymbolicTensor(shape, node=node, index=i) for i, shape in enumerate(output)]
+        remember(self, made)
+        return made
+
+    input, output = End(), End()
+
+    def symbolic_ends(self) -> tuple[Any, Any] | None:
+        """Returns the symbolic tensors that the layer was first called on, and what it gave, for `input` and `output`."""
+        return recalled(self)
 
     def _call_on_arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         device = next((p.device for p in self.parameters()), torch.device("cpu"))

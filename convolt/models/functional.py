@@ -66,6 +66,10 @@ class Functional(Model):
         found = ((f"{prefix}{key}.", layer) for key, layer in zip(self._keras_order, self.layers, strict=True))
         return [weight for start, layer in found for weight in layer.keras_weights(start)]
 
+    def symbolic_ends(self) -> tuple[Any, Any]:
+        """Returns the inputs and outputs, for `input` and `output`, as the constructor was given them."""
+        return self._input_structure, self._output_structure
+
     @property
     def input_names(self) -> list[str]:
         """Names of the inputs, by which `fit` addresses them in a mapping."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from convolt.errors import ArgumentError, ArgumentTypeError, explain
 from convolt.layers.base import Layer, registry
-from convolt.layers.symbolic import SymbolicTensor
+from convolt.layers.symbolic import Input, SymbolicTensor
 from convolt.layout import Shape
 from convolt.models.model import Model
 from convolt.models.wrapped import TorchLayer
@@ -39,6 +39,7 @@ class Sequential(Model):
         super().__init__(**kwargs)
         self._input: SymbolicTensor | None = None
         self._stack: list[str] = []
+        self._ends: tuple[list[str], SymbolicTensor, SymbolicTensor] | None = None
         self.output_shape: Shape | None = None
         for layer in layers or ():
             self.add(layer)
@@ -52,6 +53,28 @@ class Sequential(Model):
     def input_shapes(self) -> list[Shape]:
         """Shape of the input, batch first, channels last; empty while it is not known."""
         return [self.build_shapes[0]] if self.build_shapes else []
+
+    def symbolic_ends(self) -> tuple[Any, Any] | None:
+        """Returns the input and the output, for `input` and `output`; None while the shape of the input is not known."""
+        if not self.build_shapes:
+            return None
+        if self._ends is None or self._ends[0] != self._stack:
+            known = self._input
+            start = x = Input(self.build_shapes[0][1:], dtype=self.input_dtypes[0]) if known is None else known
+            for layer in self.layers:
+                x = layer(x)
+            self._ends = (list(self._stack), start, x)
+        return self._ends[1:]
+
+    @property
+    def inputs(self) -> list[SymbolicTensor]:
+        """The symbolic input, in a list."""
+        return [self.input]
+
+    @property
+    def outputs(self) -> list[SymbolicTensor]:
+        """The symbolic output, in a list."""
+        return [self.output]
 
     @property
     def input_dtypes(self) -> list[str]:
