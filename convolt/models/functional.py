@@ -66,6 +66,11 @@ class Functional(Model):
         found = ((f"{prefix}{key}.", layer) for key, layer in zip(self._keras_order, self.layers, strict=True))
         return [weight for start, layer in found for weight in layer.keras_weights(start)]
 
+    @property
+    def output_shape(self) -> Any:
+        """Shape of the output, batch first, channels last; of several, in the structure that the constructor was given."""
+        return map_structure(lambda tensor: tensor.shape, self._output_structure)
+
     def symbolic_ends(self) -> tuple[Any, Any]:
         """Returns the inputs and outputs, for `input` and `output`, as the constructor was given them."""
         return self._input_structure, self._output_structure

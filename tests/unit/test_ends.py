@@ -19,6 +19,7 @@ def test_features_of_a_network_as_keras_takes_them() -> None:
     maps, scores = model.predict(x, verbose=0)
     np.testing.assert_allclose(maps, base.features(x, "block_3_expand_relu"), atol=1e-5)
     np.testing.assert_allclose(scores, base.predict(x, verbose=0), atol=1e-5)
+    assert base.output_shape == (None, 4) and model.output_shape == [(None, 8, 8, 144), (None, 4)]
     layer = base.get_layer("block_2_add")
     assert len(layer.input) == 2 and layer.output.shape == (None, 8, 8, 24)
 
