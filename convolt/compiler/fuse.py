@@ -15,7 +15,6 @@ from torch import fx, nn
 
 from convolt import activations
 from convolt.compiler.fused import (
-    MOST_FILTERS,
     ConvRelu,
     ConvReluPool,
     Depthwise,
@@ -153,8 +152,7 @@ def _winograd_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     conv, shape = conv_of(graph, node), node.meta.get("shape", ())
     if conv is None or len(shape) != 4:
         return None
-    few = max(conv.weight.shape[:2]) <= MOST_FILTERS
-    if not (_is_winograd(conv) and shape[2] % 2 == shape[3] % 2 == 0 if few else _is_tiled(conv)):
+    if not (_is_winograd(conv) and shape[2] % 2 == shape[3] % 2 == 0) and not _is_tiled(conv):
         return None
     return Match(WinogradConv(conv, ends_in_relu(conv)), (first_input(node),), (node,))
 

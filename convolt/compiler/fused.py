@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from convolt import activations, kernels
 from convolt.layers import BatchNormalization, Conv2D, DepthwiseConv2D
 
-MOST_FILTERS = 256
-"""Of a convolution without pooling for which tiles of 2 × 2 results are worth their transforms."""
+FEW_FILTERS = 64
+"""Of a convolution in float32, and of its inputs: with more, tiles of 4 × 4 results are worth their transforms."""
 
 
 class ConvReluPool(nn.Module):
@@ -101,10 +101,10 @@ class WinogradPool(nn.Module):
 class WinogradConv(nn.Module):
     """3 × 3 convolution on a CPU with fewer products.
 
-    Tiles of 2 × 2 results up to `MOST_FILTERS`, in float32 and bfloat16; above, tiles of 4 × 4, in float32 alone. Measured on
-    ResNet-18's shapes (batch 128, forward and backward in ms, oneDNN / 2 × 2 / 4 × 4): 64 at 32 × 32: 259 / 96 / 192,
-    128 at 16 × 16: 144 / 122 / 123, 256 at 8 × 8: 136 / 94 / 96, 512 at 4 × 4: 126 / 134 / 112; in bfloat16, where 4 × 4
-    computes in float32: 101 / 80 / 177, 79 / 64 / 124, 101 / 61 / 98, 74 / 100 / 102.
+    Tiles of 2 × 2 results in bfloat16, and in float32 for few filters; else tiles of 4 × 4, whose sums of 36 inputs bfloat16 is
+    too short for. Measured on ResNet-18's shapes (batch 128, two cores, forward and backward in ms), in bfloat16 oneDNN / 2 × 2:
+    64 at 32 × 32: 69 / 51, 128 at 16 × 16: 63 / 43, 256 at 8 × 8: 61 / 41, 512 at 4 × 4: 67 / 46; in float32 2 × 2 / 4 × 4:
+    77 / 81, 69 / 61, 82 / 65, 87 / 82.
     """
 
     def __init__(self, conv: nn.Module, relu: bool) -> None:
@@ -116,10 +116,10 @@ class WinogradConv(nn.Module):
         """Returns what the convolution does."""
         conv: Any = self.conv
         given, padding = _padding(conv, _as_autocast(x))
-        if max(conv.weight.shape[:2]) <= MOST_FILTERS and kernels.winograd_takes(given, conv.weight, padding, pooled=False):
-            y = kernels.winograd_conv(given, conv.weight, conv.bias, padding=padding)
-        elif self._takes_tiles(given, padding):
+        if self._takes_tiles(given, padding):
             y = kernels.tiled_conv(given, conv.weight, conv.bias, padding=padding)
+        elif kernels.winograd_takes(given, conv.weight, padding, pooled=False):
+            y = kernels.winograd_conv(given, conv.weight, conv.bias, padding=padding)
         else:
             return cast(Tensor, conv(x))
         return torch.relu(y) if self.relu else y
@@ -127,7 +127,7 @@ class WinogradConv(nn.Module):
     def _takes_tiles(self, x: Tensor, padding: tuple[int, int]) -> bool:
         weight = cast(Tensor, self.conv.weight)
         fits = x.ndim == 4 and x.dtype == weight.dtype == torch.float32 and kernels.choose("tiled_conv", x) != "reference"
-        return fits and max(weight.shape[:2]) > MOST_FILTERS and kernels.tiles_pay(x.shape, len(weight), padding)
+        return fits and max(weight.shape[:2]) > FEW_FILTERS and kernels.tiles_pay(x.shape, len(weight), padding)
 
 
 class Depthwise(nn.Module):

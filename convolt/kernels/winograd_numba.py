@@ -16,14 +16,15 @@ from numba import types
 from numba.extending import overload, register_jitable
 from torch import Tensor
 
-from convolt.kernels import patches_numba
+from convolt.kernels import patches_numba, winograd_filters_numba
 from convolt.kernels.bits_numba import Compiled
 from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.vectors_numba import load, pool_window, product, store, store_pairs, where_byte, zeros
+from convolt.kernels.vectors_numba import LANES, load, pool_window, product, store, store_pairs, where_byte, zeros
+from convolt.kernels.winograd_filters_numba import PANEL, ROWS
 
-LANES, PANEL, ROWS = 16, 32, 8  # numbers in a vector, columns and rows of a product
-BLOCK = 48  # tiles that are worked on at once, a multiple of ROWS
-PARTS_BYTES = 1 << 25  # of memory for weight gradients that are summed apart
+BLOCK, WIDE_BLOCK = 64, 256  # tiles that are worked on at once, multiples of ROWS: many where the weights' sums do not fit the second cache
+WIDE = 1 << 17  # channels times filters from which they do not
+PARTS_BYTES = 1 << 24  # of memory for weight gradients that are summed apart
 
 _multiply = product(ROWS, PANEL // LANES)
 
@@ -155,7 +156,7 @@ def _add_column(dx: Any, s: Any, line: Any, column: Any) -> None:
 @register_jitable
 def _corner(tile: Any, sizes: Any) -> Any:
     """(image, row, column) of the first pixel of a tile, and whether all of its pixels are in the image."""
-    _, height, width, _, _, down, across, up, left, _, _ = sizes
+    _, height, width, _, _, down, across, up, left, _, _, _ = sizes
     image, place = tile // (down * across), tile % (down * across)
     row, column = place // across * 2 - up, place % across * 2 - left
     return image, row, column, row >= 0 and column >= 0 and row + 4 <= height and column + 4 <= width
@@ -164,7 +165,7 @@ def _corner(tile: Any, sizes: Any) -> Any:
 @register_jitable
 def _pixels(x: Any, patch: Any, tile: Any, sizes: Any) -> Any:
     """Returns whether a tile lies in the image and where it begins; else it is copied to `patch`, with zeros outside."""
-    _, height, width, channels, _, _, _, _, _, _, _ = sizes
+    _, height, width, channels, _, _, _, _, _, _, _, _ = sizes
     image, row, column, inside = _corner(tile, sizes)
     if not inside:
         for i in range(4):
@@ -190,15 +191,15 @@ def _numbers_of(v: Any) -> Any:
 @register_jitable
 def _inputs(x: Any, patch: Any, v: Any, first: Any, count: Any, sizes: Any) -> None:
     """v[point, tile, channel] of `count` tiles."""
-    channels, width = sizes[3], sizes[2]
+    channels, width, block = sizes[3], sizes[2], sizes[11]
     for t in range(count):
         inside, s = _pixels(x, patch, first + t, sizes)
         if inside:
             for i in range(0, channels, LANES):
-                _write_tile(v, t * channels + i, BLOCK * channels, _transformed(x, s + i, width * channels, channels))
+                _write_tile(v, t * channels + i, block * channels, _transformed(x, s + i, width * channels, channels))
         else:
             for i in range(0, channels, LANES):
-                _write_tile(v, t * channels + i, BLOCK * channels, _transformed(patch, i, 4 * channels, channels))
+                _write_tile(v, t * channels + i, block * channels, _transformed(patch, i, 4 * channels, channels))
 
 
 @register_jitable
@@ -210,8 +211,8 @@ def _input_tile(x: Any, patch: Any, inside: Any, s: Any, i: Any, line: Any, chan
 
 @register_jitable
 def _paired_inputs(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> None:
-    """v[point, tile // 2, channel, tile % 2], with zeros where the number of tiles is odd."""
-    channels, width = sizes[3], sizes[2]
+    """v[point, channel // LANES, tile // 2, channel % LANES, tile % 2], with zeros where the number of tiles is odd."""
+    channels, width, block = sizes[3], sizes[2], sizes[11]
     line = width * channels
     for t in range(0, count, 2):
         inside, s = _pixels(x, patch, first + t, sizes)
@@ -221,28 +222,33 @@ def _paired_inputs(x: Any, patch: Any, other: Any, v: Any, first: Any, count: An
             also, r = False, 0
             other[:] = 0
         for i in range(0, channels, LANES):
-            _write_pairs(v, t // 2 * channels + i, BLOCK // 2 * channels, _input_tile(x, patch, inside, s, i, line, channels),
+            _write_pairs(v, block // 2 * i + t // 2 * LANES, block // 2 * channels, _input_tile(x, patch, inside, s, i, line, channels),
                          _input_tile(x, other, also, r, i, line, channels))
 
 
 @register_jitable
-def _products(a: Any, b: Any, c: Any, count: Any, inner: Any, columns: Any) -> None:
-    """c[point, tile, column] = Σ a[point, tile, k] · b[point, column // PANEL, k, column % PANEL]."""
+def _products(a: Any, b: Any, c: Any, panel: Any, count: Any, inner: Any, columns: Any, block: Any) -> None:
+    """c[point, tile, column] = Σ a[point, tile, k] · b[point, panel, k, column] for the columns from `panel` on; room for `block` tiles."""
     for point in range(16):
-        for panel in range(0, columns, PANEL):
-            for t in range(0, count, ROWS):
-                _multiply(a, (point * BLOCK + t) * inner, inner, 0, 1, b, point * inner * columns + panel * inner, PANEL,
-                         c, (point * BLOCK + t) * columns + panel, columns, 1, inner, 0)
+        for t in range(0, count, ROWS):
+            _multiply(a, (point * block + t) * inner, inner, 0, 1, b, point * inner * columns + panel * inner, PANEL,
+                      c, (point * block + t) * PANEL, PANEL, 1, inner, 0)
 
 
 @register_jitable
-def _weight_products(a: Any, b: Any, c: Any, at: Any, count: Any, rows: Any, columns: Any, tiles: Any) -> None:
-    """c[point, row, column] += Σ a[point, tile, row] · b[point, tile, column], of arrays with room for `tiles`."""
+def _weight_products(a: Any, b: Any, c: Any, at: Any, count: Any, rows: Any, columns: Any, tiles: Any, packed: Any) -> None:
+    """c[point, row, column] += Σ a[point, tile, row] · b[point, tile, column], of arrays with room for `tiles`.
+
+    `packed` ones are a[point, row // LANES, tile, row % LANES] and b[point, column // PANEL, tile, column % PANEL]; and c is always
+    c[point, row // ROWS, column // PANEL, row % ROWS, column % PANEL]: what one product takes and gives lies together.
+    """
     for point in range(16):
         for row in range(0, rows, ROWS):
+            start = row // LANES * LANES * tiles + row % LANES if packed else row
             for column in range(0, columns, PANEL):
-                _multiply(a, point * tiles * rows + row, 1, 0, rows, b, point * tiles * columns + column, columns,
-                         c, at + (point * rows + row) * columns + column, columns, 1, count, 1)
+                _multiply(a, point * tiles * rows + start, 1, 0, LANES if packed else rows,
+                          b, point * tiles * columns + (column * tiles if packed else column), PANEL if packed else columns,
+                          c, at + (point * rows + row) * columns + column * ROWS, PANEL, 1, count, 1)
 
 
 @register_jitable
@@ -284,7 +290,7 @@ def _gradient_place(tile: Any, pool: Any, sizes: Any) -> Any:
 
 def _gradients(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
-    """m[point, tile, filter] of `count` tiles, and `sides`, the same for the product with the inputs."""
+    """m[point, tile, filter] of `count` tiles, and `sides`, packed pairs of tiles for the product with the inputs."""
 
 
 @overload(_gradients, strict=False)
@@ -292,18 +298,18 @@ def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, 
                   sizes: Any) -> Any:
     def single(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
-        filters = sizes[4]
+        filters, block = sizes[4], sizes[11]
         for t in range(count):
             s, right, down = _gradient_place(first + t, pool, sizes)
             if pool:
                 _unpooled(grad, code, (first + t) * filters, y, total, at, filters)
             for f in range(0, filters, LANES):
                 tile = _gradient_transformed(y, f, right, down) if pool else _gradient_transformed(grad, s + f, right, down)
-                _write_tile(m, t * filters + f, BLOCK * filters, tile)
+                _write_tile(m, t * filters + f, block * filters, tile)
 
     def paired(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
-        filters = sizes[4]
+        filters, block = sizes[4], sizes[11]
         numbers = m.view(np.int16)
         for t in range(0, count, 2):
             s, right, down = _gradient_place(first + t, pool, sizes)
@@ -321,9 +327,9 @@ def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, 
                     b = _gradient_transformed(again, f, filters, 2 * filters)
                 else:
                     b = _gradient_transformed(grad, o + f, right, down)
-                _write_tile(numbers, t * filters + f, BLOCK * filters, a)
-                _write_tile(numbers, (t + 1) * filters + f, BLOCK * filters, b)
-                _write_pairs(sides, t // 2 * filters + f, BLOCK // 2 * filters, a, b)
+                _write_tile(numbers, t * filters + f, block * filters, a)
+                _write_tile(numbers, (t + 1) * filters + f, block * filters, b)
+                _write_pairs(sides, f // PANEL * PANEL * (block // 2) + t // 2 * PANEL + f % PANEL, block // 2 * filters, a, b)
 
     return paired if m.dtype == types.int32 else single
 
@@ -351,35 +357,48 @@ def _inputs_for_weights_of(x: Any, patch: Any, other: Any, v: Any, first: Any, c
 def _forward_units(x: Any, u: Any, bias: Any, out: Any, code: Any, sizes: Any, pool: Any, relu: Any, inner: Any, first: Any,
                    last: Any) -> None:
     """The images of units first … last - 1."""
-    n, _, _, channels, filters, down, across, _, _, images, _ = sizes
-    v = np.zeros(16 * BLOCK * inner, u.dtype)
-    m, y = np.empty(16 * BLOCK * filters, np.float32), np.empty(4 * filters, np.float32)
-    nothing = np.zeros(filters, np.float32)
+    n, _, _, channels, filters, down, across, _, _, images, _, block = sizes
+    v, m = np.zeros(16 * block * inner, u.dtype), np.empty(16 * block * PANEL, np.float32)
     patch = np.empty(16 * channels, x.dtype)
     end = min(n, last * images) * down * across
-    for start in range(first * images * down * across, end, BLOCK):
-        count = min(BLOCK, end - start)
+    for start in range(first * images * down * across, end, block):
+        count = min(block, end - start)
         _inputs(x, patch, _numbers(v), start, count, sizes)
-        _products(v, u, m, count, inner, filters)
-        for t in range(count):
-            for f in range(0, filters, LANES):
-                if pool:
-                    _results(m, t * filters + f, BLOCK * filters, load(bias, f), y, f, filters, 2 * filters)
-                else:
-                    o = _result_place(start + t, sizes) + f
-                    _results(m, t * filters + f, BLOCK * filters, load(bias, f), out, o, filters, 2 * across * filters)
+        for panel in range(0, filters, PANEL):  # whose sums stay in the second cache
+            _products(v, u, m, panel, count, inner, filters, block)
             if pool:
-                pool_window(y, 0, filters, 2 * filters, nothing, out, code, (start + t) * filters, filters, relu)
+                _write_pooled(m, bias, out, code, panel, start, count, relu, sizes)
+            else:
+                _write_results(m, bias, out, panel, start, count, sizes)
+
+
+@register_jitable
+def _write_results(m: Any, bias: Any, out: Any, panel: Any, first: Any, count: Any, sizes: Any) -> None:
+    filters, across, block = sizes[4], sizes[6], sizes[11]
+    for t in range(count):
+        o = _result_place(first + t, sizes) + panel
+        for f in range(0, PANEL, LANES):
+            _results(m, t * PANEL + f, block * PANEL, load(bias, panel + f), out, o + f, filters, 2 * across * filters)
+
+
+@register_jitable
+def _write_pooled(m: Any, bias: Any, out: Any, code: Any, panel: Any, first: Any, count: Any, relu: Any, sizes: Any) -> None:
+    filters, block = sizes[4], sizes[11]
+    y, nothing = np.empty(4 * PANEL, np.float32), np.zeros(PANEL, np.float32)
+    for t in range(count):
+        for f in range(0, PANEL, LANES):
+            _results(m, t * PANEL + f, block * PANEL, load(bias, panel + f), y, f, PANEL, 2 * PANEL)
+        pool_window(y, 0, PANEL, 2 * PANEL, nothing, out, code, (first + t) * filters + panel, PANEL, relu)
 
 
 def _backward_parts(grad: Any, code: Any, x: Any, u: Any, dx: Any, weights: Any, biases: Any, sizes: Any, pool: Any, inner: Any,
                     first: Any, last: Any) -> None:
     """The images of parts first … last - 1: gradients of the inputs, if `dx` has room for them, and sums of weights' and biases'."""
-    n, height, width, channels, filters, down, across, _, _, images, parts = sizes
+    n, height, width, channels, filters, down, across, _, _, images, parts, block = sizes
     units = (n + images - 1) // images
-    v, m = np.zeros(16 * BLOCK * (channels * inner // filters), u.dtype), np.zeros(16 * BLOCK * inner, u.dtype)
-    sides = np.zeros(16 * BLOCK // 2 * filters if inner < filters else 1, u.dtype)
-    dv = np.empty(16 * BLOCK * channels, np.float32)
+    v, m = np.zeros(16 * block * (channels * inner // filters), u.dtype), np.zeros(16 * block * inner, u.dtype)
+    sides = np.zeros(16 * block // 2 * filters if inner < filters else 1, u.dtype)
+    dv = np.empty(16 * block * PANEL, np.float32)
     patch, other = np.empty(16 * channels, x.dtype), np.empty(16 * channels, x.dtype)
     y, again = np.empty(4 * filters, np.float32), np.empty(4 * filters, np.float32)
     here = np.empty(height * width * channels * images if dx.size else 0, np.float32)
@@ -390,80 +409,60 @@ def _backward_parts(grad: Any, code: Any, x: Any, u: Any, dx: Any, weights: Any,
         for unit in range(units * part // parts, units * (part + 1) // parts):
             here[:] = np.float32(0)
             image, end = unit * images, min(n, (unit + 1) * images)
-            for start in range(image * down * across, end * down * across, BLOCK):
-                count = min(BLOCK, end * down * across - start)
+            for start in range(image * down * across, end * down * across, block):
+                count = min(block, end * down * across - start)
                 _gradients(grad, code, y, again, m, sides, biases, part * filters, start, count, pool, sizes)
                 length = _inputs_for_weights(x, patch, other, v, start, count, sizes)
                 if inner < filters:
-                    _weight_products(v, sides, weights, at, length, channels, filters, BLOCK // 2)
+                    _weight_products(v, sides, weights, at, length, channels, filters, block // 2, True)
                 else:
-                    _weight_products(v, m, weights, at, length, channels, filters, BLOCK)
-                if dx.size:
-                    _products(m, u, dv, count, inner, channels)
-                    _add_tiles(dv, here, patch, start, count, image, sizes)
+                    _weight_products(v, m, weights, at, length, channels, filters, block, False)
+                for panel in range(0, channels if dx.size else 0, PANEL):
+                    _products(m, u, dv, panel, count, inner, channels, block)
+                    _add_tiles(dv, here, panel, start, count, image, sizes)
             if dx.size:
                 o = image * height * width * channels
                 _copy(here, 0, dx, o, (end - image) * height * width * channels)
 
 
 @register_jitable
-def _add_tiles(dv: Any, here: Any, patch: Any, first: Any, count: Any, image: Any, sizes: Any) -> None:
-    """Adds the gradients of tiles to those of the images from `image` on."""
-    _, height, width, channels, _, _, _, _, _, _, _ = sizes
-    edge = np.empty(16 * channels, np.float32)
+def _add_tiles(dv: Any, here: Any, panel: Any, first: Any, count: Any, image: Any, sizes: Any) -> None:
+    """Adds the gradients of tiles, for the channels from `panel` on, to those of the images from `image` on."""
+    _, height, width, channels, _, _, _, _, _, _, _, block = sizes
+    edge = np.empty(16 * PANEL, np.float32)
     for t in range(count):
         number, row, column, inside = _corner(first + t, sizes)
-        s = (((number - image) * height + row) * width + column) * channels
+        s = (((number - image) * height + row) * width + column) * channels + panel
         if inside:
-            for i in range(0, channels, LANES):
-                _add_input_gradient(dv, t * channels + i, BLOCK * channels, here, s + i, width * channels, channels)
+            for i in range(0, PANEL, LANES):
+                _add_input_gradient(dv, t * PANEL + i, block * PANEL, here, s + i, width * channels, channels)
         else:
             edge[:] = np.float32(0)
-            for i in range(0, channels, LANES):
-                _add_input_gradient(dv, t * channels + i, BLOCK * channels, edge, i, 4 * channels, channels)
+            for i in range(0, PANEL, LANES):
+                _add_input_gradient(dv, t * PANEL + i, block * PANEL, edge, i, 4 * PANEL, PANEL)
             for i in range(max(0, -row), min(4, height - row)):
                 for j in range(max(0, -column), min(4, width - column)):
-                    to, at = s + (i * width + j) * channels, (4 * i + j) * channels
-                    for k in range(0, channels, LANES):
+                    to, at = s + (i * width + j) * channels, (4 * i + j) * PANEL
+                    for k in range(0, PANEL, LANES):
                         store(here, to + k, load(here, to + k) + load(edge, at + k))
-
-
-def _add_parts(parts: Any, total: Any) -> None:
-    for part in range(parts.size // total.size):
-        for i in range(total.size):
-            total[i] += parts[part * total.size + i]
 
 
 _forward = Compiled(_forward_units)
 _backward = Compiled(_backward_parts)
-_sum = Compiled(_add_parts)
-
-_G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-_GG = torch.kron(_G, _G)  # columns of a window first
-
-
-def _weights(weight: Tensor, dtype: torch.dtype, back: bool) -> Any:
-    """G w Gᵀ, columns first, as (16, panels, k, PANEL) for products with inputs, or (`back`) with gradients; flat."""
-    order = (3, 2, 0, 1) if back else (3, 2, 1, 0)
-    w = weight.detach().float().permute(order)
-    u = (_GG @ w.reshape(9, -1)).view(16, *w.shape[2:])
-    inner, columns = u.shape[1:]
-    if dtype == torch.bfloat16:
-        pairs = u.to(dtype).view(16, inner // 2, 2, columns // PANEL, PANEL).permute(0, 3, 1, 4, 2)
-        return pairs.contiguous().view(torch.int32).view(-1).numpy()
-    return u.view(16, inner, columns // PANEL, PANEL).permute(0, 2, 1, 3).contiguous().view(-1).numpy()
 
 
 def _sizes(x: Tensor, filters: int, padding: tuple[int, int], parts: int = 0) -> tuple[int, ...]:
     n, channels, height, width = x.shape
     down, across = (height + 2 * padding[0] - 2) // 2, (width + 2 * padding[1] - 2) // 2
-    images = max(1, -(-BLOCK // (down * across)))
-    return n, height, width, channels, filters, down, across, *padding, images, parts
+    block = WIDE_BLOCK if parts and channels * filters >= WIDE else BLOCK
+    units = -(-n // max(1, -(-block // (down * across))))
+    images = -(-n // (units + units % 2 if parts and units > 1 else units))  # two threads have as many each
+    return n, height, width, channels, filters, down, across, *padding, images, parts, block
 
 
 def filters(weight: Tensor, dtype: torch.dtype) -> Any:
     """Returns what `forward` multiplies with, for pictures of a type: filters that stay the same are transformed once."""
-    return _weights(weight, dtype, False)
+    return winograd_filters_numba.transform(weight, dtype, False)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], pool: bool, relu: bool,
@@ -490,19 +489,17 @@ def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, paddi
         return patches_numba.backward(grad, code, x, weight, padding, want_x)
     filters, channels = weight.shape[:2]
     size = 16 * channels * filters
-    units = -(-x.shape[0] // _sizes(x, filters, padding)[9])
+    units = -(-x.shape[0] // _sizes(x, filters, padding, 1)[9])
     parts = max(1, min(units, 16, max(2, PARTS_BYTES // (4 * size))))
     sizes = _sizes(x, filters, padding, parts)
     dx = empty_channels_last(tuple(x.shape) if want_x else (0, channels, 0, 0), x.dtype, x.device)
     sums, biases = torch.empty(parts * size), torch.empty(parts, filters)
     places = torch.empty(0, dtype=torch.uint8) if code is None else flat(code)
     inner = filters // 2 if x.dtype == torch.bfloat16 else filters
-    arrays = (bits(grad), places.numpy(), bits(x), _weights(weight, x.dtype, True), bits(dx), sums.numpy(), biases.view(-1).numpy(), sizes,
-              code is not None, inner)
+    arrays = (bits(grad), places.numpy(), bits(x), winograd_filters_numba.transform(weight, x.dtype, True), bits(dx), sums.numpy(),
+              biases.view(-1).numpy(), sizes, code is not None, inner)
     _backward.over_rows(arrays, parts, x.nbytes * filters)
-    total = torch.zeros(size)
-    _sum(sums.numpy(), total.numpy())
-    dweight = (_GG.t() @ total.view(16, -1)).view(3, 3, channels, filters).permute(3, 2, 1, 0).contiguous()
+    dweight = winograd_filters_numba.gradient(sums, channels, filters)
     dbias = None
     if want_bias:  # a pass over all of the gradient where there is no pooling: most convolutions before normalization have none
         dbias = grad.sum((0, 2, 3), dtype=torch.float32) if code is None else biases.sum(0)

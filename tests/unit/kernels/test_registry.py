@@ -18,7 +18,7 @@ from convolt.kernels import reference, registry
 from tests.unit.kernels.cases import CASES
 
 FOLDER = Path(package.__file__).parent
-TOOLS = {f"{name}_numba" for name in ("bits", "folded", "patches", "pixels", "places", "planes", "team", "vectors")}
+TOOLS = {f"{name}_numba" for name in ("bits", "folded", "patches", "pixels", "places", "planes", "team", "vectors", "winograd_filters")}
 """What the kernels of a backend share."""
 
 
