@@ -18,7 +18,7 @@ from numba.extending import overload, register_jitable
 
 from convolt.kernels import team_numba, threads
 
-_TOOLS = ("bits", "team", "vectors", "pixels", "places", "planes", "folded")
+_TOOLS = ("bits", "team", "vectors", "pixels", "places", "planes", "folded", "winograd_filters")
 _INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in _TOOLS)
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _INLINED)).hexdigest()[:8]
 
