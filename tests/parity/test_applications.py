@@ -301,7 +301,9 @@ def saved_and_loaded(case: Case, folder: Path) -> None:
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=[] if case.name in QUICK_ONNX else [pytest.mark.slow])
                                   for case in CASES])
 def test_exports_to_onnx(case: Case, tmp_path: Path) -> None:
-    result = make(case).export(tmp_path / "model.onnx", check=[pictures(case, applications.get(case.name).channels, 3)])
+    model, x = make(case), pictures(case, applications.get(case.name).channels, 3)
+    settle(model, x)  # unsettled, signals grow through hundreds of layers until rounding decides the outputs
+    result = model.export(tmp_path / "model.onnx", check=[x])
     assert result.excess <= 1
 
 
