@@ -20,12 +20,14 @@ from convolt.kernels.bits_numba import Compiled, exp32, from_float, to_float
 from convolt.kernels.memory import bits, empty_like, rows_of
 from convolt.kernels.norm_reference import follow
 
-BETWEEN, SILU, HARD_SILU = range(3)
-"""Kinds of activations: cut off at a floor and a ceiling, which most are, or one of the smooth ones."""
+BETWEEN, SILU, HARD_SILU, HELD = range(4)
+"""Kinds of activations: cut off at a floor and a ceiling, which most are, one of the smooth ones, or done already."""
 INFINITE = float("inf")
 HOW = {"linear": (BETWEEN, -INFINITE, INFINITE), "relu": (BETWEEN, 0.0, INFINITE), "relu6": (BETWEEN, 0.0, 6.0),
        "silu": (SILU, 0.0, 0.0), "hard_silu": (HARD_SILU, 0.0, 0.0)}
 """Activation → its kind, for which kernels are compiled, floor and ceiling."""
+WIDTH, FEWEST_ROWS = 512, 64
+"""Numbers up to which rows are joined to one, of which so many are left."""
 RUN = 8
 """Rows that are summed in float32 before the sum is added in float64."""
 
@@ -151,14 +153,13 @@ def _apply(kind: int) -> Compiled:
 
 @functools.cache
 def _reduce(kind: int) -> Compiled:
-    """Returns the sums of the backward pass."""
+    """Returns the sums of the backward pass. Loops are short, since LLVM makes no vectors where too many arrays might overlap."""
 
-    def compute(grad: Any, x: Any, out: Any, masked: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, ceiling: Any,
+    def compute(grad: Any, x: Any, out: Any, masked: Any, mean: Any, scale: Any, shift: Any, floor: Any, ceiling: Any,
                 sums: Any, products: Any, sizes: Any, first: Any, last: Any) -> None:
         rows, channels, block_rows = sizes
-        from_out = out.size > 0
-        zero = grad.dtype.type(0)
-        total, product = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
+        from_out, keep = out.size > 0, masked.size > 0
+        total, product, line = np.zeros(channels, np.float32), np.zeros(channels, np.float32), np.empty(channels, np.float32)
         for block in range(first, last):
             wide_total, wide_product = sums[block * channels : (block + 1) * channels], products[block * channels : (block + 1) * channels]
             wide_total[:] = 0.0
@@ -168,20 +169,19 @@ def _reduce(kind: int) -> Compiled:
                 s = row * channels
                 g, a = grad[s : s + channels], x[s : s + channels]
                 if from_out:
-                    y, d = out[s : s + channels], masked[s : s + channels]
+                    y = out[s : s + channels]
                     for i in range(channels):
-                        dead = to_float(y[i]) <= floor
-                        v = to_float(g[i])
-                        v = np.float32(0) if dead else v
-                        d[i] = zero if dead else g[i]
-                        total[i] += v
-                        product[i] += v * ((to_float(a[i]) - mean[i]) * rstd[i])
+                        line[i] = np.float32(0) if to_float(y[i]) <= floor else to_float(g[i])
                 else:
                     for i in range(channels):
-                        centred = to_float(a[i]) - mean[i]
-                        v = passed(to_float(g[i]), centred * scale[i] + shift[i], kind, floor, ceiling)
-                        total[i] += v
-                        product[i] += v * (centred * rstd[i])
+                        line[i] = passed(to_float(g[i]), (to_float(a[i]) - mean[i]) * scale[i] + shift[i], kind, floor, ceiling)
+                if keep:
+                    d = masked[s : s + channels]
+                    for i in range(channels):
+                        d[i] = from_float(line[i], g[i])
+                for i in range(channels):
+                    total[i] += line[i]
+                    product[i] += line[i] * (to_float(a[i]) - mean[i])
                 if row % RUN == RUN - 1 or row == stop - 1:
                     flush(total, wide_total)
                     flush(product, wide_product)
@@ -191,26 +191,37 @@ def _reduce(kind: int) -> Compiled:
 
 @functools.cache
 def _input_gradient(kind: int) -> Compiled:
-    """Returns the pass for the input's gradient."""
+    """Returns the pass for the input's gradient; of the kind HELD, the gradient behind the activation lies in `out` already."""
 
-    def compute(grad: Any, x: Any, out: Any, mean: Any, rstd: Any, scale: Any, shift: Any, floor: Any, ceiling: Any, mean_grad: Any,
-                mean_product: Any, channels: Any, first: Any, last: Any) -> None:
+    def compute(grad: Any, x: Any, out: Any, mean: Any, scale: Any, shift: Any, floor: Any, ceiling: Any, mean_grad: Any,
+                slope: Any, channels: Any, first: Any, last: Any) -> None:
         for row in range(first, last):
             s = row * channels
             g, a, d = grad[s : s + channels], x[s : s + channels], out[s : s + channels]
-            for i in range(channels):
-                centred = to_float(a[i]) - mean[i]
-                v = passed(to_float(g[i]), centred * scale[i] + shift[i], kind, floor, ceiling)
-                d[i] = from_float(scale[i] * (v - mean_grad[i] - centred * rstd[i] * mean_product[i]), a[i])
+            if kind == HELD:
+                for i in range(channels):
+                    d[i] = from_float(scale[i] * (to_float(d[i]) - mean_grad[i] - (to_float(a[i]) - mean[i]) * slope[i]), a[i])
+            else:
+                for i in range(channels):
+                    centred = to_float(a[i]) - mean[i]
+                    v = passed(to_float(g[i]), centred * scale[i] + shift[i], kind, floor, ceiling)
+                    d[i] = from_float(scale[i] * (v - mean_grad[i] - centred * slope[i]), a[i])
 
     return Compiled(compute)
 
 
-def _blocks(x: Tensor) -> tuple[int, tuple[int, int, int]]:
-    """Returns how many blocks of rows there are, and (rows, channels, rows of a block): at most 16 KiB of float32 each."""
-    rows, channels = rows_of(x), x.shape[1]
-    block_rows = max(8, min(64, 4096 // channels))
-    return -(-rows // block_rows), (rows, channels, block_rows)
+def _blocks(x: Tensor, fold: int = 1) -> tuple[int, tuple[int, int, int]]:
+    """Returns how many blocks of rows there are, and (rows, numbers in each, rows of a block): at most 16 KiB of float32 each."""
+    rows, width = rows_of(x) // fold, x.shape[1] * fold
+    block_rows = max(8, min(64, 4096 // width))
+    return -(-rows // block_rows), (rows, width, block_rows)
+
+
+def _fold(x: Tensor) -> int:
+    """Returns how many rows are summed up as one in the backward pass, where short loops cost more than what they compute."""
+    rows = rows_of(x)
+    most = max(1, min(WIDTH // x.shape[1], rows // FEWEST_ROWS))
+    return next(fold for fold in range(most, 0, -1) if rows % fold == 0)
 
 
 def vectors(x: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -242,11 +253,10 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
 def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Returns mean, 1 / √(variance + eps) and variance of each channel, float32."""
     count, sizes = _blocks(x)
-    channels = sizes[1]
-    partial = torch.empty(3, count, channels, dtype=torch.float64)
+    partial = torch.empty(3, count, x.shape[1], dtype=torch.float64)
     flat = [p.view(-1).numpy() for p in partial]
     _statistics.over_rows((bits(x), *flat, sizes), count, x.nbytes)
-    mean64, var = torch.empty(2, channels, dtype=torch.float64)
+    mean64, var = torch.empty(2, x.shape[1], dtype=torch.float64)
     _join(*flat, mean64.numpy(), var.numpy(), sizes)
     return mean64.float(), torch.rsqrt(var + eps).float(), var.float()
 
@@ -266,22 +276,24 @@ def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, 
 def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,
              activation: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.norm_backward`; all large tensors have channels-last memory and the same type."""
-    count, sizes = _blocks(x)
-    rows, channels, _ = sizes
+    rows, fold = rows_of(x), _fold(x)
+    count, sizes = _blocks(x, fold)
     scale, shift = vectors(x, rstd, weight, bias)
     reduce, *limits = _how(_reduce, activation)
-    of_channels = (mean.numpy(), rstd.numpy(), scale.numpy(), shift.numpy())
-    sums, products = torch.empty(2, count, channels, dtype=torch.float64)
-    total, product = torch.empty(2, channels, dtype=torch.float64)
-    masked = grad if out is None else empty_like(grad)
-    arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), bits(masked), *of_channels)
+    of_channels = mean, scale, shift
+    sums, products = torch.empty(2, count, sizes[1], dtype=torch.float64)
+    total, product = torch.empty(2, x.shape[1], dtype=torch.float64)
+    dx, smooth = empty_like(x), HOW[activation][0] != BETWEEN
+    masked = dx if smooth else grad if out is None else empty_like(grad)  # what is dear to compute is kept where dx will be
+    arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), _nothing(x) if masked is grad else bits(masked),
+              *(v.repeat(fold).numpy() for v in of_channels))
     partial = (sums.view(-1).numpy(), products.view(-1).numpy())
     reduce.over_rows((*arrays, *limits, *partial, sizes), count, 2 * x.nbytes)
     add_up(partial[0], total.numpy())
     add_up(partial[1], product.numpy())
-    dx = empty_like(x)
-    means = ((total / rows).float().numpy(), (product / rows).float().numpy())
-    second = (bits(masked), bits(x), bits(dx), *of_channels)
-    gradient, *limits = _how(_input_gradient, activation if out is None else "linear")
-    gradient.over_rows((*second, *limits, *means, channels), rows, 3 * x.nbytes)
+    product *= rstd
+    means = ((total / rows).float().numpy(), (product * rstd / rows).float().numpy())
+    kind, floor, ceiling = (HELD, 0.0, 0.0) if smooth else HOW[activation if out is None else "linear"]
+    second = (bits(grad if smooth else masked), bits(x), bits(dx), *(v.numpy() for v in of_channels))
+    _input_gradient(kind).over_rows((*second, np.float32(floor), np.float32(ceiling), *means, x.shape[1]), rows, 3 * x.nbytes)
     return dx, masked, product.float(), total.float()
