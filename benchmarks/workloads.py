@@ -91,25 +91,30 @@ TARGET = 0.99
 
 
 def data(workload: Workload, batch: int, device: str = "cpu") -> tuple[Any, Any]:
-    """Returns random pictures, float32 in [0, 1), and labels; never zeros, on which matrix units run faster.
+    """Returns pictures, float32 from 0 to 1, and labels: MNIST's where `CONVOLT_DATA` has them and they fit, else random ones.
 
-    A GPU gets enough batches for an epoch to be longer than what surrounds it.
+    Never zeros, on which matrix units run faster. On random pictures a network soon learns nothing but to be silent, and what skips
+    gradients that are zero looks faster than it is. A GPU gets enough batches for an epoch to be longer than what surrounds it.
     """
     import numpy as np
 
     count = max(batch, workload.images // batch * batch) if device == "cpu" else max(workload.images, 16 * batch) // batch * batch
+    if workload.shape == MNIST and os.environ.get("CONVOLT_DATA"):
+        (x, y), _ = mnist(count)
+        order = np.arange(count) % len(x)
+        return x[order], y[order]
     rng = np.random.default_rng(0)
     return rng.random((count, *workload.shape), dtype="float32"), rng.integers(0, workload.classes, count)
 
 
 def mnist(count: int = 60_000) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Returns `count` of MNIST's training pictures and all test pictures, float32 in [0, 1] and channels last, with their labels.
+    """Returns at most `count` of MNIST's training and test pictures each, float32 in [0, 1] and channels last, with their labels.
 
     They come from `mnist.npz` in the folder that `CONVOLT_DATA` names.
     """
     import numpy as np
 
     with np.load(Path(os.environ["CONVOLT_DATA"]) / "mnist.npz") as arrays:
-        (x, y), test = (((arrays[f"x_{part}"][..., None] / 255).astype("float32"), arrays[f"y_{part}"].astype("int64"))
-                        for part in ("train", "test"))
-    return (x[:count], y[:count]), test
+        train, test = (((arrays[f"x_{part}"][:count][..., None] / np.float32(255)), arrays[f"y_{part}"][:count].astype("int64"))
+                       for part in ("train", "test"))
+    return train, test

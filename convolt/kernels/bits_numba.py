@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from numba import types
 from numba.extending import overload, register_jitable
 
@@ -55,14 +56,14 @@ class Compiled:
             size: bytes that the whole work reads and writes.
         """
         parts = threads.parts_of(rows, size)
-        openmp = threads.openmp(parts) if parts > 1 else 0
+        openmp = threads.openmp() if parts > 1 else 0
         if parts == 1 or openmp:
             self._part(openmp, parts, 0, rows, arguments)
         else:
             threads.in_pool(lambda first, last: self._part(0, 1, first, last, arguments), rows, parts)
 
     def _part(self, openmp: int, parts: int, first: int, last: int, arguments: tuple[Any, ...]) -> None:
-        if self._run("rows", (openmp, parts, first, last, arguments)):
+        if self._run("rows", (openmp, torch.get_num_threads(), parts, first, last, arguments)):
             raise MemoryError(f"kernel {self._function.__name__}: no memory to work in")
 
     def _run(self, form: str, arguments: tuple[Any, ...]) -> Any:

@@ -24,15 +24,15 @@ intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], extending.i
 
 
 def compiled(function: Callable[..., Any], options: dict[str, Any], fastmath: Collection[str]) -> Callable[..., int]:
-    """Returns `call(openmp, parts, first, last, arguments)`, compiled, which calls `function(*arguments, first, last)` on parts of a range.
+    """Returns `call(openmp, threads, parts, first, last, arguments)`, which runs a kernel on parts of a range.
 
     Args:
         function: a kernel that works on rows first … last - 1 and returns nothing.
         options: of `numba.njit`; the name under which Numba caches the result is the kernel's.
         fastmath: LLVM's flags of liberties in the kernel.
 
-    `openmp` is the address of `GOMP_parallel`; with 0 the calling thread does all parts. The result is 0, or the code of an exception,
-    of which a kernel has but one: memory that it works in could not be had.
+    `openmp` is the address of `GOMP_parallel`, which is given so many threads; with 0 the calling thread does all parts. The
+    result is 0, or the code of an exception, of which a kernel has but one: memory that it works in could not be had.
     """
     launch = _launcher(function, fastmath)
     code = _template.__code__.replace(co_filename=function.__code__.co_filename, co_name=function.__name__)
@@ -44,16 +44,16 @@ def compiled(function: Callable[..., Any], options: dict[str, Any], fastmath: Co
     return result
 
 
-def _template(openmp: Any, parts: Any, first: Any, last: Any, arguments: Any) -> Any:
-    return launch(openmp, parts, first, last, arguments)  # type: ignore[name-defined]  # noqa: F821
+def _template(openmp: Any, threads: Any, parts: Any, first: Any, last: Any, arguments: Any) -> Any:
+    return launch(openmp, threads, parts, first, last, arguments)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _launcher(function: Callable[..., Any], fastmath: Collection[str]) -> Callable[..., Any]:
     """Returns the intrinsic that does what `compiled` says."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        openmp, parts, first, last, arguments = values
-        kinds = (*signature.args[4].types, types.intp, types.intp)
+        openmp, threads, parts, first, last, arguments = values
+        kinds = (*signature.args[5].types, types.intp, types.intp)
         flags = cpu_target.options.parse_as_flags(compiler.Flags(), {"error_model": "numpy", "nogil": True, "fastmath": set(fastmath)})
         flags.nrt = True
         kernel = context.compile_subroutine(builder, function, typing_signature(types.none, *kinds), flags=flags)
@@ -68,12 +68,12 @@ def _launcher(function: Callable[..., Any], fastmath: Collection[str]) -> Callab
             with together:
                 kind = ir.FunctionType(ir.VoidType(), [task.type, _BYTES, ir.IntType(32), ir.IntType(32)])
                 parallel = builder.inttoptr(openmp, kind.as_pointer())
-                builder.call(parallel, [task, given, builder.trunc(parts, ir.IntType(32)), ir.Constant(ir.IntType(32), 0)])
+                builder.call(parallel, [task, given, builder.trunc(threads, ir.IntType(32)), ir.Constant(ir.IntType(32), 0)])
         return builder.load(cgutils.gep_inbounds(builder, data, 0, _FAILED))
 
     @intrinsic
-    def launch(typing: Any, openmp: Any, parts: Any, first: Any, last: Any, arguments: Any) -> Any:
-        return types.intp(types.intp, types.intp, types.intp, types.intp, arguments), codegen
+    def launch(typing: Any, openmp: Any, threads: Any, parts: Any, first: Any, last: Any, arguments: Any) -> Any:
+        return types.intp(types.intp, types.intp, types.intp, types.intp, types.intp, arguments), codegen
 
     return launch
 

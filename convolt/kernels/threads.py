@@ -2,8 +2,7 @@
 
 In a program's main thread these are PyTorch's own: after each of PyTorch's ops its OpenMP threads spin for milliseconds, since the
 next op may come at once, and a kernel on other threads shares the cores with them (a convolution took 1.5 times as long). A pool of
-Python threads does the work in other threads, in a forked child, where not all of the team are wanted (OpenMP would end the others
-and start them anew), and where PyTorch has another way to its threads.
+Python threads does the work in other threads, in a forked child, and where PyTorch has another way to its threads.
 
 Numba's own `prange` is not used: it compiles three to four times slower, its pool aborts the process when two Python
 threads call it or a child is forked, and it wakes a second OpenMP team while PyTorch's still spins. A kernel compiled
@@ -67,9 +66,12 @@ def parts_of(rows: int, size: int) -> int:
     return max(1, min(torch.get_num_threads(), MOST_PARTS, rows, size // SMALLEST_PART))
 
 
-def openmp(parts: int) -> int:
-    """Returns the address of `GOMP_parallel` where PyTorch's own threads are to do so many parts, else 0."""
-    own = parts == torch.get_num_threads() and not _forked and threading.current_thread() is threading.main_thread()
+def openmp() -> int:
+    """Returns the address of `GOMP_parallel` where PyTorch's own threads are to do the work, else 0.
+
+    It is given as many threads as PyTorch has, whatever the number of parts: with another number OpenMP ends threads and starts them anew.
+    """
+    own = not _forked and threading.current_thread() is threading.main_thread()
     return _gomp_parallel() if own else 0
 
 
