@@ -33,7 +33,7 @@ def adam_rule(parameters: Iterable[nn.Parameter], rate: Tensor, betas: tuple[flo
     ps = list(parameters)
     if rate.device.type not in FUSED_DEVICES:
         return rules.AdamForeach(ps, lr=rate, betas=betas, eps=epsilon, amsgrad=amsgrad)
-    made = torch.optim.Adam(ps, lr=rate, betas=betas, eps=epsilon, amsgrad=amsgrad, fused=True)
+    made = torch.optim.Adam(ps, lr=rate, betas=betas, eps=epsilon, amsgrad=amsgrad, fused=True, capturable=True)
     for p in ps:
         slots = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if amsgrad else [])]
         made.state[p] = {slot: torch.zeros_like(p, memory_format=torch.preserve_format) for slot in slots}

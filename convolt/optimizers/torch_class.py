@@ -80,8 +80,8 @@ class TorchOptimizer(Optimizer):
 
     @property
     def capturable(self) -> bool:
-        """Whether a step can be captured in a CUDA graph: its rate lies on the device."""
-        return self._on_device
+        """Whether a step can be captured in a CUDA graph: its rate lies on the device, and the class does not refuse."""
+        return self._on_device and all(group.get("capturable", True) for rule in self._rules for group in rule.param_groups)
 
     def make_rules(self, parameters: dict[str, nn.Parameter], numbers: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
         """Returns one torch optimizer; its second group holds what must not decay."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -102,6 +103,22 @@ def _aliases(func: Any) -> tuple[bool, bool]:
     return any(info.is_write for info in infos), bool(infos) and not any(info.is_write for info in infos)
 
 
+@contextmanager
+def optimizers_see_a_capture() -> Iterator[None]:
+    """Has PyTorch's optimizers refuse what they refuse while CUDA captures a graph."""
+
+    def check(optimizer: torch.optim.Optimizer) -> None:
+        if not all(group["capturable"] for group in optimizer.param_groups):
+            raise RuntimeError("Attempting CUDA graph capture of step() for an instance of "
+                               f"{type(optimizer).__name__} but param_groups' capturable is False.")
+
+    newest = "_accelerator_graph_capture_health_check"
+    name = newest if hasattr(torch.optim.Optimizer, newest) else "_cuda_graph_capture_health_check"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Optimizer, name, check)
+        yield
+
+
 class ReplayOnCpu:
     """Stands in for `CudaGraphs`. A capture on CUDA computes nothing, so what this one computes is undone by the caller's
     `undo`, which puts parameters and states back.
@@ -120,7 +137,7 @@ class ReplayOnCpu:
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
         undo = self.snapshot()
-        with Recorder(generators) as recorder, recorder.of_kernels():
+        with Recorder(generators) as recorder, recorder.of_kernels(), optimizers_see_a_capture():
             work()
         undo()
         self.captures += 1
