@@ -12,10 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convolt.compiler.execute import GraphBackend
 from convolt.devices import free_bytes
 
 LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
 """Computes the loss of a module (or of a function in its place) on the first batch, in a precision, without penalties."""
+
+
+class CannotCaptureError(RuntimeError):
+    """A candidate cannot be captured in a graph."""
 
 
 NEARLY_ZERO = 0.1
@@ -67,15 +72,24 @@ class Probe:
         device: whose work is waited for.
         checked_loss_of: the same on a part of the batch that is enough to tell right from wrong; None: on all of it.
         clock: returns seconds.
+        graphs: captures a run and replays it for timing, where the step will be a graph: outside of one, a device waits for
+            the host, and what is timed is Python. None: runs are timed as they are, which is also done once the model itself
+            could not be captured.
     """
 
     def __init__(self, model: nn.Module, loss_of: LossOf, device: torch.device, checked_loss_of: LossOf | None = None,
-                 clock: Callable[[], float] = time.perf_counter) -> None:
+                 clock: Callable[[], float] = time.perf_counter, graphs: GraphBackend | None = None) -> None:
         self._model = model
         self._loss_of = loss_of
         self._checked_loss_of = checked_loss_of or loss_of
         self._device = device
         self.clock = clock
+        self._graphs = graphs
+
+    @property
+    def in_graphs(self) -> bool:
+        """Whether candidates are timed as graphs."""
+        return self._graphs is not None
 
     def gradients(self, module: nn.Module, precision: torch.dtype, whole: bool = False) -> Gradients:
         """Returns loss and gradients of a candidate, on all of the batch where asked; each call sees the same random numbers."""
@@ -106,18 +120,42 @@ class Probe:
         return Gradients(loss.detach().to(wide), joined, tuple(g.numel() for g in flat))
 
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
-        """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more."""
+        """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more.
+
+        Raises:
+            CannotCaptureError: the step will be a graph, and this candidate cannot be one, though the model can.
+        """
         times: list[float] = []
         with self._as_it_was():
-            self._run(module, precision)
+            run = self._ready(module, precision)
             self._wait()
             start = self.clock()
             while len(times) < least or (len(times) < most and self.clock() - start < budget):
                 before = self.clock()
-                self._run(module, precision)
+                run()
                 self._wait()
                 times.append(self.clock() - before)
         return statistics.median_low(times)  # of two, the one that no other work came between
+
+    def _ready(self, module: nn.Module, precision: torch.dtype) -> Callable[[], Any]:
+        """Returns what runs a candidate, after running it once."""
+
+        def run() -> None:
+            self._run(module, precision)
+
+        if self._graphs is None:
+            run()
+            return run
+        self._graphs.warm_up(run)
+        try:
+            return self._graphs.capture(run, [own for seeded in _generators(self._model) for own in seeded.values()])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # CUDA reports what a graph cannot hold as a RuntimeError
+            if module is not self._model:
+                raise CannotCaptureError(f"it cannot be captured in a graph: {str(error).splitlines()[0]}") from error
+            self._graphs = None  # so it will be with the step, which then says so
+            return run
 
     def kept_bytes(self, module: nn.Module, precision: torch.dtype) -> int:
         """Returns how many bytes the forward pass of a candidate keeps for its backward pass, beside the parameters."""

@@ -218,7 +218,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
             why = "asked for" if fusions == "none" else "the form that needs no search" if candidates else "the only form"
             base = dataclasses.replace(base, rows=(plain_row(LAYERS, "chosen", why), *base.rows))
         return _unmeasured(base, module, compiling)
-    file = _cache_file(cache, base, module, inputs, batch_size, steps, lower is None, compiling)
+    file = _cache_file(cache, base, module, inputs, batch_size, steps, [lower is None, probe.in_graphs], compiling)
     search = Search(module, searched, probe, precision, batch_size, steps, lower is None, compiling)
     return _search(module, searched, search, base, file)
 
@@ -313,8 +313,10 @@ def _text(module: fx.GraphModule) -> str:
 
 
 def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequence[Tensor], batch_size: int, steps: int | None,
-                lower: bool, compiling: Compiling | None) -> Path | None:
+                measured: list[bool], compiling: Compiling | None) -> Path | None:
     """Returns where the choice for this model, batch, length of run, hardware and software is kept.
+
+    `measured` says whether bfloat16 is a candidate, and whether candidates are timed as graphs.
 
     Short runs keep theirs too: a repeated run must take the same form, or its results would differ in the last bits.
     """
@@ -327,7 +329,7 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     software = [RULES, [rewrite.name for rewrite in REWRITES], __version__, torch.__version__]
     hardware = [plan.device, processor, plan.threads, os.cpu_count()]
     compiled = None if compiling is None else [compiling.shapes, compiling.asked, not compiling.refused]
-    asked = [plan.precision, plan.tf32, lower, compiled]
+    asked = [plan.precision, plan.tf32, measured, compiled]
     key = json.dumps([plan.before, shapes, batch_size, steps, asked, plan.fusions, software, hardware])
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 

@@ -15,7 +15,7 @@ from torch import fx, nn
 from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileError, Compiled, Compiling, seconds_of
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
-from convolt.compiler.measure import Gradients, Probe
+from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
 
 TOLERANCE = {torch.float32: (1e-5, 1e-3, 1e-2), torch.bfloat16: (2e-2, 0.5, 0.25)}
 """Relative errors of loss and gradients and the lean of a parameter against float64 that are always allowed, by the candidate's precision.
@@ -27,7 +27,7 @@ and parameters lean by 0.15; trainings in bfloat16 end within the spread of seed
 _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-RULES = 9  # of the choice; a new number makes earlier measurements void
+RULES = 10  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -226,7 +226,11 @@ class Search:
         if why := _too_far(errors, allowed):
             self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
             return
-        timed = self._in_turn((module, precision), (self._best, self.precision), self._best_seconds)
+        try:
+            timed = self._in_turn((module, precision), (self._best, self.precision), self._best_seconds)
+        except CannotCaptureError as error:
+            self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
+            return
         row = self._row(name, timed, errors, self._probe.kept_bytes(module, precision))
         self._rows.append(replace(row, doubt=timed.doubt))
         if row.verdict == "chosen":
@@ -349,7 +353,11 @@ class Search:
             self._rows.append(Row(name, None, None, *errors[:2], "chosen", f"asked for, {took}"))
             self.compiled = module
             return
-        timed = self._in_turn((module, self.precision), (self._best, self.precision), self._best_seconds)
+        try:
+            timed = self._in_turn((module, self.precision), (self._best, self.precision), self._best_seconds)
+        except CannotCaptureError as error:
+            self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
+            return
         row = self._row(name, timed, errors, None)
         self._rows.append(replace(row, why=f"{row.why}, {took}"))
         if row.verdict == "refused":

@@ -180,8 +180,9 @@ class Planning(Feeding):
     def _choose(self, step: Step, steps: int | None, saved: Plan | None, batch: Batch | None, data: Resident | Streamed) -> Plan:
         example = step.inputs(batch)[:] if batch else self._example
         searches = saved is None and batch is not None and any(head.loss is not None for head in self._heads)
+        refused = self._why_no_graph(data)
         plan, step.module = make_plan(
-            self.model, [x[:2] for x in example], self._probe(step, batch) if searches and batch else None,
+            self.model, [x[:2] for x in example], self._probe(step, batch, not refused) if searches and batch else None,
             precision=step.precision if saved is None else PRECISIONS[saved.precision], device=self.device,
             lower=devices.why_not_bfloat16(self.device) if self.precision == "auto" and saved is None else "",
             batch_size=batch.size if batch else 0, steps=steps, fusions=self.fusions if saved is None else saved.as_fusions(),
@@ -195,12 +196,15 @@ class Planning(Feeding):
                 raise CheckpointError(explain("plan", why_not_compiled(self.device), "torch.compile, as in the checkpoint's plan",
                                               "Install what is missing; resume=False starts anew."))
             return replace(saved, before=plan.before, after=plan.after)
-        resident = isinstance(data, Resident)
-        refused = why_not_captured(self.optimizer, self.device) if resident else "batches of a stream differ in shape"
-        refused = refused or other_optimizer(self.model)
-        return plan.with_execution("asked for eager" if self.execution == "eager" else refused,
-                                   1 if self.steps_per_execution == AUTO else int(self.steps_per_execution),
+        return plan.with_execution(refused, 1 if self.steps_per_execution == AUTO else int(self.steps_per_execution),
                                    why_not_together(self.optimizer))
+
+    def _why_no_graph(self, data: Resident | Streamed) -> str | None:
+        """Returns why the steps will not be graphs; None if they will."""
+        if self.execution == "eager":
+            return "asked for eager"
+        refused = why_not_captured(self.optimizer, self.device) if isinstance(data, Resident) else "batches of a stream differ in shape"
+        return refused or other_optimizer(self.model)
 
     def _compiling(self, example: Sequence[torch.Tensor], saved: Plan | None) -> Compiling | None:
         """Returns how `torch.compile` may be used: as saved, where it was asked for, or where something else is measured too."""
@@ -211,8 +215,8 @@ class Planning(Feeding):
             return None
         return Compiling(shapes_of(example), why_not_compiled(self.device), asked)
 
-    def _probe(self, step: Step, batch: Batch) -> Probe:
-        """Returns what measures on a batch, and what holds results against float64 on a part of it."""
+    def _probe(self, step: Step, batch: Batch, in_graphs: bool) -> Probe:
+        """Returns what measures on a batch, in graphs or not, and what holds results against float64 on a part of it."""
         few = batch if batch.size <= CHECKED_SAMPLES else part_of(batch, slice(0, CHECKED_SAMPLES))
 
         def loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
@@ -221,7 +225,8 @@ class Planning(Feeding):
         def checked_loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
             return step.loss_alone(few, module, precision)
 
-        return Probe(self.model, loss_of, self.device, checked_loss_of)
+        graphs = CudaGraphs(self.device) if in_graphs else None
+        return Probe(self.model, loss_of, self.device, checked_loss_of, graphs=graphs)
 
 
 def data_batch(data: Resident | Streamed) -> Batch | None:
