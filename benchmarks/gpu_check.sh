@@ -3,9 +3,12 @@
 # Results go to $OUT (by default benchmarks/results/gpu) as they come, so that an interrupted run keeps what it has.
 #
 #   bash benchmarks/gpu_check.sh
+#
+# Data sets come from $CONVOLT_DATA, by default from the ignored folder .carry/data, where there is one.
 set -u
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+if [ -z "${CONVOLT_DATA:-}" ] && [ -d .carry/data ]; then export CONVOLT_DATA="$PWD/.carry/data"; fi
 OUT="${OUT:-benchmarks/results/gpu}"
 mkdir -p "$OUT"
 SUITE="$OUT/suite_cuda_$(date +%F).json"
@@ -31,8 +34,23 @@ suite() {  # suite NAME SECONDS WORKLOAD PRECISION BATCH IMAGES PEERS…: plain 
     --images "$images" --rounds 1 --budget 3 --limit $((limit - 20)) --minutes 8 --output "$SUITE" --peers "$@"
 }
 
+tests() {  # tests SECONDS: each file of tests/gpu in a process of its own, all at once, for most of their time is compiling on the host
+  local limit="$1" file name
+  echo "== tests"
+  for file in tests/gpu/test_*.py; do
+    name="$(basename "$file" .py)"
+    OMP_NUM_THREADS=2 timeout "$limit" python3 -m pytest "$file" -q -m gpu -p no:cacheprovider -o filterwarnings=default --tb=short \
+      --durations=5 > "$OUT/$name.log" 2>&1 &
+  done
+  wait
+  for file in "$OUT"/test_*.log; do
+    echo "-- $(basename "$file" .log): $(tail -n 1 "$file")"
+    grep -E "^(FAILED|ERROR|E  )" "$file" | head -n 12
+  done
+}
+
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv | tee "$OUT/machine.log"
-part tests 130 python3 -m pytest tests/gpu -q -m gpu -p no:cacheprovider -o filterwarnings=default --durations=5
+tests 130
 suite cnn_bf16 70 cnn bfloat16 512 131072 convolt "pytorch tuned" "torch.compile max-autotune"
 suite resnet18 70 resnet18 bfloat16 512 51200 convolt "pytorch tuned" "torch.compile max-autotune"
 if [ -n "${CONVOLT_DATA:-}" ]; then  # eight epochs with its recipe, to 94%
