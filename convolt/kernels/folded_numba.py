@@ -99,12 +99,14 @@ def _line(images: Any, start: Any, own: Any, source: Any, origin: Any, m: Any, y
     height, width, _, _, fill, _ = own
     a, b, d, e = m[0], m[1] * y + m[2], m[3], m[4] * y + m[5]
     low, right, bottom = (np.float32(-FAR), FAR, FAR) if fill == NEAREST else (-ONE, np.float32(2 * width - 1), np.float32(2 * height - 1))
-    first, last = part_between(a, b, shift, low * np.float32(width), right, 0, out_width)
-    first, last = part_between(d, e, shift, low * np.float32(height), bottom, first, last)
     end = np.float32(out_width - 1) + shift
     u, v, to_u, to_v = a * shift + b, d * shift + e, a * end + b, d * end + e
-    inside = (min(u, to_u) >= ZERO and max(u, to_u) <= np.float32(width - 1)
-              and min(v, to_v) >= ZERO and max(v, to_v) <= np.float32(height - 1))
+    left, farthest, upper, lowest = min(u, to_u), max(u, to_u), min(v, to_v), max(v, to_v)
+    first, last = 0, out_width
+    if not (left >= low * np.float32(width) and farthest < right and upper >= low * np.float32(height) and lowest < bottom):
+        first, last = part_between(a, b, shift, low * np.float32(width), right, 0, out_width)
+        first, last = part_between(d, e, shift, low * np.float32(height), bottom, first, last)
+    inside = left >= ZERO and farthest <= np.float32(width - 1) and upper >= ZERO and lowest <= np.float32(height - 1)
     wide = places.size
     if first < last:
         _set_places(a, b, d, e, shift, height, width, fill == REFLECT and not inside, places, across, down)

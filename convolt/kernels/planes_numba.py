@@ -129,11 +129,12 @@ def store_planes(typing: Any, array: Any, at: Any, first: Any, second: Any, thir
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         red, green, blue = (cast(builder, value) for value in values[2:])
-        pair = builder.shuffle_vector(red, green, _constant(list(range(2 * LANES))))
-        last = builder.shuffle_vector(blue, ir.Constant(blue.type, ir.Undefined), _constant([*range(LANES), *range(LANES)]))
-        mixed = builder.shuffle_vector(pair, last, _constant([i % 3 * LANES + i // 3 for i in range(3 * LANES)]))
-        target = pointer(context, builder, array, values[:2], mixed.type)
-        builder.store(mixed, target).align = kind.bitwidth // 8
+        for part in range(CHANNELS):  # vectors of sixteen, each from two: others are taken apart, number by number
+            places = [divmod(part * LANES + lane, CHANNELS) for lane in range(LANES)]
+            two = builder.shuffle_vector(red, green, _constant([pixel + (LANES if c == 1 else 0) for pixel, c in places]))
+            mixed = builder.shuffle_vector(two, blue, _constant([LANES + pixel if c == 2 else lane for lane, (pixel, c) in enumerate(places)]))
+            target = pointer(context, builder, array, (values[0], builder.add(values[1], ir.Constant(_I64, part * LANES))), mixed.type)
+            builder.store(mixed, target).align = kind.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, vector, vector), codegen
