@@ -57,11 +57,11 @@ class Start:
 
 
 def begin(spec: str, input_shape: tuple[int, ...], classes: int, *, code: str | None = None, options: Sequence[str] = (),
-          weights: str | None = None, freeze: Sequence[str] = ()) -> Start:
+          weights: str | None = None, freeze: Sequence[str] = (), several: bool = False) -> Start:
     """Makes the model that MODEL means, with its options, weights and frozen layers.
 
     Args:
-        spec, input_shape, classes, code: as `model_spec.make_model` takes them.
+        spec, input_shape, classes, code, several: as `model_spec.make_model` takes them.
         options: values of `--model-option`.
         weights: a file. If it fits another variant or stem than the usual one, and none was given, that one is taken.
         freeze: what does not learn; empty: everything learns.
@@ -75,7 +75,7 @@ def begin(spec: str, input_shape: tuple[int, ...], classes: int, *, code: str | 
     chosen = by_size | given
 
     def make(options: Options) -> Model:
-        return model_spec.make_model(spec, input_shape, classes, code, options)
+        return model_spec.make_model(spec, input_shape, classes, code, options, several)
 
     rows = []
     if weights is None:

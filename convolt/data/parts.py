@@ -58,7 +58,7 @@ def picture_parts(spec: str, image_size: Size, color_mode: str) -> Mapping[str, 
     if path.is_dir():
         return folder_parts(path, image_size, color_mode)
     if spec.lower().endswith(".csv"):
-        return {"train": from_csv(path, image_size=image_size, color_mode=color_mode)}
+        return {"train": from_csv(path, separator="auto", image_size=image_size, color_mode=color_mode)}
     return {"train": from_tar(spec, image_size=image_size, color_mode=color_mode)}
 
 
