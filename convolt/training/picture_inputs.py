@@ -131,10 +131,17 @@ class PictureStream(Dataset[Any]):
         part = f", the first {kept:,} kept decoded" if kept else ""
         return f"{_gigabytes(self.pictures.nbytes)} of pictures, more than the {_gigabytes(self.room)} that they may take{part}"
 
+    def largest_batch(self) -> int:
+        """Returns the samples of the largest batch of which as many as are read ahead fit into the room."""
+        return max(1, self.room // (self._each * (AHEAD + 2)))
+
+    @property
+    def _each(self) -> int:
+        return int(np.prod(self.pictures.picture_shape()))
+
     def opener(self, batch_size: int, order: Order | None) -> tuple[Callable[[int, int], Iterator[Any]], int]:
         """Returns ((epoch, first batch) → iterator over `(x, y)`, number of batches)."""
-        each = int(np.prod(self.pictures.picture_shape()))
-        self.pictures.keep(max(0, self.room - (AHEAD + 2) * batch_size * each))
+        self.pictures.keep(max(0, self.room - (AHEAD + 2) * batch_size * self._each))
         count = len(self) if order is None else len(order(0))
 
         def batches(epoch: int, first: int) -> Iterator[Any]:

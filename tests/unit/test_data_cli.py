@@ -141,6 +141,10 @@ def test_a_measured_batch_size(pets, tmp_path, monkeypatch, capsys):
     assert "--batch-size auto" in (tmp_path / "runs" / "auto" / "command.txt").read_text()
     code, said = run("train --resume runs/auto --verbose 0", capsys)
     assert code == 0, said
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    code, said = run(f"train cnn --data {pets} --epochs 1 --batch-size auto --device cpu --name streamed", capsys)
+    assert code == 0 and "Batch size 16: an epoch of 60 samples" in said, said
+    assert json.loads((tmp_path / "runs" / "streamed" / "config.json").read_text())["plan"]["batch_size"] == 16
     for wrong in ("0", "many", "1.5"):
         code, said = run(f"train cnn --data {pets} --batch-size {wrong}", capsys)
         assert code == 2 and "neither a whole number from 1 nor auto" in said
