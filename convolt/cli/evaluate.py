@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convolt.cli import options
-from convolt.cli.options import ColorMode, Precision, Verbose
+from convolt.cli.options import ColorMode, Decoder, Precision, Verbose
 
 if TYPE_CHECKING:
     from convolt.cli.parts import Part
@@ -43,6 +43,7 @@ def evaluate(
     part: Which = PartName.TEST,
     image_size: options.ImageSize = None,
     color_mode: options.Colors = ColorMode.AUTO,
+    decoder: options.Decoding = Decoder.CPU,
     device: options.Device = "auto",
     precision: Precise = None,
     out: Out = None,
@@ -54,7 +55,8 @@ def evaluate(
 
     model = model_spec.open_saved(file, code, device)
     shapes = model.input_shapes
-    source = parts.load(data, options.parse_size(image_size), color_mode, tuple(shapes[0][1:]) if shapes else None)
+    source = parts.load(data, options.parse_size(image_size), color_mode, tuple(shapes[0][1:]) if shapes else None,
+                        decoder=decoder.value)
     _check_classes(model, source)
     _compile(model, source, precision, device)
     several = parts.has_several_labels(source)

@@ -127,7 +127,7 @@ def describe_shape(shape: tuple[int, ...]) -> str:
 
 def load(
     data: str, image_size: tuple[int, int] | None, color_mode: ColorMode, input_shape: tuple[int | None, ...] | None = None,
-    leave_beyond: int | None = 0,
+    leave_beyond: int | None = 0, decoder: str = "cpu",
 ) -> Source:
     """Loads DATA; pictures stay undecoded unless `leave_beyond` says otherwise.
 
@@ -136,6 +136,7 @@ def load(
         image_size, color_mode: for the pictures of a folder; where they are left open, they follow from `input_shape`.
         input_shape: (height, width, channels) of the model, where there is one already.
         leave_beyond: bytes of decoded pictures beyond which they are left undecoded; see `convolt.data.parts.load_parts`.
+        decoder: "cpu" or "nvjpeg", for the pictures of files.
     """
     if input_shape is not None and len(input_shape) == 3:
         height, width, channels = input_shape
@@ -145,7 +146,7 @@ def load(
             color_mode = {1: ColorMode.GRAYSCALE, 4: ColorMode.RGBA}.get(channels or 3, ColorMode.RGB)
     colours = "rgb" if color_mode is ColorMode.AUTO else color_mode.value
     with say.spoken_warnings():
-        return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond)
+        return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond, decoder=decoder)
 
 
 def split(source: Source, share: float | None) -> Parts:

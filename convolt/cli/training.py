@@ -350,7 +350,7 @@ def versions() -> dict[str, str]:
 def load_source(options: TrainOptions) -> Source:
     """Loads DATA as `starting.load_data` does; what fits into memory is decoded."""
     return starting.load_data(options.model, options.data, parse_size(options.image_size), options.color_mode, options.code,
-                              _left_undecoded(options))
+                              _left_undecoded(options), options.decoder.value)
 
 
 def _left_undecoded(options: TrainOptions) -> int | None:

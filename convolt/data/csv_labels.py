@@ -25,7 +25,7 @@ SEPARATORS = ("|", ";", " ")
 def from_csv(path: str | Path, path_column: str | None = None, label_column: str | Sequence[str] | None = None, *,
              root: str | Path | None = None, separator: str | None = None, class_names: Sequence[str] | None = None,
              image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear", fit: str = "stretch",
-             follow_links: bool = False, workers: int | None = None, label_mode: LabelMode = "int") -> PictureFiles:
+             follow_links: bool = False, workers: int | None = None, label_mode: LabelMode = "int", decoder: str = "cpu") -> PictureFiles:
     """Returns the pictures that a CSV file lists, in its order.
 
     Args:
@@ -40,6 +40,7 @@ def from_csv(path: str | Path, path_column: str | None = None, label_column: str
         image_size, color_mode, interpolation, fit, workers: see `ImageFolder`.
         follow_links: accept links that lead out of the root.
         label_mode: the form in which `fit` gets the labels; see `ImageFolder`.
+        decoder: "cpu" or "nvjpeg"; see `ImageFolder`.
 
     Raises:
         ArgumentError: there is no such column, or an argument is out of range.
@@ -62,7 +63,7 @@ def from_csv(path: str | Path, path_column: str | None = None, label_column: str
         labels, names = _classes(table, columns[0], class_names)
     index = FolderIndex(base, files, labels, names)
     pictures = PictureFiles(index, f"table {path}", image_size, color_mode, interpolation, fit, workers)
-    pictures.label_mode = label_mode
+    pictures.label_mode, pictures.decoder = label_mode, decoder
     return pictures
 
 

@@ -160,6 +160,12 @@ class PackedPictures(Packed):
         super().__init__(path, info, header, labels, workers)
         self._data, self._offsets, self._checksums = data, offsets, checksums
 
+    def in_place_of(self, folder: PictureFiles) -> Self:
+        """Does what that of all packs does; what decodes the folder's files decodes these."""
+        found = super().in_place_of(folder)
+        found._decoder = folder.decoder
+        return found
+
     def content(self, index: int) -> bytes:
         """Returns the encoded picture, compared with its checksum."""
         row = self._rows[index]

@@ -51,7 +51,7 @@ class Source:
 
 
 def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
-                leave_beyond: int | None = None) -> Source:
+                leave_beyond: int | None = None, decoder: str = "cpu") -> Source:
     """Loads DATA.
 
     Args:
@@ -62,6 +62,7 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
         image_size: (height, width) for the pictures of a folder; None if they have one size.
         color_mode: "rgb", "rgba" or "grayscale" for the pictures of a folder.
         leave_beyond: bytes of decoded pictures beyond which they are left undecoded; see `load_parts`.
+        decoder: "cpu" or "nvjpeg", see `ImageFolder`; for pictures in files.
 
     Raises:
         ArgumentError: `spec` is neither a known name nor an existing path.
@@ -74,9 +75,9 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
         beside = pack_beside(path, image_size, color_mode)
         if beside:
             return _from_pack(beside, image_size, color_mode, leave_beyond)
-        return _from_pictures(spec, image_size, color_mode, leave_beyond)
+        return _from_pictures(spec, image_size, color_mode, leave_beyond, decoder)
     if path.suffix.lower() == ".tar" or (path.suffix.lower() == ".csv" and path.is_file()):
-        return _from_pictures(spec, image_size, color_mode, leave_beyond)
+        return _from_pictures(spec, image_size, color_mode, leave_beyond, decoder)
     if path.is_file():
         if path.suffix.lower() == ".pack":
             return _from_pack(path, image_size, None, leave_beyond)
@@ -128,8 +129,8 @@ def _check_labels(thing: str, y: np.ndarray, classes: int) -> None:
         raise DataError(explain(f"{thing}[{wrong}]", f"the label {y[wrong]}", f"labels from 0 to {classes - 1}, as in training"))
 
 
-def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str, leave_beyond: int | None) -> Source:
-    parts = mixed(picture_parts(spec, image_size, color_mode))
+def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str, leave_beyond: int | None, decoder: str) -> Source:
+    parts = mixed(picture_parts(spec, image_size, color_mode, decoder))
     loaded = load_parts(spec, parts, leave_beyond)
     name = Path(spec).expanduser().resolve().name if Path(spec).expanduser().is_dir() else Path(spec).stem
     skipped = tuple(bad for part in parts.values() for bad in part.bad)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from convolt import losses
+from convolt.data import nvjpeg
 from convolt.data.batches import Order
 from convolt.data.budget import data_memory
 from convolt.data.pictures import AHEAD, Pictures
@@ -114,7 +115,9 @@ class PictureStream(Dataset[Any]):
 
     def __init__(self, pictures: Pictures, room: int, device: torch.device) -> None:
         self.pictures, self.labels, self.room = pictures, pictures.labels, room
-        self._pinned = device.type == "cuda"
+        self._allocate: Callable[[tuple[int, ...]], Any] | None = None
+        if device.type == "cuda":
+            self._allocate = _pinned if pictures.decoder == "cpu" else nvjpeg.empty(device)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -128,7 +131,7 @@ class PictureStream(Dataset[Any]):
     def why(self) -> str:
         """Why they are not in memory at once."""
         kept = self.pictures.kept
-        part = f", the first {kept:,} kept decoded" if kept else ""
+        part = f", the first {kept:,} kept decoded" if kept else ", JPEGs decoded by nvJPEG" * (self.pictures.decoder == "nvjpeg")
         return f"{_gigabytes(self.pictures.nbytes)} of pictures, more than the {_gigabytes(self.room)} that they may take{part}"
 
     def largest_batch(self) -> int:
@@ -147,7 +150,7 @@ class PictureStream(Dataset[Any]):
         def batches(epoch: int, first: int) -> Iterator[Any]:
             rows = np.arange(count) if order is None else order(epoch).numpy()
             orders = [rows[start : start + batch_size] for start in range(first * batch_size, count, batch_size)]
-            found = self.pictures.batches(orders, batch_size, _pinned if self._pinned else None)
+            found = self.pictures.batches(orders, batch_size, self._allocate)
             for number, (x, kept) in enumerate(found, first):
                 places = number * batch_size + np.flatnonzero(np.isin(orders[number - first], kept))
                 if len(kept):
