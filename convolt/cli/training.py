@@ -262,8 +262,8 @@ class Training:
     def write_skipped(self) -> None:
         """Lists the files that were left out so far."""
         source = self.source
-        streamed = [bad for x in (source.x_train, source.x_test, source.x_val) if isinstance(x, Pictures) for bad in x.bad]
-        if skipped := [*source.skipped, *streamed]:
+        streamed = [bad for x in (source.x_train, source.x_test, source.x_val) if isinstance(x, Pictures) for bad in x.left_out]
+        if skipped := list(dict.fromkeys([*source.skipped, *streamed])):
             self.folder.write_skipped([(bad.path, bad.reason) for bad in skipped])
 
     def write_config(self, status: str, seconds: float | None, result: dict[str, float] | None) -> None:

@@ -54,13 +54,15 @@ class PictureFiles(Pictures):
 
     Attributes:
         root: the folder.
-        links_ignored, others_ignored: links that were not followed; files that do not end like pictures.
+        ignored: links that were not followed, and why.
+        others_ignored: number of files that do not end like pictures.
     """
 
     def __init__(self, index: FolderIndex, title: str, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
                  interpolation: str = "bilinear", fit: str = "stretch", workers: int | None = None) -> None:
         super().__init__(title, index.files, index.labels, index.class_names, image_size, color_mode, interpolation, fit, workers)
-        self.root, self.links_ignored, self.others_ignored = index.root, index.links_ignored, index.others_ignored
+        self.root, self.others_ignored = index.root, index.others_ignored
+        self.ignored = tuple(sorted(index.ignored, key=lambda link: link.path))
         self._below = str(index.root) + os.sep
 
     def __repr__(self) -> str:
@@ -98,7 +100,8 @@ class ImageFolder(PictureFiles):
         labels: int64 of shape (N,) whatever the `label_mode`, or None.
         class_names: name of each label.
         bad: the files that were met and left out so far, with the reason.
-        links_ignored, others_ignored: links that were not followed; files that do not end like pictures.
+        ignored: links that were not followed, and why; they are listed with `bad` where a run is kept, and count as no bad files.
+        others_ignored: number of files that do not end like pictures.
 
     Raises:
         ArgumentError: an argument is out of range or unknown.

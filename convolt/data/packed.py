@@ -75,7 +75,7 @@ class Packed(Pictures):
         found.title, found.files, found.labels, found.class_names = folder.title, folder.files, folder.labels, folder.class_names
         found.image_size, found.color_mode = folder.image_size, folder.color_mode
         found.interpolation, found.fit, found.workers = folder.interpolation, folder.fit, folder.workers
-        found._label_mode, found.named = folder.label_mode, folder.named
+        found._label_mode, found.named, found.ignored = folder.label_mode, folder.named, folder.ignored
         found._rows = np.asarray([self._rows[places[name]] if name in places else -1 for name in folder.files])
         found._bad, found._whole, found._told, found.skipped = {}, folder, set(folder._told), []
         for index, name in enumerate(folder.files):

@@ -81,12 +81,14 @@ class Pictures(ABC):
         workers: threads that decode.
         decoder: what decodes: "cpu", or "nvjpeg" where an NVIDIA GPU and its library are, see `convolt.data.nvjpeg`. It can be set.
         bad: the files that were met and left out so far, with the reason, here or in a `subset`.
+        ignored: what was not taken for a picture of the set, and why: links that are not followed.
         origin: the pack that the pixels come from; "" for none.
         named: whether `class_names` are names, and not the labels' numbers, which nobody named.
     """
 
     origin = ""
     named = True
+    ignored: tuple[BadFile, ...] = ()
 
     def __init__(self, title: str, files: list[str], labels: np.ndarray | None, class_names: Sequence[str],
                  image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
@@ -124,6 +126,11 @@ class Pictures(ABC):
     def bad(self) -> list[BadFile]:
         """The files that were met and left out so far, sorted by path."""
         return [self._bad[path] for path in sorted(self._bad)]
+
+    @property
+    def left_out(self) -> list[BadFile]:
+        """`bad` and `ignored`, sorted by path: what is listed where a run is kept."""
+        return sorted({*self.bad, *self.ignored}, key=lambda bad: bad.path)
 
     @property
     def mapped(self) -> bool:
@@ -317,7 +324,7 @@ class Pictures(ABC):
 
     def write_skipped(self, path: Path) -> None:
         """Writes the files that were left out as a table with the columns `path` and `reason`, whole or not at all."""
-        write_skipped(path, self.bad)
+        write_skipped(path, self.left_out)
 
     # -- in the threads ------------------------------------------------------------------------------------------------
 
@@ -403,9 +410,13 @@ class Pictures(ABC):
         return True
 
     def _check_bad(self) -> None:
-        if len(self._bad) > MAX_BAD_SHARE * len(self.files):
+        """Raises `DataError` for too many bad files, of the whole set where these are a part: of a small part, one would be too many."""
+        whole = self if self._whole is None else self._whole
+        while whole._whole is not None:
+            whole = whole._whole
+        if len(whole._bad) > MAX_BAD_SHARE * len(whole.files):
             raise DataError(explain(self.title, f"more than {MAX_BAD_SHARE:.0%} bad files", "pictures that can be read",
-                                    f"Mend or remove them. {self._bad_text()}"))
+                                    f"Mend or remove them. {whole._bad_text()}"))
 
     def _check_classes(self, missed: Rows) -> None:
         """Raises `DataError` if one of these pictures, which are bad, was the last hope of its class."""

@@ -34,7 +34,7 @@ class Source:
         class_names: name of each label; empty if the labels are not classes.
         name: for headings and run folders.
         x_val, y_val: the validation part, where there is a test part besides.
-        skipped: files that were left out, and why.
+        skipped: files and links that were left out, and why.
         note: how the pictures were read, where that is worth a word.
     """
 
@@ -133,7 +133,7 @@ def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: st
     parts = mixed(picture_parts(spec, image_size, color_mode, decoder))
     loaded = load_parts(spec, parts, leave_beyond)
     name = Path(spec).expanduser().resolve().name if Path(spec).expanduser().is_dir() else Path(spec).stem
-    skipped = tuple(bad for part in parts.values() for bad in part.bad)
+    skipped = tuple(bad for part in parts.values() for bad in part.left_out)
     return _of_parts(name, loaded, tuple(parts["train"].class_names), skipped)
 
 
