@@ -190,8 +190,8 @@ def packed_in_place_of(folder: ImageFolder) -> tuple[Pictures, str]:
     Warns:
         StalePackWarning: the folder has changed since it was packed, or the pack is damaged; the pictures are then decoded anew.
     """
-    root = Path(os.path.abspath(folder.root))
-    paths = [at.with_name(f"{at.name}.pack") for at in (root, root.parent) if at.name]
+    places = (at if at.name not in ("", "..") else Path(os.path.abspath(at)) for at in (folder.root, folder.root.parent))
+    paths = [at.with_name(f"{at.name}.pack") for at in places if at.name]
     for path in paths:
         if not path.is_file():
             continue

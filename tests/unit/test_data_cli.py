@@ -1,6 +1,7 @@
 """`convolt data pack` and `convolt data check`, and trainings from what they deal with."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_pack_is_the_folder(pets, tmp_path, capsys):
     assert open_source(str(tmp_path / "b.pack"), image_size=(8, 8)).x_test.shape == (12, 8, 8, 3)
 
 
-def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, capsys):
+def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, monkeypatch, capsys):
     assert run(f"data pack {pets} {pets}.pack", capsys)[0] == 0
     assert open_source(str(pets)).note == f"from {pets}.pack"
     assert open_source(str(pets), image_size=(8, 8)).note == "", "other pictures than those that were packed"
@@ -64,6 +65,11 @@ def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, caps
     assert (source.note, len(source.x_train)) == ("", 61)
     with pytest.warns(StalePackWarning, match="the pack's pictures are used"):
         assert len(open_source(f"{pets}.pack").x_train) == 60
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("default")
+        code, said = run("data show pets -n 4", capsys)
+    assert code == 0 and said.replace("\n", " ").count("has changed since pets.pack was packed") == 1, "told once, as a line"
 
 
 def test_a_set_beyond_the_memory_is_streamed_with_the_same_result(pets, tmp_path, monkeypatch, capsys):
@@ -168,8 +174,10 @@ def test_everything_that_can_be_wrong(pets, capsys):
     (pets / "train" / "dog" / "copy.png").write_bytes(encode(noise(0, 64)))  # the same picture, larger
     (pets / "test" / "cat" / "leak.png").write_bytes(encode(noise(3)))
     (pets / "train" / "cat" / "broken.png").write_bytes(copy[:100])
+    (pets / "train" / "cat" / "loop.png").symlink_to("loop.png")
     code, said = run(f"data check {pets}", capsys)
     assert code == 1
+    assert "ignored     1 link" in said and "ignored cat/loop.png: a link that leads nowhere or in a circle" in said
     assert "broken cat/broken.png" in said
     assert "one picture, several labels: cat/00.png, cat/copy.png, dog/copy.png" in said
     assert "leak: train/cat/03.png is also test/cat/leak.png" in said
