@@ -52,16 +52,15 @@ def show(
 
     if Path(output).suffix.lower() != ".png":
         raise typer.BadParameter(f"{output!r} is no name of a PNG. Write -o grid.png.", param_hint="'--output'")
-    with say.spoken_warnings():
-        source = parts.load(data, options.parse_size(image_size), color_mode, leave_beyond=0)
-        x, y = parts.Part(source.x_train, source.y_train, source.name).given
-        if y is not None and len(x.shape) != 4:
-            raise DataError(explain(data, f"samples of shape {x.shape[1:]}", "pictures (height, width, channels)"))
-        name = source.name + (f", augment {augment}" if augment else "")
-        grid = show_batch(
-            x, y, augment=augment, class_names=source.class_names or None, count=count, epoch=epoch - 1,
-            seed=seed, shuffle=not in_order, path=output, title=f"{name}: epoch {epoch}",
-        )  # fmt: skip
+    source = parts.load(data, options.parse_size(image_size), color_mode, leave_beyond=0)
+    x, y = parts.Part(source.x_train, source.y_train, source.name).given
+    if y is not None and len(x.shape) != 4:
+        raise DataError(explain(data, f"samples of shape {x.shape[1:]}", "pictures (height, width, channels)"))
+    name = source.name + (f", augment {augment.replace(',', ', ')}" if augment else "")
+    grid = show_batch(
+        x, y, augment=augment, class_names=source.class_names or None, count=count, epoch=epoch - 1,
+        seed=seed, shuffle=not in_order, path=output, title=f"{name}: epoch {epoch}",
+    )  # fmt: skip
     height, width, channels = grid.pictures.shape[1:]
     say.line(f"{output}: {say.plural(len(grid.pictures), 'picture')} of {height}×{width}×{channels}, values "
              f"{grid.pictures.min():.3g} to {grid.pictures.max():.3g}, of {len(source.x_train):,} in {source.name}")

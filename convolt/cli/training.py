@@ -263,8 +263,8 @@ class Training:
         """Lists the files that were left out so far."""
         source = self.source
         streamed = [bad for x in (source.x_train, source.x_test, source.x_val) if isinstance(x, Pictures) for bad in x.left_out]
-        if skipped := list(dict.fromkeys([*source.skipped, *streamed])):
-            self.folder.write_skipped([(bad.path, bad.reason) for bad in skipped])
+        if skipped := {*source.skipped, *streamed}:
+            self.folder.write_skipped(sorted((bad.path, bad.reason) for bad in skipped))
 
     def write_config(self, status: str, seconds: float | None, result: dict[str, float] | None) -> None:
         """Writes `config.json`: options, and what became of each `auto`."""

@@ -82,12 +82,12 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
         if path.suffix.lower() == ".pack":
             return _from_pack(path, image_size, None, leave_beyond)
         if path.suffix.lower() != ".npz":
-            raise ArgumentError(explain("data", f"the file {spec}", "a folder of pictures or an .npz file, or .csv, .tar or .pack"))
+            raise ArgumentError(explain("data", f"the file {spec}", "a folder of class folders, or a .csv, .tar, .pack or .npz file"))
         return _from_npz(path)
     if path.suffix or len(path.parts) > 1:
-        raise DataError(explain("data", f"{spec}, which does not exist", "a folder of class folders, an .npz file, or one of "
-                                f"{', '.join(_NAMED)}"))
-    raise ArgumentError(explain("data", repr(spec), "a data set's name, a folder of class folders or an .npz file",
+        raise DataError(explain("data", f"{spec}, which does not exist",
+                                f"a folder of class folders, a .csv, .tar, .pack or .npz file, or one of {', '.join(_NAMED)}"))
+    raise ArgumentError(explain("data", repr(spec), "a data set's name, a folder of class folders, or a .csv, .tar, .pack or .npz file",
                                 did_you_mean(spec, _NAMED)))
 
 

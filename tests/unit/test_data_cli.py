@@ -112,6 +112,21 @@ def test_a_streamed_validation_split_and_its_bad_files(pets, tmp_path, monkeypat
     assert (tmp_path / "runs" / "cnn-train" / "skipped.csv").read_text().splitlines()[1].startswith("cat/00.png,")
 
 
+def test_what_is_left_out_of_a_stream_is_told_in_lines(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    monkeypatch.setattr("convolt.data.pictures.MAX_BAD_SHARE", 0.5)
+    for n in range(20):
+        (pets / "train" / "cat" / f"{n:02d}.png").write_bytes(b"")
+    with warnings.catch_warnings(record=True) as raw:
+        warnings.simplefilter("always")
+        code, said = run(f"train cnn --data {pets} --epochs 1 --batch-size 16 --device cpu --name told --verbose 0", capsys)
+    assert code == 0, said
+    assert raw == [] and "SkippedFilesWarning" not in said and "20 of 60 files left out" in said
+    rows = (tmp_path / "runs" / "told" / "skipped.csv").read_text().splitlines()[1:]
+    assert len(rows) == 20 and rows == sorted(rows)
+
+
 def test_sizes_that_differ_are_told_before_a_streamed_training(pets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_DATA_MEMORY", "10kB")
