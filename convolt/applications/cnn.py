@@ -14,17 +14,18 @@ SMALLEST_MAP = 4
 """Stages are added while the shorter side of the map is at least this long; so the last map is 2×2 or 3×3."""
 
 
-def cnn(input_shape: tuple[int, ...], classes: int) -> Sequential:
+def cnn(input_shape: tuple[int, ...], classes: int, classifier_activation: str | None = "softmax") -> Sequential:
     """Returns a convolutional network that takes pictures with values 0 … 255 as they are (uint8).
 
     Stages of convolution 3×3, max pooling, batch normalization and ReLU, with 32 filters in the first and twice as many in
-    each next one (256 at most) until the map is 2×2 or 3×3; then dropout and a softmax over the classes. The number of
+    each next one (256 at most) until the map is 2×2 or 3×3; then dropout and a classifier. The number of
     stages follows from the size of the pictures: 2 for 8×8, 3 for 28×28, 4 for 32×32, 6 for 224×224. Pooling comes before
     normalization because that quarters the work of the two elementwise layers, which a CPU feels.
 
     Args:
         input_shape: (height, width, channels).
         classes: number of classes.
+        classifier_activation: of the last layer; "sigmoid" where a picture may have several of the classes.
 
     Raises:
         ShapeError: `input_shape` is not that of a picture of at least 4×4 pixels.
@@ -55,7 +56,7 @@ def cnn(input_shape: tuple[int, ...], classes: int) -> Sequential:
         side, filters = side // 2, min(2 * filters, MOST_FILTERS)
     model.add(layers.Flatten())
     model.add(layers.Dropout(DROPOUT))
-    model.add(layers.Dense(classes, activation="softmax"))
+    model.add(layers.Dense(classes, activation=classifier_activation))
     return model
 
 

@@ -56,7 +56,7 @@ def show(
     x, y = parts.Part(source.x_train, source.y_train, source.name).given
     if y is not None and len(x.shape) != 4:
         raise DataError(explain(data, f"samples of shape {x.shape[1:]}", "pictures (height, width, channels)"))
-    name = source.name + (f", augment {augment}" if augment else "")
+    name = source.name + (f", augment {augment.replace(',', ', ')}" if augment else "")
     grid = show_batch(
         x, y, augment=augment, class_names=source.class_names or None, count=count, epoch=epoch - 1,
         seed=seed, shuffle=not in_order, path=output, title=f"{name}: epoch {epoch}",

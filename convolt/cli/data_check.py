@@ -45,6 +45,7 @@ def _print(data: str, found: Any) -> None:
             ("classes", f"{len(part.classes):,}, of {each}"),
             ("sizes", ", ".join(f"{size} ({count:,})" for size, count in sizes[:SHOWN]) + _more(len(sizes))),
             ("broken", _count(len(part.broken), "file")),
+            *([("ignored", _count(len(part.ignored), "link"))] if part.ignored else []),
             ("duplicates", _count(len(part.duplicates), "group") + conflicts),
         ]
         say.rows(rows)
@@ -52,6 +53,8 @@ def _print(data: str, found: Any) -> None:
             say.table(["class", "pictures"], [[label, f"{count:,}"] for label, count in part.classes.items()], right=[1])
         for bad in part.broken[:SHOWN]:
             say.line(f"  broken {bad.path}: {bad.reason}", "yellow")
+        for bad in part.ignored[:SHOWN]:
+            say.line(f"  ignored {bad.path}: {bad.reason}")
         for group in part.conflicts[:SHOWN]:
             say.line(f"  one picture, several labels: {', '.join(group[:SHOWN])}{_more(len(group))}", "yellow")
         for group in [g for g in part.duplicates if g not in part.conflicts][:SHOWN]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convolt.cli import options
-from convolt.cli.options import ColorMode, Precision, Verbose
+from convolt.cli.options import ColorMode, Decoder, Precision, Verbose
 
 if TYPE_CHECKING:
     from convolt.cli.parts import Part
+    from convolt.cli.results import Result
     from convolt.data.sources import Source
     from convolt.models import Model
 
@@ -42,6 +43,7 @@ def evaluate(
     part: Which = PartName.TEST,
     image_size: options.ImageSize = None,
     color_mode: options.Colors = ColorMode.AUTO,
+    decoder: options.Decoding = Decoder.CPU,
     device: options.Device = "auto",
     precision: Precise = None,
     out: Out = None,
@@ -53,15 +55,18 @@ def evaluate(
 
     model = model_spec.open_saved(file, code, device)
     shapes = model.input_shapes
-    source = parts.load(data, options.parse_size(image_size), color_mode, tuple(shapes[0][1:]) if shapes else None)
+    source = parts.load(data, options.parse_size(image_size), color_mode, tuple(shapes[0][1:]) if shapes else None,
+                        decoder=decoder.value)
     _check_classes(model, source)
     _compile(model, source, precision, device)
-    classes = len(source.class_names) if parts.is_classification(source) else 0
+    several = parts.has_several_labels(source)
+    classes = len(source.class_names) if several or parts.is_classification(source) else 0
     with say.spoken_warnings():
-        result = results.measure(model, _part(source, part).in_memory(), batch_size, classes=classes, verbose=verbose.for_fit)
+        result = results.measure(model, _part(source, part).in_memory(), batch_size, classes=classes, several=several,
+                                 verbose=verbose.for_fit)
     say.heading(f"Result: {results.sentence(result)}")
     if result.shares is not None:
-        _show_classes(result.confusion(), source.class_names)
+        _show_classes(_counts(result), source.class_names)
         if mistakes := results.confusions(result, source.class_names):
             say.rows([("mistakes", f"most often {mistakes}")])
     if out is not None:
@@ -121,16 +126,22 @@ def _few(names: tuple[str, ...] | list[str]) -> str:
     return f"{len(names)}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
 
 
-def _show_classes(counts: object, class_names: tuple[str, ...]) -> None:
-    """Prints, for up to 30 classes, how many samples of each were recognized."""
-    import numpy as np
+def _counts(result: Result) -> tuple[Any, Any, Any]:
+    """Returns for each class its samples, those that were taken for it, and those that rightly were."""
+    if result.several:
+        truth, found = result.labels()
+        return truth.sum(axis=0), found.sum(axis=0), (truth & found).sum(axis=0)
+    matrix = result.confusion()
+    return matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
 
+
+def _show_classes(counts: tuple[Any, Any, Any], class_names: tuple[str, ...]) -> None:
+    """Prints, for up to 30 classes, how many samples of each were recognized."""
     from convolt.cli import say
 
-    matrix = np.asarray(counts)
-    if len(matrix) > 30:
+    totals, taken, right = counts
+    if len(totals) > 30:
         return
-    totals, taken, right = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
 
     def share(part: int, whole: int) -> str:
         return say.percent(part / whole) if whole else "–"

@@ -50,7 +50,7 @@ def lr_find(
     set_random_seed(seed)
     source = starting.load_data(model, data, options.parse_size(image_size), color_mode, code)
     begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or (), weights=weights,
-                           freeze=options.split_names(freeze))
+                           freeze=options.split_names(freeze), several=parts.has_several_labels(source))
     made = begun.model
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt import __version__
-from convolt.cli import data, doctor, evaluate, export, inspect, lr_find, models, options, plan, predict, summary, train, verify_resume
+from convolt.cli import data, doctor, evaluate, export, inspect, lr_find, models, options, plan, predict, say, summary, train, verify_resume
 from convolt.errors import ArgumentError, ArgumentTypeError, ConvoltError, did_you_mean
 
 _ALONE = {"--gpustat": ("on", tuple(options.Switch)), "--measure": ("predict", tuple(models.Measured))}
@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i >= len(_options_of(arguments))]
         _check_repeated(command, arguments)
-        code = command.main(arguments, prog_name="convolt", standalone_mode=False)
+        with say.spoken_warnings():
+            code = command.main(arguments, prog_name="convolt", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UsageError as error:
         return _misused(error, arguments)

@@ -48,7 +48,7 @@ def short_name(spec: str) -> str:
 
 
 def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str | None = None,
-               options: Mapping[str, str] | None = None) -> Model:
+               options: Mapping[str, str] | None = None, several: bool = False) -> Model:
     """Returns the model that MODEL means, with its parameters made.
 
     Args:
@@ -57,6 +57,7 @@ def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str 
         classes: number of classes (or of outputs).
         code: the user's file with the classes that a saved model needs.
         options: names and texts of `--model-option`.
+        several: whether a sample may have several of the classes: a built-in architecture then ends in a sigmoid.
 
     Raises:
         ArgumentError: there is no such architecture, file, function or option; the nearest is named.
@@ -74,7 +75,8 @@ def make_model(spec: str, input_shape: tuple[int, ...], classes: int, code: str 
     elif spec in applications.names():
         entry = applications.get(spec)
         defaults = model_options.parameters_of(entry.function, (*STANDARD, *_GIVEN))
-        model = entry.make(input_shape, classes, **model_options.typed(spec, defaults, options))
+        head = {"classifier_activation": "sigmoid"} if several else {}
+        model = entry.make(input_shape, classes, **head, **model_options.typed(spec, defaults, options))
     else:
         raise ArgumentError(
             explain(

@@ -61,6 +61,13 @@ class ColorMode(StrEnum):
     GRAYSCALE = "grayscale"
 
 
+class Decoder(StrEnum):
+    """What decodes the pictures of files."""
+
+    CPU = "cpu"
+    NVJPEG = "nvjpeg"
+
+
 def check_device(value: str) -> str:
     """Returns a device's name if it is one; whether it is there is found out later."""
     text = value.strip().lower()
@@ -217,6 +224,13 @@ ImageSize = Annotated[
     ),
 ]
 Colors = Annotated[ColorMode, typer.Option("--color-mode", help="Colours of the pictures of a folder.")]
+Decoding = Annotated[
+    Decoder,
+    typer.Option(
+        "--decoder",
+        help="Of pictures in files; [b]nvjpeg[/b]: of JPEGs an NVIDIA GPU, whose pixels differ from the usual ones by a few levels.",
+    ),
+]
 Augment = Annotated[
     str | None,
     typer.Option(

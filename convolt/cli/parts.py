@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,13 @@ def is_classification(source: Source) -> bool:
     return bool(source.class_names) and (source.y_train.ndim == 1 or _is_one_hot(source.y_train))
 
 
+def has_several_labels(source: Source) -> bool:
+    """Whether a sample may have several of the classes, or none: rows of zeros and ones, not all of which have a single one."""
+    y = source.y_train
+    flags = y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all())
+    return bool(source.class_names) and flags and not _is_one_hot(y)
+
+
 def _is_one_hot(y: np.ndarray) -> bool:
     return y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
 
@@ -92,6 +100,18 @@ def _is_one_hot(y: np.ndarray) -> bool:
 def class_numbers(y: np.ndarray) -> np.ndarray:
     """Returns class numbers (N,) from class numbers or one-hot rows."""
     return y.argmax(axis=1) if y.ndim == 2 else y
+
+
+def label_sets(rows: Sequence[np.ndarray], class_names: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
+    """Returns (a number for each row's set of labels, the names of these sets) of arrays (N, classes) of truth values.
+
+    Args:
+        rows: several such arrays; their numbers mean the same sets.
+        class_names: of the columns.
+    """
+    sets, numbers = np.unique(np.concatenate(rows).astype(bool), axis=0, return_inverse=True)
+    names = [", ".join(name for name, has in zip(class_names, row, strict=True) if has) or "none" for row in sets]
+    return np.split(numbers.reshape(-1), np.cumsum([len(part) for part in rows])[:-1]), names
 
 
 def sample_shape(source: Source) -> tuple[tuple[int, ...], int]:
@@ -107,7 +127,7 @@ def describe_shape(shape: tuple[int, ...]) -> str:
 
 def load(
     data: str, image_size: tuple[int, int] | None, color_mode: ColorMode, input_shape: tuple[int | None, ...] | None = None,
-    leave_beyond: int | None = 0,
+    leave_beyond: int | None = 0, decoder: str = "cpu",
 ) -> Source:
     """Loads DATA; pictures stay undecoded unless `leave_beyond` says otherwise.
 
@@ -116,6 +136,7 @@ def load(
         image_size, color_mode: for the pictures of a folder; where they are left open, they follow from `input_shape`.
         input_shape: (height, width, channels) of the model, where there is one already.
         leave_beyond: bytes of decoded pictures beyond which they are left undecoded; see `convolt.data.parts.load_parts`.
+        decoder: "cpu" or "nvjpeg", for the pictures of files.
     """
     if input_shape is not None and len(input_shape) == 3:
         height, width, channels = input_shape
@@ -125,7 +146,7 @@ def load(
             color_mode = {1: ColorMode.GRAYSCALE, 4: ColorMode.RGBA}.get(channels or 3, ColorMode.RGB)
     colours = "rgb" if color_mode is ColorMode.AUTO else color_mode.value
     with say.spoken_warnings():
-        return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond)
+        return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond, decoder=decoder)
 
 
 def split(source: Source, share: float | None) -> Parts:

@@ -43,7 +43,8 @@ def plan(
 
     source = starting.load_data(model, data, options.parse_size(image_size), color_mode, code)
     y = source.y_train
-    begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or ())
+    begun = starting.begin(model, *parts.sample_shape(source), code=code, options=model_option or (),
+                           several=parts.has_several_labels(source))
     made = begun.model
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device,

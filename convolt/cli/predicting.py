@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from convolt.cli import model_spec, say
-from convolt.cli.recipe import are_probabilities, probabilities
+from convolt.cli.recipe import are_probabilities, probabilities, rates_each_label
+from convolt.cli.results import LEAST
 from convolt.data.folder import read_file
 from convolt.data.index import EXTENSIONS
 from convolt.data.npz import load_npz, read_npz
@@ -59,12 +60,14 @@ def run(file: str, paths: Sequence[str], *, top: int, out: str | None, batch_siz
         raise DataError(
             explain(f"model {file}", "outputs that are not (N, classes)", "a model of classes", "Use model.predict in Python.")
         )
-    if model.class_names is None and not are_probabilities(outputs):  # numbers, not classes
+    if rates_each_label(model, outputs):
+        header, rows, shown = _label_rows(model, names, probabilities(outputs, several=True))
+    elif model.class_names is None and not are_probabilities(outputs):  # numbers, not classes
         header = ["input", *(f"value_{i}" if i else "value" for i in range(outputs.shape[-1]))]
         rows = shown = [[name, *(f"{value:.6g}" for value in row)] for name, row in zip(names, outputs, strict=True)]
     else:
         header, rows, shown = _class_rows(model, names, probabilities(outputs), top)
-    say.table(["input", "prediction"] if header[1] == "class" else header, shown[:SHOWN])
+    say.table(["input", "prediction"] if header[1] in ("class", "labels") else header, shown[:SHOWN])
     if len(shown) > SHOWN:
         say.line(f"  … and {len(shown) - SHOWN:,} more{'' if out else '; --out predictions.csv writes all of them'}")
     for bad in skipped:
@@ -94,6 +97,19 @@ def _class_rows(
         rows.append([name, *(cell for label, p in pairs for cell in (label, f"{p:.6f}"))])
         shown.append([name, "   ".join(f"{label} {100 * p:.1f}%" for label, p in pairs)])
     return columns, rows, shown
+
+
+def _label_rows(model: Model, names: Sequence[str], shares: np.ndarray) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Returns what `_class_rows` does where a sample may have several labels: those above 0.5, and in the file all probabilities."""
+    class_names = model.class_names or [str(i) for i in range(shares.shape[1])]
+    rows, shown = [], []
+    for name, share in zip(names, shares, strict=True):
+        best = np.argsort(-share, kind="stable")
+        found = [i for i in best if share[i] > LEAST]
+        rows.append([name, "|".join(class_names[i] for i in sorted(found)), *(f"{p:.6f}" for p in share)])
+        likely = "   ".join(f"{class_names[i]} {100 * share[i]:.1f}%" for i in found or best[:1])
+        shown.append([name, likely if found else f"none (most likely {likely})"])
+    return ["input", "labels", *class_names], rows, shown
 
 
 def predict_all(model: Model, paths: Sequence[str], batch_size: int) -> tuple[list[str], Any, list[BadFile]]:

@@ -60,15 +60,19 @@ def table(columns: Sequence[str], body: Iterable[Sequence[str]], right: Iterable
 
 @contextmanager
 def spoken_warnings() -> Iterator[None]:
-    """Convolt's own warnings inside of this `with` are lines, without Python's file and line number."""
+    """Convolt's own warnings inside of this `with` are lines, each once, without Python's file and line number."""
     before = warnings.showwarning
+    said: set[str] = getattr(before, "said", set())  # of the `with` around this one, too
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, ConvoltWarning):
-            line(str(message), "yellow")
+            if str(message) not in said:
+                line(str(message), "yellow")
+            said.add(str(message))
         else:
             before(message, category, *place, **more)
 
+    show.said = said  # type: ignore[attr-defined]
     warnings.showwarning = show
     try:
         yield

@@ -57,11 +57,11 @@ class Start:
 
 
 def begin(spec: str, input_shape: tuple[int, ...], classes: int, *, code: str | None = None, options: Sequence[str] = (),
-          weights: str | None = None, freeze: Sequence[str] = ()) -> Start:
+          weights: str | None = None, freeze: Sequence[str] = (), several: bool = False) -> Start:
     """Makes the model that MODEL means, with its options, weights and frozen layers.
 
     Args:
-        spec, input_shape, classes, code: as `model_spec.make_model` takes them.
+        spec, input_shape, classes, code, several: as `model_spec.make_model` takes them.
         options: values of `--model-option`.
         weights: a file. If it fits another variant or stem than the usual one, and none was given, that one is taken.
         freeze: what does not learn; empty: everything learns.
@@ -75,7 +75,7 @@ def begin(spec: str, input_shape: tuple[int, ...], classes: int, *, code: str | 
     chosen = by_size | given
 
     def make(options: Options) -> Model:
-        return model_spec.make_model(spec, input_shape, classes, code, options)
+        return model_spec.make_model(spec, input_shape, classes, code, options, several)
 
     rows = []
     if weights is None:
@@ -232,16 +232,16 @@ def freeze_layers(model: Model, what: Sequence[str]) -> str:
 
 
 def load_data(model: str, data: str, size: tuple[int, int] | None, color_mode: ColorMode, code: str | None = None,
-              leave_beyond: int | None = 0) -> Source:
+              leave_beyond: int | None = 0, decoder: str = "cpu") -> Source:
     """Loads DATA for MODEL. Pictures of different sizes get the size of the architecture, unless another is given.
 
     Args:
         model: MODEL as the user wrote it; the pictures of a folder are resized to what a saved model takes.
-        data, size, color_mode, leave_beyond: as `parts.load` takes them.
+        data, size, color_mode, leave_beyond, decoder: as `parts.load` takes them.
         code: see `model_spec.open_saved`.
     """
     try:
-        source = parts.load(data, size, color_mode, _saved_shape(model, code), leave_beyond)
+        source = parts.load(data, size, color_mode, _saved_shape(model, code), leave_beyond, decoder)
         if isinstance(source.x_train, Pictures):  # so that different sizes are told now
             with say.spoken_warnings():
                 source.x_train.read(np.unique(np.linspace(0, len(source.x_train) - 1, SAMPLE).astype(int)))
@@ -251,7 +251,7 @@ def load_data(model: str, data: str, size: tuple[int, int] | None, color_mode: C
             raise
     side = applications.get(model).size
     say.line(f"The pictures have different sizes: they get {side}×{side}, that of {model}; --image-size says another.")
-    return parts.load(data, (side, side), color_mode, leave_beyond=leave_beyond)
+    return parts.load(data, (side, side), color_mode, leave_beyond=leave_beyond, decoder=decoder)
 
 
 def _saved_shape(model: str, code: str | None) -> tuple[int | None, ...] | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from convolt.cli import options, resuming
-from convolt.cli.options import ColorMode, Execution, Precision, Switch, Verbose
+from convolt.cli.options import ColorMode, Decoder, Execution, Precision, Switch, Verbose
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class TrainOptions:
     micro_batch: int | None = None
     steps_per_execution: int | str = 1
     model_option: tuple[str, ...] = ()
+    decoder: Decoder = Decoder.CPU
 
     def as_command(self) -> list[str]:
         """Returns the line that repeats the run from its start: what differs from the defaults, the seed, and what a recipe sets."""
@@ -77,7 +78,7 @@ class TrainOptions:
             name: list(value)
             if isinstance(value, tuple)
             else str(value)
-            if isinstance(value, (Precision, ColorMode, Execution, Switch, Verbose))
+            if isinstance(value, (Precision, ColorMode, Decoder, Execution, Switch, Verbose))
             else value
             for name, value in asdict(self).items()
             if name not in _OF_THIS_CALL
@@ -211,6 +212,7 @@ def train(
     micro_batch: options.MicroBatch = None,
     steps_per_execution: options.Together = "1",
     model_option: options.ModelOption = None,
+    decoder: options.Decoding = Decoder.CPU,
 ) -> None:
     """Train a model, and keep weights, plots and settings in a run folder.
 

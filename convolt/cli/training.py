@@ -77,7 +77,8 @@ class Training:
         options, resumed = self.options, self.resumed is not None
         words = resuming.model_options(self.before, options.model_option) if resumed else options.model_option
         return starting.begin(options.model, *parts.sample_shape(self.source), code=options.code, options=words,
-                              weights=None if resumed else options.weights, freeze=options.freeze)
+                              weights=None if resumed else options.weights, freeze=options.freeze,
+                              several=parts.has_several_labels(self.source))
 
     def run(self) -> int:
         """Trains, measures, writes, prints; returns the exit code."""
@@ -107,7 +108,8 @@ class Training:
                 say.line(f"Stopped. What there is lies in {self.folder.path}: {', '.join(self.files())}", "yellow")
                 say.commands([["convolt", "train", "--resume", str(self.folder.path)]])
                 return interrupts.exit_code
-            result = results.measure(self.model, self.parts.test, self.batch_size or 128, classes=self.recipe.classes)
+            result = results.measure(self.model, self.parts.test, self.batch_size or 128, classes=self.recipe.classes,
+                                     several=self.recipe.several)
             self.write_skipped()
             self.write_config("finished", seconds, result.numbers)
             results.draw(self.folder, result, self.source.class_names)
@@ -195,7 +197,7 @@ class Training:
         """Prints how good the model is, where everything lies, and what can be done next."""
         say.line()
         say.heading(f"Result: {results.sentence(result)}")
-        mistakes = results.confusions(result, self.source.class_names) if self.recipe.classes else ""
+        mistakes = results.confusions(result, self.source.class_names)
         say.rows(
             [
                 ("trained in", say.duration(seconds)),
@@ -250,15 +252,19 @@ class Training:
         if len(train.x.shape) == 4:
             first = epoch_order(len(train), self.options.seed, 0)[: min(self.batch_size or plots.MAX_IMAGES, plots.MAX_IMAGES)].numpy()
             x, rows = parts.read(train.x, first)
-            labels = parts.class_numbers(train.y[rows]) if self.recipe.classes else None
-            self.folder.write_first_batch(x, labels, self.source.class_names or None)
+            labels, names = None, list(self.source.class_names) or None
+            if self.recipe.several:
+                (labels,), names = parts.label_sets([train.y[rows]], self.source.class_names)
+            elif self.recipe.classes:
+                labels = parts.class_numbers(train.y[rows])
+            self.folder.write_first_batch(x, labels, names)
 
     def write_skipped(self) -> None:
         """Lists the files that were left out so far."""
         source = self.source
-        streamed = [bad for x in (source.x_train, source.x_test, source.x_val) if isinstance(x, Pictures) for bad in x.bad]
-        if skipped := [*source.skipped, *streamed]:
-            self.folder.write_skipped([(bad.path, bad.reason) for bad in skipped])
+        streamed = [bad for x in (source.x_train, source.x_test, source.x_val) if isinstance(x, Pictures) for bad in x.left_out]
+        if skipped := {*source.skipped, *streamed}:
+            self.folder.write_skipped(sorted((bad.path, bad.reason) for bad in skipped))
 
     def write_config(self, status: str, seconds: float | None, result: dict[str, float] | None) -> None:
         """Writes `config.json`: options, and what became of each `auto`."""
@@ -344,7 +350,7 @@ def versions() -> dict[str, str]:
 def load_source(options: TrainOptions) -> Source:
     """Loads DATA as `starting.load_data` does; what fits into memory is decoded."""
     return starting.load_data(options.model, options.data, parse_size(options.image_size), options.color_mode, options.code,
-                              _left_undecoded(options))
+                              _left_undecoded(options), options.decoder.value)
 
 
 def _left_undecoded(options: TrainOptions) -> int | None:

@@ -216,17 +216,19 @@ class Streamed:
         ahead: on CUDA, copy each batch while the one before it is used. Only for sources that nothing else reads from: they are asked
             for a batch before the one in use is done.
         why: the data do not lie on the device.
+        batch_size: samples per batch, None where the source decides.
     """
 
     residency = "streamed"
 
     def __init__(self, source: Callable[[int, int], Iterator[HostBatch]], device: torch.device, steps: int | None = None,
                  samples: int | None = None, repeatable: bool = True, generators: Sequence[torch.Generator] = (),
-                 augment: Augments | None = None, ids: Order | None = None, ahead: bool = False, why: str = "") -> None:
+                 augment: Augments | None = None, ids: Order | None = None, ahead: bool = False, why: str = "",
+                 batch_size: int | None = None) -> None:
         self._source = source
         self._ahead, self.why = ahead and device.type == "cuda", why
         self._device = device
-        self.steps = steps
+        self.steps, self.batch_size = steps, batch_size
         self.samples = samples
         self.repeatable = repeatable
         self.generators = tuple(generators)
@@ -280,7 +282,7 @@ def stream_arrays(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Te
 
     size = _megabytes(t for part in (x, y, weights) for t in part)
     return Streamed(source, device, host.steps, host.samples, augment=augment, ids=host.ids, ahead=True,
-                    why=f"{size}, more than half of what is free on {device}")
+                    batch_size=batch_size, why=f"{size}, more than half of what is free on {device}")
 
 
 def copied_ahead(items: Iterator[HostBatch], send: Callable[[HostBatch], Batch], device: torch.device) -> Iterator[Batch]:

@@ -25,7 +25,7 @@ SEPARATORS = ("|", ";", " ")
 def from_csv(path: str | Path, path_column: str | None = None, label_column: str | Sequence[str] | None = None, *,
              root: str | Path | None = None, separator: str | None = None, class_names: Sequence[str] | None = None,
              image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear", fit: str = "stretch",
-             follow_links: bool = False, workers: int | None = None, label_mode: LabelMode = "int") -> PictureFiles:
+             follow_links: bool = False, workers: int | None = None, label_mode: LabelMode = "int", decoder: str = "cpu") -> PictureFiles:
     """Returns the pictures that a CSV file lists, in its order.
 
     Args:
@@ -34,11 +34,13 @@ def from_csv(path: str | Path, path_column: str | None = None, label_column: str
         label_column: heading of the labels; None: "label", "labels", "class", "target" or "tags", and without one of these all other
             columns. Several headings: a column of 0 and 1 for each class, so that a picture may have several labels or none.
         root: folder of the pictures; None: that of the table.
-        separator: of the names in one column where a picture may have several labels: "|", ";" or " "; None: one label each.
+        separator: of the names in one column where a picture may have several labels: "|", ";" or " "; None: one label each. "auto":
+            "|" where a cell has one, as on the command line.
         class_names: names of the labels in their order; None: the names that occur, sorted (numbers by value).
         image_size, color_mode, interpolation, fit, workers: see `ImageFolder`.
         follow_links: accept links that lead out of the root.
         label_mode: the form in which `fit` gets the labels; see `ImageFolder`.
+        decoder: "cpu" or "nvjpeg"; see `ImageFolder`.
 
     Raises:
         ArgumentError: there is no such column, or an argument is out of range.
@@ -55,13 +57,13 @@ def from_csv(path: str | Path, path_column: str | None = None, label_column: str
     files = _files(table, paths, base, follow_links)
     if len(columns) > 1:
         labels, names = _flags(table, columns, class_names)
-    elif separator is not None:
+    elif (separator := _separator(table, columns[0], separator)) is not None:
         labels, names = _several(table, columns[0], separator, class_names)
     else:
         labels, names = _classes(table, columns[0], class_names)
     index = FolderIndex(base, files, labels, names)
     pictures = PictureFiles(index, f"table {path}", image_size, color_mode, interpolation, fit, workers)
-    pictures.label_mode = label_mode
+    pictures.label_mode, pictures.decoder = label_mode, decoder
     return pictures
 
 
@@ -147,9 +149,15 @@ def _classes(table: _Table, column: int, class_names: Sequence[str] | None) -> t
     return np.asarray([place[cell] for cell in cells], np.int64), names
 
 
+def _separator(table: _Table, column: int, asked: str | None) -> str | None:
+    if asked != "auto":
+        return asked
+    return "|" if any("|" in row[column] for row in table.rows) else None
+
+
 def _several(table: _Table, column: int, separator: str, class_names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     if separator not in SEPARATORS:
-        raise ArgumentError(explain("from_csv(separator)", repr(separator), f"one of {list(SEPARATORS)}, or None"))
+        raise ArgumentError(explain("from_csv(separator)", repr(separator), f"one of {list(SEPARATORS)}, 'auto', or None"))
     cells = [[part.strip() for part in row[column].split(separator) if part.strip()] for row in table.rows]
     names = _names(table, [part for parts in cells for part in parts], class_names)
     place = {name: label for label, name in enumerate(names)}

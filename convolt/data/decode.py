@@ -65,7 +65,7 @@ def decode_image(data: bytes, color_mode: str = "rgb", image_size: tuple[int, in
         raise DataError(explain("image", "zero bytes", "a picture"))
     scaled = scaled and interpolation != "nearest"
     try:
-        turn = _turn_of(data) if jpeg.has_exif(data) else None
+        turn = turn_of(data) if jpeg.has_exif(data) else None
         pixels = jpeg.decode(data, _before(turn, image_size), fit, max_pixels, scaled)
         if pixels is None:
             pixels = _by_pillow(data, color_mode, image_size, interpolation, fit, max_pixels, scaled)
@@ -128,7 +128,8 @@ def _before(turn: str | None, size: tuple[int, int] | None) -> tuple[int, int] |
     return size[::-1] if size is not None and turn in _SWAPS else size
 
 
-def _turn_of(data: bytes) -> str | None:
+def turn_of(data: bytes) -> str | None:
+    """Returns the turn that the EXIF data of a file ask for, one of `Image.Transpose`; None for none."""
     with _open(data) as image:
         return _turn(image)
 

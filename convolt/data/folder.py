@@ -54,13 +54,15 @@ class PictureFiles(Pictures):
 
     Attributes:
         root: the folder.
-        links_ignored, others_ignored: links that were not followed; files that do not end like pictures.
+        ignored: links that were not followed, and why.
+        others_ignored: number of files that do not end like pictures.
     """
 
     def __init__(self, index: FolderIndex, title: str, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
                  interpolation: str = "bilinear", fit: str = "stretch", workers: int | None = None) -> None:
         super().__init__(title, index.files, index.labels, index.class_names, image_size, color_mode, interpolation, fit, workers)
-        self.root, self.links_ignored, self.others_ignored = index.root, index.links_ignored, index.others_ignored
+        self.root, self.others_ignored = index.root, index.others_ignored
+        self.ignored = tuple(sorted(index.ignored, key=lambda link: link.path))
         self._below = str(index.root) + os.sep
 
     def __repr__(self) -> str:
@@ -90,17 +92,21 @@ class ImageFolder(PictureFiles):
         label_mode: the form in which `fit` gets the labels: "int" for `sparse_categorical_crossentropy`, "categorical" (float32, `(N,
             classes)`) for `categorical_crossentropy`, "binary" (float32, `(N, 1)`) for `binary_crossentropy`, "multi_label" (float32,
             `(N, classes)`) for `binary_crossentropy` with an output for each class, or None for no labels.
+        decoder: "cpu", which gives the same pixels everywhere, or "nvjpeg", which decodes JPEGs on an NVIDIA GPU and gives pixels that
+            differ by a few levels.
 
     Attributes:
         files: paths relative to `path`, sorted.
         labels: int64 of shape (N,) whatever the `label_mode`, or None.
         class_names: name of each label.
         bad: the files that were met and left out so far, with the reason.
-        links_ignored, others_ignored: links that were not followed; files that do not end like pictures.
+        ignored: links that were not followed, and why; they are listed with `bad` where a run is kept, and count as no bad files.
+        others_ignored: number of files that do not end like pictures.
 
     Raises:
         ArgumentError: an argument is out of range or unknown.
         DataError: no such folder, no pictures, or a class without pictures.
+        DeviceError: the GPU or the library of the decoder is missing.
 
     Keras counterpart: `keras.utils.image_dataset_from_directory`; PyTorch's: `torchvision.datasets.ImageFolder`.
     """
@@ -108,11 +114,11 @@ class ImageFolder(PictureFiles):
     def __init__(self, path: str | Path, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
                  labels: Labels = "inferred", class_names: Sequence[str] | None = None, interpolation: str = "bilinear",
                  fit: str = "stretch", follow_links: bool = False, workers: int | None = None,
-                 label_mode: LabelMode = "int") -> None:
+                 label_mode: LabelMode = "int", decoder: str = "cpu") -> None:
         check_decoding(color_mode, image_size, interpolation, fit)
         index = index_folder(path, labels, class_names, follow_links)
         super().__init__(index, f"image folder {index.root}", image_size, color_mode, interpolation, fit, workers)
-        self.label_mode, self.named = label_mode, isinstance(labels, str)
+        self.label_mode, self.named, self.decoder = label_mode, isinstance(labels, str), decoder
 
 
 def check_same_classes(train: Sequence[str], other: Sequence[str], where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from convolt.data.pictures import BadFile
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
@@ -26,7 +27,7 @@ class FolderIndex:
         files: paths relative to `root`, with `/`, sorted.
         labels: int64 of shape (N,), or None.
         class_names: name of each label.
-        links_ignored: links that lead outside `root`, to folders, in a circle or nowhere.
+        ignored: links that lead outside `root`, to folders, in a circle or nowhere, relative to `root`, and which of these it is.
         others_ignored: files that do not end like a picture.
     """
 
@@ -34,7 +35,7 @@ class FolderIndex:
     files: list[str] = field(default_factory=list)
     labels: np.ndarray | None = None
     class_names: list[str] = field(default_factory=list)
-    links_ignored: int = 0
+    ignored: list[BadFile] = field(default_factory=list)
     others_ignored: int = 0
 
 
@@ -95,9 +96,9 @@ def _index_classes(index: FolderIndex, walk: _Walk, class_names: Sequence[str] |
 def _check_any(index: FolderIndex) -> None:
     if index.files:
         return
-    seen = f"no pictures ({index.others_ignored} other files, {index.links_ignored} ignored links)"
+    seen = f"no pictures ({index.others_ignored} other files, {len(index.ignored)} ignored links)"
     fix = "Put the pictures of each class into a folder of its own: FOLDER/CLASS/PICTURE."
-    if index.links_ignored:
+    if index.ignored:
         fix += " Pass follow_links=True if the links are to be trusted."
     raise DataError(explain(f"image folder {index.root}", seen, f"files ending in {', '.join(EXTENSIONS)}", fix))
 
@@ -136,7 +137,7 @@ class _Walk:
         names = []
         for entry in _entries(folder):
             if entry.is_symlink() and not self._accepts(entry):
-                self.index.links_ignored += 1
+                self._ignore(entry)
             elif entry.is_dir():
                 names.append(entry.name)
             else:
@@ -151,11 +152,11 @@ class _Walk:
             here, above = pending.pop()
             for entry in _entries(here):
                 if entry.is_symlink() and not self._accepts(entry):
-                    self.index.links_ignored += 1
+                    self._ignore(entry)
                 elif entry.is_dir():
                     real = os.path.realpath(entry.path)
                     if real in above:  # a link to a folder that it lies in
-                        self.index.links_ignored += 1
+                        self._ignore(entry, "a link to a folder that it lies in")
                     else:
                         pending.append((Path(entry.path), above | {real}))
                 elif entry.is_file() and entry.name.lower().endswith(EXTENSIONS):
@@ -163,6 +164,12 @@ class _Walk:
                 else:
                     self.index.others_ignored += 1
         return files
+
+    def _ignore(self, link: os.DirEntry[str], why: str = "") -> None:
+        why = why or ("a link that leads nowhere or in a circle" if not os.path.exists(link.path) else
+                      "a link out of the folder" if not Path(os.path.realpath(link.path)).is_relative_to(self.real_root) else
+                      "a link to a folder")
+        self.index.ignored.append(BadFile(Path(link.path).relative_to(self.index.root).as_posix(), why))
 
     def _accepts(self, link: os.DirEntry[str]) -> bool:
         """Whether a link is followed: to a picture inside the root always, elsewhere only on request."""

@@ -42,6 +42,9 @@ def write_pack(path: str | Path, parts: Mapping[str, Pictures], *, encoded: bool
     if max_side is not None and (not encoded or isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 8):
         raise ArgumentError(explain("write_pack(max_side)", max_side, "a whole number from 8, with encoded=True"))
     first = next(iter(parts.values()))
+    if not encoded and first.decoder != "cpu":
+        raise ArgumentError(explain("write_pack(parts)", f"pictures with decoder={first.decoder!r}", 'decoder="cpu"',
+                                    "A pack holds the pixels that every machine decodes."))
     size = None if first.image_size is None else list(first.image_size)
     decoding = {"image_size": size, "color_mode": first.color_mode, "interpolation": first.interpolation, "fit": first.fit,
                 **({"max_side": max_side} if max_side is not None else {})}

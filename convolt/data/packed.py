@@ -75,7 +75,7 @@ class Packed(Pictures):
         found.title, found.files, found.labels, found.class_names = folder.title, folder.files, folder.labels, folder.class_names
         found.image_size, found.color_mode = folder.image_size, folder.color_mode
         found.interpolation, found.fit, found.workers = folder.interpolation, folder.fit, folder.workers
-        found._label_mode, found.named = folder.label_mode, folder.named
+        found._label_mode, found.named, found.ignored = folder.label_mode, folder.named, folder.ignored
         found._rows = np.asarray([self._rows[places[name]] if name in places else -1 for name in folder.files])
         found._bad, found._whole, found._told, found.skipped = {}, folder, set(folder._told), []
         for index, name in enumerate(folder.files):
@@ -159,6 +159,12 @@ class PackedPictures(Packed):
                  offsets: np.ndarray, checksums: np.ndarray) -> None:
         super().__init__(path, info, header, labels, workers)
         self._data, self._offsets, self._checksums = data, offsets, checksums
+
+    def in_place_of(self, folder: PictureFiles) -> Self:
+        """Does what that of all packs does; what decodes the folder's files decodes these."""
+        found = super().in_place_of(folder)
+        found._decoder = folder.decoder
+        return found
 
     def content(self, index: int) -> bytes:
         """Returns the encoded picture, compared with its checksum."""

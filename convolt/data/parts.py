@@ -46,7 +46,7 @@ def folder_parts(path: Path, image_size: Size, color_mode: str) -> dict[str, Ima
     return found
 
 
-def picture_parts(spec: str, image_size: Size, color_mode: str) -> Mapping[str, Pictures]:
+def picture_parts(spec: str, image_size: Size, color_mode: str, decoder: str = "cpu") -> Mapping[str, Pictures]:
     """Returns the parts of a folder, a table (.csv), or shards (.tar, with braces for several).
 
     Raises:
@@ -55,11 +55,16 @@ def picture_parts(spec: str, image_size: Size, color_mode: str) -> Mapping[str, 
     """
     path = Path(spec).expanduser()
     _check_pictures(spec, path)
+    found: dict[str, Pictures] = {}
     if path.is_dir():
-        return folder_parts(path, image_size, color_mode)
-    if spec.lower().endswith(".csv"):
-        return {"train": from_csv(path, image_size=image_size, color_mode=color_mode)}
-    return {"train": from_tar(spec, image_size=image_size, color_mode=color_mode)}
+        found |= folder_parts(path, image_size, color_mode)
+    elif spec.lower().endswith(".csv"):
+        found["train"] = from_csv(path, separator="auto", image_size=image_size, color_mode=color_mode)
+    else:
+        found["train"] = from_tar(spec, image_size=image_size, color_mode=color_mode)
+    for part in found.values():
+        part.decoder = decoder
+    return found
 
 
 def _check_pictures(spec: str, path: Path) -> None:
@@ -185,8 +190,8 @@ def packed_in_place_of(folder: ImageFolder) -> tuple[Pictures, str]:
     Warns:
         StalePackWarning: the folder has changed since it was packed, or the pack is damaged; the pictures are then decoded anew.
     """
-    root = Path(os.path.abspath(folder.root))
-    paths = [at.with_name(f"{at.name}.pack") for at in (root, root.parent) if at.name]
+    places = (at if at.name not in ("", "..") else Path(os.path.abspath(at)) for at in (folder.root, folder.root.parent))
+    paths = [at.with_name(f"{at.name}.pack") for at in places if at.name]
     for path in paths:
         if not path.is_file():
             continue

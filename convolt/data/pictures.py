@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -60,7 +60,8 @@ def piece_of(shape: tuple[int, ...]) -> int:
 
 
 Rows = np.ndarray | Sequence[int]
-Allocate = Callable[[tuple[int, ...]], np.ndarray]
+Allocate = Callable[[tuple[int, ...]], Any]
+Outcome = BadFile | tuple[int, ...] | np.ndarray | bytes
 
 
 class Pictures(ABC):
@@ -78,13 +79,16 @@ class Pictures(ABC):
             `(N, 1)`, "multi_label" float32 `(N, classes)` also of pictures with several labels or none, None without. It can be set.
         image_size, color_mode, interpolation, fit: how pictures are decoded; see `decode_image`.
         workers: threads that decode.
+        decoder: what decodes: "cpu", or "nvjpeg" where an NVIDIA GPU and its library are, see `convolt.data.nvjpeg`. It can be set.
         bad: the files that were met and left out so far, with the reason, here or in a `subset`.
+        ignored: what was not taken for a picture of the set, and why: links that are not followed.
         origin: the pack that the pixels come from; "" for none.
         named: whether `class_names` are names, and not the labels' numbers, which nobody named.
     """
 
     origin = ""
     named = True
+    ignored: tuple[BadFile, ...] = ()
 
     def __init__(self, title: str, files: list[str], labels: np.ndarray | None, class_names: Sequence[str],
                  image_size: tuple[int, int] | None = None, color_mode: str = "rgb", interpolation: str = "bilinear",
@@ -95,6 +99,7 @@ class Pictures(ABC):
         self.workers = default_workers(workers)
         self._rows = np.arange(len(files))
         self._label_mode: LabelMode = "int"
+        self._decoder = "cpu"
         self._bad: dict[str, BadFile] = {}
         self._told: set[str] = set()  # the bad files that a warning has named, of these pictures and all their parts
         self._whole: Pictures | None = None  # what these are a subset of
@@ -123,6 +128,11 @@ class Pictures(ABC):
         return [self._bad[path] for path in sorted(self._bad)]
 
     @property
+    def left_out(self) -> list[BadFile]:
+        """`bad` and `ignored`, sorted by path: what is listed where a run is kept."""
+        return sorted({*self.bad, *self.ignored}, key=lambda bad: bad.path)
+
+    @property
     def mapped(self) -> bool:
         """Whether `load` takes no memory, since the pixels lie decoded in a mapped file."""
         return False
@@ -136,6 +146,19 @@ class Pictures(ABC):
     def label_mode(self, mode: LabelMode) -> None:
         check_label_mode(mode, self.labels, self.class_names)
         self._label_mode = mode
+
+    @property
+    def decoder(self) -> str:
+        """What decodes the pictures: "cpu" or "nvjpeg"."""
+        return self._decoder
+
+    @decoder.setter
+    def decoder(self, decoder: str) -> None:
+        if decoder != "cpu":
+            from convolt.data import nvjpeg
+
+            nvjpeg.check_decoder(decoder, self)
+        self._decoder = decoder
 
     def targets(self, rows: Rows) -> np.ndarray | None:
         """Returns what a loss is given for some pictures: their labels in the form of `label_mode`; None without labels."""
@@ -171,7 +194,7 @@ class Pictures(ABC):
         """Returns what tells this set from others: a digest of names, labels and the way of decoding. Nothing is read."""
         digest = hashlib.sha256("\n".join(self.files).encode())
         digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes())
-        mode = "" if self.label_mode == "int" else f" {self.label_mode}"
+        mode = ("" if self.label_mode == "int" else f" {self.label_mode}") + ("" if self.decoder == "cpu" else f" {self.decoder}")
         return f"{len(self)} pictures {self.image_size} {self.color_mode} {self.interpolation} {self.fit} {digest.hexdigest()[:16]}{mode}"
 
     def subset(self, indices: Rows) -> Self:
@@ -249,7 +272,7 @@ class Pictures(ABC):
         Args:
             orders: positions in `files`, of each batch.
             size: of the largest batch.
-            allocate: makes an uninitialised uint8 array of a shape; NumPy's if None.
+            allocate: makes an uninitialised uint8 array of a shape; NumPy's if None. Where a GPU decodes, it may make tensors there.
             most: batches that are decoded ahead of the one in use, which bounds the memory.
         """
         shape = self._common_shape(orders)
@@ -266,6 +289,10 @@ class Pictures(ABC):
             for start in range(0, len(rows), piece):
                 x, outcomes = next(done)
                 for place, outcome in enumerate(outcomes, start):
+                    if isinstance(outcome, (bytes, np.ndarray)):  # for the GPU
+                        from convolt.data import nvjpeg
+
+                        outcome = nvjpeg.put(self, int(rows[place]), outcome, x, place)
                     if self._note(int(rows[place]), outcome):
                         if len(kept) < place:  # close the gap that a bad file left
                             x[len(kept)] = x[place]
@@ -285,9 +312,9 @@ class Pictures(ABC):
         return len(self._is_decoded)
 
     def keep(self, room: int) -> None:
-        """Keeps the first pictures in memory once they are decoded, as many as `room` bytes hold."""
+        """Keeps the first pictures in memory once they are decoded, as many as `room` bytes hold; none that a GPU decodes."""
         shape = self.picture_shape()
-        count = min(len(self), room // int(np.prod(shape)))
+        count = min(len(self), room // int(np.prod(shape))) if self.decoder == "cpu" else 0
         if count != self.kept:
             self._decoded, self._is_decoded = np.empty((count, *shape), np.uint8), np.zeros(count, bool)
 
@@ -297,23 +324,29 @@ class Pictures(ABC):
 
     def write_skipped(self, path: Path) -> None:
         """Writes the files that were left out as a table with the columns `path` and `reason`, whole or not at all."""
-        write_skipped(path, self.bad)
+        write_skipped(path, self.left_out)
 
     # -- in the threads ------------------------------------------------------------------------------------------------
 
-    def _fill(self, x: np.ndarray, rows: Rows, start: int) -> tuple[np.ndarray, list[BadFile | tuple[int, ...]]]:
-        """Decodes a piece of a batch to x[start : …]; returns the batch, and the shape of each picture or what is wrong with it."""
-        outcomes: list[BadFile | tuple[int, ...]] = []
+    def _fill(self, x: np.ndarray, rows: Rows, start: int) -> tuple[np.ndarray, list[Outcome]]:
+        """Decodes a piece of a batch to x[start : …].
+
+        Returns:
+            The batch, and of each picture its shape, or what is wrong with it. Where a GPU decodes, nothing is written, and there are
+            files and pixels for `nvjpeg.put`.
+        """
+        outcomes: list[Outcome] = []
         for place, row in enumerate(rows, start):
             index = int(row)
             if index < self.kept and self._is_decoded[index]:
                 x[place] = self._decoded[index]  # type: ignore[index]  # there is one where `kept` is not 0
                 outcomes.append(x.shape[1:])
                 continue
-            picture = self._decode(index)
-            if isinstance(picture, BadFile):
+            picture = self._decode(index) if self.decoder == "cpu" else self._read(index)
+            if isinstance(picture, BadFile) or self.decoder != "cpu":
                 outcomes.append(picture)
                 continue
+            assert isinstance(picture, np.ndarray)
             if picture.shape == x.shape[1:]:
                 x[place] = picture
                 if index < self.kept:
@@ -329,6 +362,18 @@ class Pictures(ABC):
             return decode_image(self.content(index), self.color_mode, self.image_size, interpolation=self.interpolation, fit=self.fit)
         except (DataError, OSError) as error:
             return BadFile(self.files[index], str(error))
+
+    def _read(self, index: int) -> np.ndarray | BadFile | bytes:
+        """Returns the file of a picture that nvJPEG takes, and what `_decode` does of all others."""
+        from convolt.data import nvjpeg
+
+        if (known := self._bad.get(self.files[index])) is not None:
+            return known
+        try:
+            content = self.content(index)
+        except (DataError, OSError) as error:
+            return BadFile(self.files[index], str(error))
+        return content if nvjpeg.takes(content) else self._decode(index)
 
     # -- in the consumer's thread --------------------------------------------------------------------------------------
 
@@ -365,9 +410,13 @@ class Pictures(ABC):
         return True
 
     def _check_bad(self) -> None:
-        if len(self._bad) > MAX_BAD_SHARE * len(self.files):
+        """Raises `DataError` for too many bad files, of the whole set where these are a part: of a small part, one would be too many."""
+        whole = self if self._whole is None else self._whole
+        while whole._whole is not None:
+            whole = whole._whole
+        if len(whole._bad) > MAX_BAD_SHARE * len(whole.files):
             raise DataError(explain(self.title, f"more than {MAX_BAD_SHARE:.0%} bad files", "pictures that can be read",
-                                    f"Mend or remove them. {self._bad_text()}"))
+                                    f"Mend or remove them. {whole._bad_text()}"))
 
     def _check_classes(self, missed: Rows) -> None:
         """Raises `DataError` if one of these pictures, which are bad, was the last hope of its class."""

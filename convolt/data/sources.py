@@ -34,7 +34,7 @@ class Source:
         class_names: name of each label; empty if the labels are not classes.
         name: for headings and run folders.
         x_val, y_val: the validation part, where there is a test part besides.
-        skipped: files that were left out, and why.
+        skipped: files and links that were left out, and why.
         note: how the pictures were read, where that is worth a word.
     """
 
@@ -51,7 +51,7 @@ class Source:
 
 
 def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_mode: str = "rgb",
-                leave_beyond: int | None = None) -> Source:
+                leave_beyond: int | None = None, decoder: str = "cpu") -> Source:
     """Loads DATA.
 
     Args:
@@ -62,6 +62,7 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
         image_size: (height, width) for the pictures of a folder; None if they have one size.
         color_mode: "rgb", "rgba" or "grayscale" for the pictures of a folder.
         leave_beyond: bytes of decoded pictures beyond which they are left undecoded; see `load_parts`.
+        decoder: "cpu" or "nvjpeg", see `ImageFolder`; for pictures in files.
 
     Raises:
         ArgumentError: `spec` is neither a known name nor an existing path.
@@ -74,19 +75,19 @@ def open_source(spec: str, *, image_size: tuple[int, int] | None = None, color_m
         beside = pack_beside(path, image_size, color_mode)
         if beside:
             return _from_pack(beside, image_size, color_mode, leave_beyond)
-        return _from_pictures(spec, image_size, color_mode, leave_beyond)
+        return _from_pictures(spec, image_size, color_mode, leave_beyond, decoder)
     if path.suffix.lower() == ".tar" or (path.suffix.lower() == ".csv" and path.is_file()):
-        return _from_pictures(spec, image_size, color_mode, leave_beyond)
+        return _from_pictures(spec, image_size, color_mode, leave_beyond, decoder)
     if path.is_file():
         if path.suffix.lower() == ".pack":
             return _from_pack(path, image_size, None, leave_beyond)
         if path.suffix.lower() != ".npz":
-            raise ArgumentError(explain("data", f"the file {spec}", "a folder of pictures or an .npz file, or .csv, .tar or .pack"))
+            raise ArgumentError(explain("data", f"the file {spec}", "a folder of class folders, or a .csv, .tar, .pack or .npz file"))
         return _from_npz(path)
     if path.suffix or len(path.parts) > 1:
-        raise DataError(explain("data", f"{spec}, which does not exist", "a folder of class folders, an .npz file, or one of "
-                                f"{', '.join(_NAMED)}"))
-    raise ArgumentError(explain("data", repr(spec), "a data set's name, a folder of class folders or an .npz file",
+        raise DataError(explain("data", f"{spec}, which does not exist",
+                                f"a folder of class folders, a .csv, .tar, .pack or .npz file, or one of {', '.join(_NAMED)}"))
+    raise ArgumentError(explain("data", repr(spec), "a data set's name, a folder of class folders, or a .csv, .tar, .pack or .npz file",
                                 did_you_mean(spec, _NAMED)))
 
 
@@ -128,11 +129,11 @@ def _check_labels(thing: str, y: np.ndarray, classes: int) -> None:
         raise DataError(explain(f"{thing}[{wrong}]", f"the label {y[wrong]}", f"labels from 0 to {classes - 1}, as in training"))
 
 
-def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str, leave_beyond: int | None) -> Source:
-    parts = mixed(picture_parts(spec, image_size, color_mode))
+def _from_pictures(spec: str, image_size: tuple[int, int] | None, color_mode: str, leave_beyond: int | None, decoder: str) -> Source:
+    parts = mixed(picture_parts(spec, image_size, color_mode, decoder))
     loaded = load_parts(spec, parts, leave_beyond)
     name = Path(spec).expanduser().resolve().name if Path(spec).expanduser().is_dir() else Path(spec).stem
-    skipped = tuple(bad for part in parts.values() for bad in part.bad)
+    skipped = tuple(bad for part in parts.values() for bad in part.left_out)
     return _of_parts(name, loaded, tuple(parts["train"].class_names), skipped)
 
 

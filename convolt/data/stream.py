@@ -108,6 +108,11 @@ class SampleStream(ABC):
         """What was met and left out so far, sorted by name."""
         return [self._bad[name] for name in sorted(self._bad)]
 
+    @property
+    def left_out(self) -> list[BadFile]:
+        """The same; what is listed where a run is kept."""
+        return self.bad
+
     def write_skipped(self, path: Path) -> None:
         """Writes what was left out as a table with the columns `path` and `reason`, whole or not at all."""
         write_skipped(path, self.bad)

@@ -35,6 +35,7 @@ class PartSurvey:
         classes: pictures of each class.
         sizes: (height, width) as "H×W" → number of pictures, the commonest first.
         broken: files that cannot be decoded, with the reason.
+        ignored: links that are not followed, and why.
         duplicates: groups of files with the same picture; `conflicts` are those whose labels differ.
     """
 
@@ -42,6 +43,7 @@ class PartSurvey:
     classes: dict[str, int]
     sizes: dict[str, int]
     broken: list[BadFile]
+    ignored: list[BadFile]
     duplicates: list[list[str]]
     conflicts: list[list[str]]
 
@@ -119,7 +121,8 @@ def _part(pictures: Pictures, looks: list[Look | BadFile], groups: list[list[int
         return [pictures.files[i] for i in group]
 
     return PartSurvey(len(pictures), dict(zip(pictures.class_names, counts.tolist(), strict=True)), dict(sizes.most_common()),
-                      [look for look in looks if isinstance(look, BadFile)], sorted(map(names, groups)), sorted(map(names, conflicts)))
+                      [look for look in looks if isinstance(look, BadFile)], list(pictures.ignored),
+                      sorted(map(names, groups)), sorted(map(names, conflicts)))
 
 
 def _look(pictures: Pictures, index: int) -> Look | BadFile:

@@ -38,40 +38,46 @@ class Found:
     rates: dict[int, float]
 
 
-def find_batch_size(arrays: Sequence[Sequence[Tensor]], drawing: Drawing, step: Step, model: Any, device: torch.device) -> Found:
+def find_batch_size(arrays: Sequence[Sequence[Tensor]], drawing: Drawing, step: Step, model: Any, device: torch.device,
+                    samples: int | None, most: int = LARGEST) -> Found:
     """Measures forward and backward passes of growing batches, augmentation included; the model is left as it was.
 
     Args:
-        arrays: inputs, labels, weights.
+        arrays: inputs, labels, weights; where there are fewer than in a batch they are repeated.
         drawing: what becomes of the pictures.
         step: of the training; computes the loss.
         model: built, on its device.
         device: where it runs.
+        samples: of an epoch; None where nobody knows.
+        most: samples that a batch may have for the memory of the host.
     """
     keep_freed_memory()
 
     def measure(size: int) -> tuple[float, int]:
-        x, y, weights = ([t[:size] for t in part] for part in arrays)
+        rows = torch.arange(size) % len(arrays[0][0])
+        x, y, weights = ([t[rows] if size > len(t) else t[:size] for t in part] for part in arrays)
         data = Resident(x, y, weights, size, device, augment=drawing.augment)
         batch = next(data.epoch())
         probe = Probe(model, lambda module, precision: step.loss_alone(batch.ready(), module, precision), device)
         kept = probe.kept_bytes(model, step.precision)
         return probe.seconds(model, step.precision, budget=SECONDS), kept
 
-    return choose(measure, len(arrays[0][0]), free_bytes(device))
+    return choose(measure, samples, free_bytes(device), most)
 
 
-def choose(measure: Callable[[int], tuple[float, int]], samples: int, free: int) -> Found:
+def choose(measure: Callable[[int], tuple[float, int]], samples: int | None, free: int, most: int = LARGEST) -> Found:
     """Returns the size at which doubling stops to pay.
 
     Args:
         measure: returns (seconds, bytes kept for the backward pass) of a step with so many samples.
-        samples: of the training set.
+        samples: of the training set, None where nobody knows.
         free: bytes of memory.
+        most: samples that a batch may have.
     """
     rates: dict[int, float] = {}
     reason = ""
-    for size in _sizes(samples):
+    bound = min(LARGEST, most)
+    for size in _sizes(samples, bound):
         try:
             seconds, kept = measure(size)
         except (RuntimeError, MemoryError) as error:
@@ -90,8 +96,9 @@ def choose(measure: Callable[[int], tuple[float, int]], samples: int, free: int)
             reason = f"{2 * size} at once would take more than half of the free memory"
             break
     good = _chosen(rates)
-    few = f"an epoch of {samples:,} samples keeps at least {STEPS} steps"
-    reason = reason or (few if good < LARGEST else f"no more than {LARGEST} are tried")
+    if not reason and samples is not None and 2 * good > samples // STEPS:
+        reason = f"an epoch of {samples:,} samples keeps at least {STEPS} steps"
+    reason = reason or (f"no more than {LARGEST} are tried" if most >= LARGEST else "larger ones leave no room to read ahead")
     tried = ", ".join(f"{size}: {rate:,.0f}/s" for size, rate in rates.items())
     note = "" if good == 32 else " The learning rate stays as it is: it may want to grow with the batch."
     return Found(good, f"Batch size {good}: {reason} (measured {tried}).{note}", rates)
@@ -107,9 +114,9 @@ def _chosen(rates: dict[int, float]) -> int:
     return chosen
 
 
-def _sizes(samples: int) -> Iterator[int]:
+def _sizes(samples: int | None, most: int) -> Iterator[int]:
     """Yields the sizes to try; where samples are few, the only one."""
     size = SMALLEST
-    yield min(size, samples)
-    while (size := 2 * size) <= min(LARGEST, samples // STEPS):
+    yield size if samples is None else min(size, samples)
+    while (size := 2 * size) <= min(most, most if samples is None else samples // STEPS):
         yield size

@@ -16,7 +16,7 @@ from convolt.data.stream import SampleStream
 from convolt.errors import ArgumentError, explain
 from convolt.training import checks, given, inputs
 from convolt.training.augmenting import Augmenter
-from convolt.training.batch_size import AUTO, find_batch_size
+from convolt.training.batch_size import AUTO, LARGEST, find_batch_size
 from convolt.training.heads import Head
 from convolt.training.picture_inputs import PictureStream, check_label_form, open_pictures
 from convolt.training.sampling import Drawing, drawing_of
@@ -61,7 +61,7 @@ class Feeding:
         held_out = later = None
         if split:
             arrays, later = inputs.split_validation(arrays, split)
-        size = self._find_size(arrays, drawing) if batch_size == AUTO else int(batch_size or 32)
+        size = self._find_size(arrays, drawing, len(arrays[0][0])) if batch_size == AUTO else int(batch_size or 32)
         if later is not None:
             held_out = inputs.from_arrays(later, size, self.device)
         data = inputs.from_arrays(arrays, size, self.device, drawing, steps)
@@ -97,9 +97,9 @@ class Feeding:
         self._notes = notes
         return data, held_out
 
-    def _find_size(self, arrays: Sequence[Sequence[Tensor]], drawing: Drawing) -> int:
-        """Returns the batch size that `batch_size="auto"` means, and notes why."""
-        found = find_batch_size(arrays, drawing, self._ready_step(bind=True), self.model, self.device)
+    def _find_size(self, arrays: Sequence[Sequence[Tensor]], drawing: Drawing, samples: int | None, most: int = LARGEST) -> int:
+        """Returns the batch size that `batch_size="auto"` means, and notes why; see `find_batch_size`."""
+        found = find_batch_size(arrays, drawing, self._ready_step(bind=True), self.model, self.device, samples, most)
         self._notes.append(found.why)
         return found.size
 
@@ -130,11 +130,12 @@ class Feeding:
             raise ArgumentError(explain(f"{what}(y)", "labels beside a dataset or generator", "None: x brings the labels"))
         if split:
             raise ArgumentError(explain(f"{what}(validation_split)", "a dataset or generator", "arrays", "Give validation_data instead."))
-        if isinstance(batch_size, str):
-            raise ArgumentError(explain(f"{what}(batch_size)", f"{batch_size!r} with a dataset or generator", "a number, or arrays"))
+        if batch_size == AUTO and not inputs.has_samples(x):
+            raise ArgumentError(explain(f"{what}(batch_size)", f"'auto' with a {type(x).__name__}, which gives batches of its own",
+                                        "arrays, pictures or a Dataset, or no batch_size"))
         weigh = None if class_weight is None else lambda batch: self._with_class_weight(batch, class_weight)
-        first, x = inputs.peek(x, batch_size or 32)
-        xs, ys, _ = inputs.host_batch(first, self.model.input_names, self.model.output_names)
+        first, x = inputs.peek(x, int(batch_size or 32) if batch_size != AUTO else 32)
+        xs, ys, weights = inputs.host_batch(first, self.model.input_names, self.model.output_names)
         augment = drawing.augment
         checks.check_inputs(list(xs), inputs.accepted_shapes(self.model, augment is not None and augment.resizes), what=what)
         self._prepare_model(xs if augment is None else augment.example(xs, self.model))
@@ -144,7 +145,11 @@ class Feeding:
         if augment is not None:
             augment.prepare(self._heads, self._output_shapes)
             self._note_augmentation(what, augment, resident=False)
-        return inputs.from_stream(x, self.device, batch_size, steps, self.model.input_names, [h.name for h in self._heads], drawing, weigh)
+        if batch_size == AUTO:
+            most = x.largest_batch() if isinstance(x, PictureStream) else LARGEST
+            batch_size = self._find_size((xs, ys, weights), drawing, inputs.count_of(x, drawing), most)
+        size = None if batch_size is None else int(batch_size)
+        return inputs.from_stream(x, self.device, size, steps, self.model.input_names, [h.name for h in self._heads], drawing, weigh)
 
     @staticmethod
     def _with_class_weight(batch: Any, class_weight: Mapping[int, float]) -> Any:

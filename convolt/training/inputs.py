@@ -64,6 +64,18 @@ def is_stream(x: Any) -> bool:
         hasattr(x, "__iter__") or hasattr(x, "__next__") or (hasattr(x, "__getitem__") and hasattr(x, "__len__")))
 
 
+def has_samples(x: Any) -> bool:
+    """Whether `x`, which `is_stream`, gives samples, of which batches of any size can be made, and not batches of its own."""
+    from torch.utils.data import Dataset
+
+    return isinstance(x, (Dataset, SampleStream))  # a `PictureStream` is a `Dataset`
+
+
+def count_of(x: Any, drawing: Drawing) -> int | None:
+    """Returns the samples of an epoch of what `is_stream`; None where only the end tells."""
+    return _count(x, _order_of(x, drawing))
+
+
 def from_arrays(arrays: Sequence[Sequence[Tensor]], batch_size: int, device: torch.device, drawing: Drawing = IN_ORDER,
                 steps: int | None = None) -> Batches:
     """Returns batches of arrays (inputs, labels, weights): resident where they fit on the device, streamed otherwise.
@@ -112,7 +124,7 @@ def from_stream(x: Any, device: torch.device, batch_size: int | None, steps: int
 
     ids = None if order is None else lambda epoch: draw_ids(order(epoch), len(x))
     return Streamed(source, device, steps if length is None else length, samples, repeatable, _generators_of(x),
-                    augment=drawing.augment, ids=ids, ahead=isinstance(x, PictureStream),
+                    augment=drawing.augment, ids=ids, ahead=isinstance(x, PictureStream), batch_size=size if has_samples(x) else None,
                     why=x.why if isinstance(x, PictureStream) else f"what a {type(x).__name__} gives")
 
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from convolt import losses
+from convolt.data import nvjpeg
 from convolt.data.batches import Order
 from convolt.data.budget import data_memory
 from convolt.data.pictures import AHEAD, Pictures
@@ -114,7 +115,9 @@ class PictureStream(Dataset[Any]):
 
     def __init__(self, pictures: Pictures, room: int, device: torch.device) -> None:
         self.pictures, self.labels, self.room = pictures, pictures.labels, room
-        self._pinned = device.type == "cuda"
+        self._allocate: Callable[[tuple[int, ...]], Any] | None = None
+        if device.type == "cuda":
+            self._allocate = _pinned if pictures.decoder == "cpu" else nvjpeg.empty(device)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -128,19 +131,26 @@ class PictureStream(Dataset[Any]):
     def why(self) -> str:
         """Why they are not in memory at once."""
         kept = self.pictures.kept
-        part = f", the first {kept:,} kept decoded" if kept else ""
+        part = f", the first {kept:,} kept decoded" if kept else ", JPEGs decoded by nvJPEG" * (self.pictures.decoder == "nvjpeg")
         return f"{_gigabytes(self.pictures.nbytes)} of pictures, more than the {_gigabytes(self.room)} that they may take{part}"
+
+    def largest_batch(self) -> int:
+        """Returns the samples of the largest batch of which as many as are read ahead fit into the room."""
+        return max(1, self.room // (self._each * (AHEAD + 2)))
+
+    @property
+    def _each(self) -> int:
+        return int(np.prod(self.pictures.picture_shape()))
 
     def opener(self, batch_size: int, order: Order | None) -> tuple[Callable[[int, int], Iterator[Any]], int]:
         """Returns ((epoch, first batch) → iterator over `(x, y)`, number of batches)."""
-        each = int(np.prod(self.pictures.picture_shape()))
-        self.pictures.keep(max(0, self.room - (AHEAD + 2) * batch_size * each))
+        self.pictures.keep(max(0, self.room - (AHEAD + 2) * batch_size * self._each))
         count = len(self) if order is None else len(order(0))
 
         def batches(epoch: int, first: int) -> Iterator[Any]:
             rows = np.arange(count) if order is None else order(epoch).numpy()
             orders = [rows[start : start + batch_size] for start in range(first * batch_size, count, batch_size)]
-            found = self.pictures.batches(orders, batch_size, _pinned if self._pinned else None)
+            found = self.pictures.batches(orders, batch_size, self._allocate)
             for number, (x, kept) in enumerate(found, first):
                 places = number * batch_size + np.flatnonzero(np.isin(orders[number - first], kept))
                 if len(kept):

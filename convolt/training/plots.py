@@ -7,6 +7,7 @@ Agg and leave no global state; so these run in any thread and without a display.
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,6 +25,8 @@ _TRAIN, _VALIDATION, _WRONG, _INK, _PALE = "#1f5fa8", "#e0701a", "#c62828", "#24
 _HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei",
               "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS")  # fmt: skip
 MAX_IMAGES = 36
+LETTERS = 11.5
+"""Of a heading, in an inch of a line."""
 """Images in one grid, at the most."""
 
 
@@ -236,9 +239,11 @@ def plot_images(x: Any, labels: Any, class_names: Sequence[str] | None, path: Fi
     lines = 1 if guess is None or truth is None else 2
     highest = max(int(v.max()) for v in (truth, guess) if v is not None) if truth is not None or guess is not None else 0
     names = _names(class_names, highest + 1)
-    heading = title or _heading(truth, guess)
+    width = max(1.7 * columns, 4.0)
+    heading = "\n".join(textwrap.wrap(title or _heading(truth, guess) or "", int(LETTERS * width)))
+    above = 0.2 + 0.2 * len(heading.splitlines()) if heading else 0.0
     cell_height = 1.62 * min(ratio, 2.5) + 0.15 * lines + 0.1
-    figure = _figure(max(1.7 * columns, 4.0), cell_height * rows + (0.4 if heading else 0.0))
+    figure = _figure(width, cell_height * rows + above)
     if heading:
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=_INK, parse_math=False)
     for place, (index, picture) in enumerate(zip(chosen, pixels, strict=True)):

@@ -48,7 +48,7 @@ class SkippedFiles(Callback):
         self._look()
 
     def _look(self) -> None:
-        files = sorted({bad for source in self._sources for bad in source.bad}, key=lambda bad: bad.path)
+        files = sorted({bad for source in self._sources for bad in source.left_out}, key=lambda bad: bad.path)
         if len(files) == len(self._history.skipped):
             return
         self._history.skipped = files

@@ -1,6 +1,7 @@
 """`convolt data pack` and `convolt data check`, and trainings from what they deal with."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_pack_is_the_folder(pets, tmp_path, capsys):
     assert open_source(str(tmp_path / "b.pack"), image_size=(8, 8)).x_test.shape == (12, 8, 8, 3)
 
 
-def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, capsys):
+def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, monkeypatch, capsys):
     assert run(f"data pack {pets} {pets}.pack", capsys)[0] == 0
     assert open_source(str(pets)).note == f"from {pets}.pack"
     assert open_source(str(pets), image_size=(8, 8)).note == "", "other pictures than those that were packed"
@@ -64,6 +65,11 @@ def test_a_pack_beside_its_folder_is_used_while_it_is_fresh(pets, tmp_path, caps
     assert (source.note, len(source.x_train)) == ("", 61)
     with pytest.warns(StalePackWarning, match="the pack's pictures are used"):
         assert len(open_source(f"{pets}.pack").x_train) == 60
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("default")
+        code, said = run("data show pets -n 4", capsys)
+    assert code == 0 and said.replace("\n", " ").count("has changed since pets.pack was packed") == 1, "told once, as a line"
 
 
 def test_a_set_beyond_the_memory_is_streamed_with_the_same_result(pets, tmp_path, monkeypatch, capsys):
@@ -106,6 +112,21 @@ def test_a_streamed_validation_split_and_its_bad_files(pets, tmp_path, monkeypat
     assert (tmp_path / "runs" / "cnn-train" / "skipped.csv").read_text().splitlines()[1].startswith("cat/00.png,")
 
 
+def test_what_is_left_out_of_a_stream_is_told_in_lines(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    monkeypatch.setattr("convolt.data.pictures.MAX_BAD_SHARE", 0.5)
+    for n in range(20):
+        (pets / "train" / "cat" / f"{n:02d}.png").write_bytes(b"")
+    with warnings.catch_warnings(record=True) as raw:
+        warnings.simplefilter("always")
+        code, said = run(f"train cnn --data {pets} --epochs 1 --batch-size 16 --device cpu --name told --verbose 0", capsys)
+    assert code == 0, said
+    assert raw == [] and "SkippedFilesWarning" not in said and "20 of 60 files left out" in said
+    rows = (tmp_path / "runs" / "told" / "skipped.csv").read_text().splitlines()[1:]
+    assert len(rows) == 20 and rows == sorted(rows)
+
+
 def test_sizes_that_differ_are_told_before_a_streamed_training(pets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_DATA_MEMORY", "10kB")
@@ -141,6 +162,10 @@ def test_a_measured_batch_size(pets, tmp_path, monkeypatch, capsys):
     assert "--batch-size auto" in (tmp_path / "runs" / "auto" / "command.txt").read_text()
     code, said = run("train --resume runs/auto --verbose 0", capsys)
     assert code == 0, said
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    code, said = run(f"train cnn --data {pets} --epochs 1 --batch-size auto --device cpu --name streamed", capsys)
+    assert code == 0 and "Batch size 16: an epoch of 60 samples" in said, said
+    assert json.loads((tmp_path / "runs" / "streamed" / "config.json").read_text())["plan"]["batch_size"] == 16
     for wrong in ("0", "many", "1.5"):
         code, said = run(f"train cnn --data {pets} --batch-size {wrong}", capsys)
         assert code == 2 and "neither a whole number from 1 nor auto" in said
@@ -164,8 +189,10 @@ def test_everything_that_can_be_wrong(pets, capsys):
     (pets / "train" / "dog" / "copy.png").write_bytes(encode(noise(0, 64)))  # the same picture, larger
     (pets / "test" / "cat" / "leak.png").write_bytes(encode(noise(3)))
     (pets / "train" / "cat" / "broken.png").write_bytes(copy[:100])
+    (pets / "train" / "cat" / "loop.png").symlink_to("loop.png")
     code, said = run(f"data check {pets}", capsys)
     assert code == 1
+    assert "ignored     1 link" in said and "ignored cat/loop.png: a link that leads nowhere or in a circle" in said
     assert "broken cat/broken.png" in said
     assert "one picture, several labels: cat/00.png, cat/copy.png, dog/copy.png" in said
     assert "leak: train/cat/03.png is also test/cat/leak.png" in said

@@ -1,6 +1,7 @@
 """`fit(augment=…)`: the model gets the pictures that the engine makes of (seed, epoch, sample), in whatever way they come."""
 
 import random
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -331,6 +332,12 @@ def test_another_augmentation_is_another_training(tmp_path: Path) -> None:
 # -- words and messages ------------------------------------------------------------------------------------------------
 
 
+def test_the_docs_list_all_words() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "training_data.md").read_text(encoding="utf-8")
+    table = page[page.index("| moves |") : page.index("`alternate_flip` (`AlternatingFlip`)")]
+    assert set(re.findall(r"`(\w+)`", table)) == {"auto", *WORDS}
+
+
 def test_words_are_transforms() -> None:
     assert [repr(t) for t in parse("flip,rotate=-5:20,crop=8:2,zoom=0.1")] == [
         "RandomFlip(mode='horizontal')", "RandomRotation(degrees=(-5.0, 20.0))", "RandomCrop(height=8, padding=2)",
@@ -348,7 +355,7 @@ def test_the_line_says_what_runs_and_where(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(("augment", "error", "message"), [
-    ("flp", ArgumentError, "augment: got 'flp'; expected transforms, such as flip,rotate=10,zoom=0.2. Did you mean 'flip'"),
+    ("flp", ArgumentError, "augment: got 'flp'; expected transforms, such as flip,rotate=10,zoom=0.2, of auto, flip"),
     ("rotate=x", ArgumentError, "augment: rotate: got 'x'; expected numbers"),
     ("crop", ArgumentError, "augment: crop: got no value; expected a size, and perhaps padding: crop=32:4"),
     ("flip=left", ArgumentError, "augment: flip: got 'left'; expected one of horizontal, vertical, both"),

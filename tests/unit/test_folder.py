@@ -92,6 +92,20 @@ def test_more_than_one_percent_of_bad_files_is_an_error(pets):
         ImageFolder(pets).load()
 
 
+@pytest.mark.parametrize("bad", [1, 2])
+def test_the_share_of_bad_files_is_that_of_the_whole_set(pets, bad):
+    for n in range(bad):
+        (pets / "cat" / f"{n:02d}.png").write_bytes(b"")
+    folder = ImageFolder(pets)  # 120 pictures: one bad file is less than 1%, of a fifth of them it is more
+    part = folder.subset([0, 1, *range(60, 82)])
+    if bad == 1:
+        with pytest.warns(SkippedFilesWarning, match="1 of 24 files left out"):
+            assert len(part.load()[0]) == 23
+        return
+    with pytest.raises(DataError, match=r"more than 1% bad files.*2 of 120 files left out"):
+        part.load()
+
+
 def test_file_that_vanishes_and_file_without_permission(pets, monkeypatch):
     folder = ImageFolder(pets)
     (pets / "cat" / "07.png").unlink()
@@ -131,7 +145,11 @@ def test_links_outside_the_root_are_ignored_and_counted(pets, tmp_path):
     (pets / "cat" / "up").symlink_to(pets)
     (pets / "bird").symlink_to(tmp_path / "elsewhere")
     folder = ImageFolder(pets)
-    assert folder.links_ignored == 6
+    out, nowhere = "a link out of the folder", "a link that leads nowhere or in a circle"
+    assert {link.path: link.reason for link in folder.ignored} == {
+        "bird": out, "cat/dangling.png": nowhere, "cat/folder": out, "cat/out.png": out, "cat/self.png": nowhere,
+        "cat/up": "a link to a folder"}
+    assert folder.bad == [] and folder.left_out == list(folder.ignored)
     assert folder.class_names == ["cat", "dog"]
     assert len(folder) == 121
     assert "cat/inside.png" in folder.files
@@ -146,7 +164,8 @@ def test_links_are_followed_on_request_but_not_in_circles(pets, tmp_path):
     folder = ImageFolder(pets, follow_links=True)
     assert folder.class_names == ["bird", "cat", "dog"]
     assert len(folder) == 121
-    assert folder.links_ignored == 2
+    assert [link.path for link in folder.ignored] == ["bird/back", "cat/loop"]
+    assert {link.reason for link in folder.ignored} == {"a link to a folder that it lies in"}
 
 
 def test_empty_class_is_an_error(pets):

@@ -50,6 +50,35 @@ def trained(data, **options):
     return model, history.history
 
 
+def test_a_measured_batch_size(pets, monkeypatch, capsys):
+    results = []
+    for size, memory in ((16, "1GB"), ("auto", "1GB"), ("auto", "98000"), ("auto", "1")):
+        monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
+        model = small_model()
+        history = model.fit(ImageFolder(pets), epochs=2, batch_size=size, seed=3, validation_split=0.2, augment="flip", verbose=2)
+        results.append((history.history, [w.tobytes() for w in model.get_weights()]))
+        assert ("Batch size 16: an epoch of 176 samples keeps at least 16 steps" in capsys.readouterr().out) == (size == "auto")
+    assert all(result == results[0] for result in results[1:])
+
+
+def test_the_room_for_reading_ahead_bounds_a_measured_batch(pets, monkeypatch, capsys):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", str(5 * 40 * 12 * 12 * 3 * 4 // 3))  # three quarters of it for five batches of 40
+    monkeypatch.setattr("convolt.training.batch_size.STEPS", 2)
+    model = small_model()
+    rates = iter([100.0, 1000.0])
+    monkeypatch.setattr("convolt.compiler.measure.Probe.seconds", lambda *_, **__: 1 / next(rates))
+    model.fit(ImageFolder(pets), epochs=1, batch_size="auto", seed=3, verbose=2)
+    assert "Batch size 32: larger ones leave no room to read ahead" in capsys.readouterr().out
+
+
+def test_a_streamed_flow_keeps_its_own_batch_size(pets, monkeypatch):
+    monkeypatch.setenv("CONVOLT_DATA_MEMORY", "1")
+    flow = convolt.preprocessing.image.ImageDataGenerator().flow_from_directory(str(pets), (12, 12), batch_size=20, class_mode="sparse")
+    model = small_model()
+    model.fit(flow, batch_size="auto", epochs=1, verbose=0)
+    assert model.optimizer.iterations == 11 and model.trainer.batch_size == 20
+
+
 def test_in_memory_and_streamed_train_alike(pets, monkeypatch):
     results = []
     for memory in ("1GB", "98000", "1"):  # all of it, a part of it, none of it stays decoded

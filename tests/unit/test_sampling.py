@@ -176,6 +176,9 @@ def test_the_size_is_bounded_by_memory_and_by_the_data() -> None:
     assert choose(measured(growing), 10**6, 2**40).size == 4096
     with pytest.raises(torch.OutOfMemoryError):
         choose(measured({}), 100, 2**40)
+    bounded = choose(measured(growing), 50_000, 2**40, most=100)
+    assert bounded.size == 64 and "64: larger ones leave no room to read ahead" in bounded.why
+    assert choose(measured(growing), None, 2**40).why.startswith("Batch size 4096: no more than 4096 are tried")
 
 
 def test_fit_takes_the_size_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +205,24 @@ def test_a_resumed_training_keeps_its_size(tmp_path: Any, monkeypatch: pytest.Mo
     assert model.optimizer.iterations == 2 * steps
 
 
-def test_auto_needs_arrays() -> None:
-    with pytest.raises(ArgumentError, match="got 'auto' with a dataset or generator; expected a number, or arrays"):
-        net().fit(Pairs(), batch_size="auto", verbose=0)
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return zip(X, Y.tolist(), strict=True)
+
+
+@pytest.mark.parametrize("kind", [Pairs, Endless])
+def test_samples_that_come_one_by_one_are_measured_too(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convolt.training.batch_size.LARGEST", 64)
+    model = net()
+    model.fit(kind(), batch_size="auto", epochs=1, verbose=0)
+    size = model.trainer.batch_size
+    assert size in ((16,) if kind is Pairs else (16, 32, 64)), "240 // 16 steps allow no more where the number is known"
+    assert model.optimizer.iterations == -(-240 // size)
+
+
+def test_auto_needs_samples() -> None:
+    for batches in (torch.utils.data.DataLoader(Pairs(), 8), iter([(X[:8], Y[:8])])):
+        with pytest.raises(ArgumentError, match=rf"'auto' with a {type(batches).__name__}, which gives batches of its own; expected"):
+            net().fit(batches, batch_size="auto", verbose=0)
     with pytest.raises(ArgumentError, match="fit\\(batch_size\\): got 'big'"):
         net().fit(X, Y, batch_size="big", verbose=0)

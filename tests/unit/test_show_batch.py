@@ -42,6 +42,14 @@ def test_it_is_a_picture_that_notebooks_show(tmp_path: Path) -> None:
     assert repr(grid) == "Grid(4 pictures of 12×10×3; save(path) writes the PNG)"
 
 
+def test_a_long_title_does_not_widen_the_grid() -> None:
+    widths = []
+    for title in ("short", "flip,rotate=20,shear=0.2,zoom=0.2, translate=0.1,brightness=0.3, contrast=0.3,cutout=0.3: epoch 1 " * 2):
+        with Image.open(io.BytesIO(show_batch(X, Y, class_names=NAMES, count=9, title=title).png)) as picture:
+            widths.append(picture.width)
+    assert widths[1] < 1.1 * widths[0]
+
+
 @pytest.mark.parametrize("labels", [Y, np.eye(3, dtype="float32")[Y]], ids=["numbers", "one-hot"])
 def test_mixed_pictures_have_both_names(labels: Any) -> None:
     grid = show_batch(X, labels, augment="cutmix=1", class_names=NAMES, count=12, seed=1)

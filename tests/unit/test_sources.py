@@ -131,7 +131,7 @@ def test_paths_that_do_not_exist_are_said_to(tmp_path):
     with pytest.raises(DataError, match="which does not exist"):
         open_source(str(tmp_path / "nothing"))
     (tmp_path / "a.xyz").write_text("1")
-    with pytest.raises(ArgumentError, match=r"folder of pictures or an \.npz file"):
+    with pytest.raises(ArgumentError, match=r"folder of class folders, or a \.csv, \.tar, \.pack or \.npz file"):
         open_source(str(tmp_path / "a.xyz"))
 
 

@@ -203,17 +203,18 @@ def test_what_was_left_out_is_counted_and_listed(pets, tmp_path, monkeypatch, ca
     (pets / "cat" / "003.png").write_bytes(b"")
     other = make_folder(tmp_path / "other", count=4, first=500)
     (other / "dog" / "001.png").write_bytes(b"no picture")
+    (pets / "dog" / "out.png").symlink_to("/etc/hostname")
     run = RunFolder.create(tmp_path / "runs")
     model = small_model()
     with pytest.warns(SkippedFilesWarning):
         history = model.fit(ImageFolder(pets), validation_data=ImageFolder(other), epochs=2, batch_size=8, verbose=2,
                             checkpoint=tmp_path / "kept", callbacks=[run.history])
-    assert [bad.path for bad in history.skipped] == ["cat/003.png", "dog/001.png"]
-    assert f"2 files of the data left out, listed in {tmp_path / 'kept' / 'skipped.csv'}." in capsys.readouterr().out
+    assert [bad.path for bad in history.skipped] == ["cat/003.png", "dog/001.png", "dog/out.png"]
+    assert f"3 files of the data left out, listed in {tmp_path / 'kept' / 'skipped.csv'}." in capsys.readouterr().out
     for folder in (tmp_path / "kept", run.path):
         rows = (folder / "skipped.csv").read_text().splitlines()
-        assert [row.partition(",")[0] for row in rows] == ["path", "cat/003.png", "dog/001.png"]
-        assert "zero bytes" in rows[1]
+        assert [row.partition(",")[0] for row in rows] == ["path", "cat/003.png", "dog/001.png", "dog/out.png"]
+        assert "zero bytes" in rows[1] and "a link out of the folder" in rows[3]
 
 
 def test_what_was_left_out_is_told_without_a_folder(pets, tmp_path, monkeypatch, capsys):

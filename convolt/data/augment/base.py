@@ -44,7 +44,7 @@ class Transform(Configurable):
 
 
 def bounds(transform: str, argument: str, value: Range, about: float = 0.0, least: float = -math.inf,
-           most: float = math.inf) -> tuple[float, float]:
+           most: float = math.inf, hint: str = "") -> tuple[float, float]:
     """Returns the range that a factor means: (low, high) as it is, a number f as about - f to about + f (from `least` on).
 
     Raises:
@@ -56,7 +56,7 @@ def bounds(transform: str, argument: str, value: Range, about: float = 0.0, leas
         pair = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
     if len(pair) != 2 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in pair) or not least <= pair[0] <= pair[1] <= most:
         allowed = "" if least == -math.inf and most == math.inf else f" from {least:g} to {most:g}"
-        raise ArgumentError(explain(f"{transform}({argument})", repr(value), f"a number or (low, high){allowed}"))
+        raise ArgumentError(explain(f"{transform}({argument})", repr(value), f"a number or (low, high){allowed}", hint))
     return float(pair[0]), float(pair[1])
 
 

@@ -39,6 +39,10 @@ class Geometric(Transform):
                 raise ArgumentError(explain(f"{type(self).__name__}({what})", repr(value), f"one of {', '.join(known)}"))
 
 
+STEEPEST = 4.0
+"""Tangent beyond which nobody slants pictures (76°): such a number was meant as degrees."""
+
+
 @registry.register()
 class RandomFlip(Transform):
     """Mirrors pictures left to right, upside down, or each of both independently.
@@ -112,7 +116,7 @@ class RandomShear(Geometric):
     """Slants pictures: an output pixel that lies y below the centre shows what lies `x_factor` · y to its right, and so for columns.
 
     Args:
-        x_factor, y_factor: a number f for -f … f, or (low, high); tangents of the angle.
+        x_factor, y_factor: a number f for -f … f, or (low, high), from -4 to 4; tangents of the angle, not degrees.
         probability: of slanting at all.
         fill_mode, fill_value, interpolation: see `Geometric`.
 
@@ -125,7 +129,8 @@ class RandomShear(Geometric):
         super().__init__(**kwargs)
         self.x_factor, self.y_factor = x_factor, y_factor
         self.probability = check_probability("RandomShear", probability)
-        self._x, self._y = bounds("RandomShear", "x_factor", x_factor), bounds("RandomShear", "y_factor", y_factor)
+        self._x, self._y = (bounds("RandomShear", name, factor, least=-STEEPEST, most=STEEPEST, hint="It is a tangent: 0.2 slants by 11°.")
+                            for name, factor in (("x_factor", x_factor), ("y_factor", y_factor)))
 
     def add(self, draft: Draft, u: Tensor) -> None:
         skipped = u[:, 2] >= self.probability

@@ -83,8 +83,9 @@ def parse(text: str, channels: int = 3) -> list[Transform]:
             found += parse(COLOUR_AUTO if channels >= 3 else GRAY_AUTO)
             continue
         if word not in WORDS:
-            raise ArgumentError(explain("augment", repr(word), "transforms, such as flip,rotate=10,zoom=0.2",
-                                        did_you_mean(word, ["auto", *WORDS])))
+            known = ["auto", *WORDS]
+            raise ArgumentError(explain("augment", repr(word), f"transforms, such as flip,rotate=10,zoom=0.2, of {', '.join(known)}",
+                                        did_you_mean(word, known)))
         make, usual = WORDS[word]
         given = _values(word, values) if sign else usual
         if word in _RANGED and len(given) == 2:

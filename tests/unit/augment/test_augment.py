@@ -295,7 +295,9 @@ def test_messages() -> None:
     x = bytes_of()
     for make, words in (
             (lambda: A.RandomFlip("sideways"), "mode"), (lambda: A.RandomRotation("ten"), "degrees"),
-            (lambda: A.RandomBrightness(3), "factor"), (lambda: A.RandomZoom((-2, 0)), "height_factor"),
+            (lambda: A.RandomBrightness(3), "factor"),
+            (lambda: A.RandomShear(10), r"from -4 to 4\. It is a tangent: 0\.2 slants by 11°"),
+            (lambda: A.RandomZoom((-2, 0)), "height_factor"),
             (lambda: A.RandomCrop(0), "height, width"), (lambda: A.RandomErasing(2.0), "probability"),
             (lambda: A.Cutout(1.5), "size"), (lambda: A.MixUp(0), "alpha"), (lambda: A.RandomRotation(1, fill_mode="mirror"), "fill_mode"),
             (lambda: A.Augmentation(["random_flop"]), "Did you mean"), (lambda: A.Normalize(0, 0), "std"),
