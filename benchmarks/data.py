@@ -5,7 +5,8 @@
     python benchmarks/data.py --generate 300 --size 224 --batch 64 --name 500x400
 
 Every side reads the same files, makes them `size` × `size`, and flips, rotates, shears, zooms, translates, brightens, changes contrast and
-cuts out; its figure is pictures per second of whole epochs. Each runs in a process of its own, the peers with the Python of the
+cuts out; its figure is pictures per second of whole epochs, in the form in which it hands batches over: bfloat16 (Convolt, for a training
+in bfloat16), float32 (Keras), bytes (the others). Each runs in a process of its own, the peers with the Python of the
 environment "augmentation", in turn, `--rounds` times; medians are kept. All keep freed memory, as a training of Convolt's does.
 `benchmarks/results/data_NAME_cpu_DATE.json` is written. Sides with workers run with 0 and 2 of them, and the faster counts. Imports,
 and compiling on other pictures of the same shape, are outside the clock for all sides, and the files are in the system's cache. The
@@ -90,7 +91,7 @@ def augmented(x: Any, chained: Any, batch: int, epoch: int) -> int:
     done = 0
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        done += len(chained.apply(images, rows, keys(0, epoch, rows)).images)
+        done += len(chained.apply(images, rows, keys(0, epoch, rows), dtype=torch.bfloat16).images)
     return done
 
 

@@ -20,6 +20,9 @@ from convolt.kernels.places_numba import FAR, HALF, NEAREST, ONE, REFLECT, SPREA
 from convolt.kernels.planes_numba import CHANNELS, OVER, copy_bytes, put_between, store_planes
 from convolt.kernels.vectors_numba import LANES, load, number
 
+# A line of a small picture takes less time than to hand over all that these functions take.
+_inlined = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
+
 
 def cast(f: Any, like: Any) -> Any:
     """Float32 → what is stored: rounded bytes, or the bits of a float."""
@@ -92,7 +95,7 @@ def _set_places(a: Any, b: Any, d: Any, e: Any, shift: Any, height: Any, width: 
         places[x] = row * stride + column * np.int32(CHANNELS)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@_inlined
 def _line(images: Any, start: Any, own: Any, source: Any, origin: Any, m: Any, y: Any, shift: Any, out_width: Any, places: Any, across: Any,
           down: Any, planes: Any) -> None:
     """Writes a line of output, sampled `shift` to the right of the pixels' centres, to three planes."""
@@ -127,7 +130,7 @@ def _put_far(images: Any, start: Any, own: Any, a: Any, b: Any, d: Any, e: Any, 
         planes[c * wide + x] = one[c]
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@_inlined
 def _stored(planes: Any, width: Any, m: Any, limits: Any, scale: Any, shift: Any, out: Any, at: Any, rest: Any) -> None:
     """Writes a line of planes to out[at : …] as pixels: colour matrix, limits, scale and shift, cast."""
     low, high = number(limits[0]), number(limits[1])
@@ -157,7 +160,7 @@ def _stored(planes: Any, width: Any, m: Any, limits: Any, scale: Any, shift: Any
         out[at + place] = rest[place - CHANNELS * whole]
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@_inlined
 def _sampled(images: Any, start: Any, own: Any, source: Any, origin: Any, m: Any, y: Any, rows: Any, columns: Any, out_width: Any,
              places: Any, across: Any, down: Any, planes: Any, total: Any) -> None:
     """Writes a line, each pixel the mean of rows × columns of samples, to the planes."""

@@ -131,8 +131,9 @@ def store_planes(typing: Any, array: Any, at: Any, first: Any, second: Any, thir
         red, green, blue = (cast(builder, value) for value in values[2:])
         for part in range(CHANNELS):  # vectors of sixteen, each from two: others are taken apart, number by number
             places = [divmod(part * LANES + lane, CHANNELS) for lane in range(LANES)]
-            two = builder.shuffle_vector(red, green, _constant([pixel + (LANES if c == 1 else 0) for pixel, c in places]))
-            mixed = builder.shuffle_vector(two, blue, _constant([LANES + pixel if c == 2 else lane for lane, (pixel, c) in enumerate(places)]))
+            two = builder.shuffle_vector(red, green, _constant([pixel + LANES * (c == 1) for pixel, c in places]))
+            of_blue = [LANES + pixel if c == 2 else lane for lane, (pixel, c) in enumerate(places)]
+            mixed = builder.shuffle_vector(two, blue, _constant(of_blue))
             target = pointer(context, builder, array, (values[0], builder.add(values[1], ir.Constant(_I64, part * LANES))), mixed.type)
             builder.store(mixed, target).align = kind.bitwidth // 8
         return context.get_dummy_value()
