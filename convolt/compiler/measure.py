@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convolt.compiler.host import release_freed_memory, returning_freed_memory
 from convolt.devices import free_bytes
 
 LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
@@ -112,7 +113,7 @@ class Probe:
         """
         if self._device.type == "mps":
             return self.gradients(self._model, torch.float32, whole)
-        with self._as_it_was():
+        with self._as_it_was(), returning_freed_memory():
             values = {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in self._model.named_parameters()}
             buffers = {name: b.double() if b.is_floating_point() else b.clone() for name, b in self._model.named_buffers()}
             loss_of = self._loss_of if whole else self._checked_loss_of
@@ -128,6 +129,7 @@ class Probe:
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
         """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more."""
         times: list[float] = []
+        release_freed_memory()  # holes that another form has left do not add up; the run that is not counted fills them again
         with self._as_it_was():
             self._run(module, precision)
             self._wait()
