@@ -12,7 +12,7 @@ import pytest
 def cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`CONVOLT_CACHE` of this run, one for each of xdist's processes; what was decoded is shared between them.
 
-    Numba keeps its kernels beside the source (or in `NUMBA_CACHE_DIR`), so that they are compiled once for all runs.
+    The kernels' machine code is kept beside the source (or in `NUMBA_CACHE_DIR`), so that they are compiled once for all runs.
     """
     cache = tmp_path_factory.mktemp("cache", numbered=False)
     run = tmp_path_factory.getbasetemp()

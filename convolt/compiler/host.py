@@ -14,6 +14,7 @@ import torch
 from convolt import devices
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
+_KEPT, _RETURNED = 2**30, 2**20  # bytes from which memory is not kept when it is freed
 
 
 @functools.cache
@@ -26,7 +27,7 @@ def keep_freed_memory() -> str:
     if platform.libc_ver()[0] != "glibc":
         return f"left to the system (no glibc on {platform.system()})"
     libc = ctypes.CDLL(None)
-    done = libc.mallopt(_MMAP_THRESHOLD, 2**30) and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    done = libc.mallopt(_MMAP_THRESHOLD, _KEPT) and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     return "kept" if done else "left to the system (glibc refused)"
 
 
@@ -34,6 +35,26 @@ def release_freed_memory() -> None:
     """Gives what glibc keeps back to the system: what one candidate of a search has freed does not fit the next one's needs."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def returning_freed_memory() -> Iterator[None]:
+    """Large memory goes back to the system when it is freed: for a pass that is done once and needs more than any step.
+
+    What such a pass leaves in the heap fits nothing that comes later, and holes between its blocks take as much again.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    release_freed_memory()
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, _RETURNED)
+    try:
+        yield
+    finally:
+        if keep_freed_memory() == "kept":
+            libc.mallopt(_MMAP_THRESHOLD, _KEPT)
+        release_freed_memory()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convolt.compiler.execute import GraphBackend
+from convolt.compiler.host import release_freed_memory, returning_freed_memory
 from convolt.devices import free_bytes
 
 LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
@@ -31,19 +32,21 @@ SHARE_OF_MEMORY = 0.5
 """Of the free memory that what a forward pass in float64 keeps may take."""
 
 
+COMPARED = 1 << 18
+"""Numbers that are compared in float64 at once."""
+
+
 @dataclass(frozen=True)
 class Gradients:
-    """Loss and gradients of one batch, on the device, in float64 where it has that.
+    """Loss and gradients of one batch, on the device.
 
     Attributes:
-        loss: a scalar.
-        flat: the gradients of all parameters in one vector.
-        sizes: how many elements of it each parameter has.
+        loss: a scalar, in float64 where the device has that.
+        parts: the gradient of each parameter.
     """
 
     loss: Tensor
-    flat: Tensor
-    sizes: tuple[int, ...]
+    parts: tuple[Tensor, ...]
 
     def errors(self, reference: Gradients) -> tuple[float, float, float]:
         """Returns relative errors against a reference: of the loss, of the gradients as one vector, and the largest lean of a parameter.
@@ -53,14 +56,33 @@ class Gradients:
         shorter or another one. So the lean is how far a parameter's gradient, projected on that of the reference, is from it
         in length. It is told for each parameter, because the largest hide the others in one vector.
         """
-        scale = reference.flat.norm().clamp(min=1e-30)
-        difference = self.flat - reference.flat
+        sums = [_compared(part, right) for part, right in zip(self.parts, reference.parts, strict=True)]
         loss = (self.loss - reference.loss).abs() / reference.loss.abs().clamp(min=1e-6)
-        floor = (NEARLY_ZERO * scale) ** 2 / max(1, len(reference.flat))  # of a squared element
-        pairs = zip(difference.split(self.sizes), reference.flat.split(self.sizes), strict=True)  # type: ignore[no-untyped-call]
-        leans = [(moved @ right).abs() / (right @ right + floor * len(right)) for moved, right in pairs]
-        lean = torch.stack(leans).max() if leans else scale.new_zeros(())
-        return float(loss), float(difference.norm() / scale), float(lean)
+        if not sums:
+            return float(loss), 0.0, 0.0
+        moved, along, length = torch.stack(sums).unbind(1)
+        sizes = torch.tensor([part.numel() for part in reference.parts], device=length.device)
+        scale = length.sum().sqrt().clamp(min=1e-30)
+        floor = (NEARLY_ZERO * scale) ** 2 / sizes.sum().clamp(min=1)  # of a squared element
+        lean = (along.abs() / (length + floor * sizes)).max()
+        return float(loss), float(moved.sum().sqrt() / scale), float(lean)
+
+
+def _compared(part: Tensor, right: Tensor) -> Tensor:
+    """Returns |part - right|², (part - right) · right and |right|² in float64 where the device has that, a few numbers at a time."""
+    wide = _wide(right)
+    total = torch.zeros(3, dtype=wide, device=right.device)
+    ours, theirs = part.detach().reshape(-1), right.reshape(-1)
+    for start in range(0, len(theirs), COMPARED):
+        a, b = (x[start : start + COMPARED] for x in (ours, theirs))
+        exact = b.to(wide)
+        moved = a.to(wide) - exact
+        total += torch.stack([moved @ moved, moved @ exact, exact @ exact])
+    return total
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 class Probe:
@@ -105,7 +127,7 @@ class Probe:
         """
         if self._device.type == "mps":
             return self.gradients(self._model, torch.float32, whole)
-        with self._as_it_was():
+        with self._as_it_was(), returning_freed_memory():
             values = {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in self._model.named_parameters()}
             buffers = {name: b.double() if b.is_floating_point() else b.clone() for name, b in self._model.named_buffers()}
             loss_of = self._loss_of if whole else self._checked_loss_of
@@ -114,10 +136,9 @@ class Probe:
             return self._collect(loss, torch.autograd.grad(loss, trained, allow_unused=True))
 
     def _collect(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> Gradients:
-        wide = torch.float32 if self._device.type == "mps" else torch.float64
-        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(self._trained(), gradients, strict=True)]
-        joined = torch.cat([g.to(wide).reshape(-1) for g in flat])
-        return Gradients(loss.detach().to(wide), joined, tuple(g.numel() for g in flat))
+        """Returns them in float32 at most, whose rounding is far below what is allowed."""
+        parts = (torch.zeros_like(p) if g is None else g.float() for p, g in zip(self._trained(), gradients, strict=True))
+        return Gradients(loss.detach().to(_wide(loss)), tuple(parts))
 
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
         """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more.
@@ -126,6 +147,7 @@ class Probe:
             CannotCaptureError: the step will be a graph, and this candidate cannot be one, though the model can.
         """
         times: list[float] = []
+        release_freed_memory()  # holes that another form has left do not add up; the run that is not counted fills them again
         with self._as_it_was():
             run = self._ready(module, precision)
             self._wait()

@@ -1,4 +1,4 @@
-"""Numba: compiling with a cache, and bfloat16, which Numba lacks, as the upper half of a float32.
+"""Bfloat16 in Numba's kernels, which lacks it, as the upper half of a float32.
 
 Kernels get float32 as int32 bits and bfloat16 as int16 bits. The functions here exist for both, chosen by type when a
 kernel is compiled, so that a kernel is written once.
@@ -6,84 +6,12 @@ kernel is compiled, so that a kernel is written once.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-import torch
-from numba import types
-from numba.extending import overload, register_jitable
 
-from convolt.kernels import team_numba, threads
-
-_TOOLS = ("bits", "team", "vectors", "pixels", "places", "planes", "folded", "winograd_filters")
-_INLINED = tuple(Path(__file__).with_name(f"{name}_numba.py") for name in _TOOLS)
-_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _INLINED)).hexdigest()[:8]
-
-
-class Compiled:
-    """A function that Numba compiles at its first call, without the GIL, and caches on disk where a folder is writable.
-
-    Numba looks for a writable folder itself: beside the source, then the user's cache folder, or `NUMBA_CACHE_DIR`.
-    If there is none, or the disk is full, the kernel is compiled anew in each process.
-
-    Args:
-        function: to compile.
-        fastmath: LLVM's flags of liberties with floats, none by default; "contract" fuses products and sums.
-    """
-
-    def __init__(self, function: Callable[..., Any], fastmath: Collection[str] = ()) -> None:
-        # Numba notices a change of the kernel's own file only. The digest of the files that others inline goes
-        # into the cached file's name, so that no stale code is ever loaded.
-        function.__qualname__ += f"_{_DIGEST}"
-        self._function = function
-        self._fastmath = set(fastmath)
-        self._made: dict[str, Callable[..., Any]] = {}
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Calls the function itself."""
-        return self._run("alone", arguments)
-
-    def over_rows(self, arguments: tuple[Any, ...], rows: int, size: int) -> None:
-        """Calls `function(*arguments, first, last)` on parts of `range(rows)`, in threads if the work is large enough (see `threads`).
-
-        Args:
-            arguments: of the function but for the last two. It works on rows first … last - 1 and writes only what belongs to them.
-            rows: how many there are.
-            size: bytes that the whole work reads and writes.
-        """
-        parts = threads.parts_of(rows, size)
-        openmp = threads.openmp() if parts > 1 else 0
-        if parts == 1 or openmp:
-            self._part(openmp, parts, 0, rows, arguments)
-        else:
-            threads.in_pool(lambda first, last: self._part(0, 1, first, last, arguments), rows, parts)
-
-    def _part(self, openmp: int, parts: int, first: int, last: int, arguments: tuple[Any, ...]) -> None:
-        if self._run("rows", (openmp, torch.get_num_threads(), parts, first, last, arguments)):
-            raise MemoryError(f"kernel {self._function.__name__}: no memory to work in")
-
-    def _run(self, form: str, arguments: tuple[Any, ...]) -> Any:
-        if form not in self._made:
-            try:
-                self._made[form] = self._jit(form, cache=True)
-            except RuntimeError:  # no folder is writable
-                self._made[form] = self._jit(form, cache=False)
-        try:
-            return self._made[form](*arguments)
-        except OSError:  # the cache could not be read or written; the kernels themselves open no files
-            self._made[form] = self._jit(form, cache=False)
-            return self._made[form](*arguments)
-
-    def _jit(self, form: str, cache: bool) -> Callable[..., Any]:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": cache}
-        if form == "rows":
-            return team_numba.compiled(self._function, options, self._fastmath)
-        compiled: Callable[..., Any] = numba.njit(self._function, **options, fastmath=self._fastmath)
-        return compiled
+from convolt.kernels.jit import overload, register_jitable, types
 
 
 def ordered(v: Any) -> Any:
@@ -98,7 +26,7 @@ def from_float(f: Any, like: Any) -> Any:
     """Float32 → bits of the kind of `like`; bfloat16 is rounded to nearest, ties to even."""
 
 
-@overload(ordered, strict=False)  # annotations differ
+@overload(ordered)
 def _ordered(v: Any) -> Callable[..., Any]:
     if v == types.int16:
         def ordered16(v: Any) -> Any:
@@ -118,21 +46,21 @@ def unordered(v: Any) -> Any:
     """The inverse of `ordered` (NaN stays NaN)."""
 
 
-@overload(unordered, strict=False)  # annotations differ
+@overload(unordered)
 def _unordered(v: Any) -> Callable[..., Any]:
     if v == types.int16:
         return lambda v: np.int16(v ^ np.int16(np.int16(v >> 15) & np.int16(0x7FFF)))
     return lambda v: np.int32(v ^ np.int32(np.int32(v >> 31) & np.int32(0x7FFFFFFF)))
 
 
-@overload(to_float, strict=False)  # annotations differ
+@overload(to_float)
 def _to_float(v: Any) -> Callable[..., Any]:
     if v == types.int16:
         return lambda v: np.int32(np.int32(v) << 16).view(np.float32)
     return lambda v: np.int32(v).view(np.float32)
 
 
-@overload(from_float, strict=False)  # annotations differ
+@overload(from_float)
 def _from_float(f: Any, like: Any) -> Callable[..., Any]:
     if like == types.int16:
         def from_float16(f: Any, like: Any) -> Any:

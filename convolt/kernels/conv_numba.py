@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from numba.extending import register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, from_float, to_float
-from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.vectors_numba import pool_window, product
+from convolt.kernels.bits_numba import from_float, to_float
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.instructions import pool_window, product
+from convolt.kernels.jit import register_jitable
+from convolt.kernels.memory import bits, empty_channels_last, numbers
 
 LANES, PANEL, AT_ONCE = 16, 32, 6  # numbers in a vector, columns and rows of a product
 WORK = 4  # a byte of the pooled output costs as much time as so many bytes in the kernels that only move memory
@@ -217,10 +218,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool) -> tuple
     sizes = (height, width, shape[2], shape[3], filters, channels)
     if filters % PANEL == 0:
         lines = weight.detach().float().permute(2, 3, 1, 0).contiguous()  # in the order of the pixels in memory
-        given = (bits(x), lines.view(-1).numpy(), added.numpy(), bits(out), flat(code).numpy(), sizes, True)
+        given = (bits(x), lines.view(-1), added, bits(out), numbers(code), sizes, True)
         _products.over_rows(given, n * shape[2], WORK * out.nbytes)
         return out, code if keep else None
-    arrays = (bits(x), _blocked(weight).view(-1).numpy(), added.numpy(), bits(out), flat(code).numpy(), sizes)
+    arrays = (bits(x), _blocked(weight).view(-1), added, bits(out), numbers(code), sizes)
     _forward.over_rows(arrays, n * shape[2], WORK * out.nbytes)
     return out, code if keep else None
 
@@ -232,7 +233,7 @@ def backward(grad: Tensor, code: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     rows, size = n * out_height, -(-filters // LANES) * channels * 10 * LANES
     count = -(-rows // ROWS)
     sums, dweight, dbias = torch.empty(count * size), torch.empty(filters, channels, 3, 3), torch.empty(filters)
-    arrays = (bits(grad), flat(code).numpy(), bits(x), sums.numpy(), (height, width, out_height, out_width, filters, channels), rows)
+    arrays = (bits(grad), numbers(code), bits(x), sums, (height, width, out_height, out_width, filters, channels), rows)
     _backward.over_rows(arrays, count, WORK * grad.nbytes)
-    _sum(sums.numpy(), dweight.view(-1).numpy(), dbias.numpy(), channels)
+    _sum(sums, dweight.view(-1), dbias, channels)
     return dweight, dbias

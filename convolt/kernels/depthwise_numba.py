@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.jit import LANES, cgutils, intrinsic, ir, types
 from convolt.kernels.memory import bits, channels_last
 from convolt.kernels.norm_numba import flush
-from convolt.kernels.vectors_numba import LANES, intrinsic, multiply_add, numbers_at
 
 RUN = 64
 """Products that are about summed in float32 before the sum is added in float64."""
@@ -40,6 +37,8 @@ def _correlate(taps: int) -> Callable[..., None]:
     index = types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        from convolt.kernels.vectors_numba import multiply_add, numbers_at
+
         kinds = signature.args
         g, x, sums = (context.make_array(kinds[i])(context, builder, values[i]).data for i in (0, 3, 7))
         g_at, g_step, x_at, x_step, tap_step, s_at, count = (values[i] for i in (1, 2, 4, 5, 6, 8, 9))
@@ -95,7 +94,7 @@ def _kernel(columns: int) -> Compiled:
                 for j in range(block * LANES - c, LANES):
                     out[tap * channels + c + j] = np.float32(totals[tap * LANES + j])
 
-    return Compiled(compute)
+    return Compiled(compute, made_by=("_kernel", columns))
 
 
 def weight_gradient(grad: Tensor, x: Tensor, window: tuple[int, int], strides: tuple[int, int], padding: tuple[int, int]) -> Tensor:
@@ -105,6 +104,6 @@ def weight_gradient(grad: Tensor, x: Tensor, window: tuple[int, int], strides: t
     n, channels, height, width = x.shape
     sizes = (n, *grad.shape[2:], height, width, channels, window[0], *strides)
     out = torch.empty(*window, channels)
-    arrays = (bits(grad), bits(x), out.view(-1).numpy(), sizes)
+    arrays = (bits(grad), bits(x), out.view(-1), sizes)
     _kernel(window[1]).over_rows(arrays, -(-channels // LANES), grad.numel() * 4 * window[0])
     return out.movedim(-1, 0).unsqueeze(1)

@@ -9,33 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from convolt.kernels.bits_numba import from_float
-from convolt.kernels.pixels_numba import times_plus, within
-from convolt.kernels.places_numba import FAR, HALF, NEAREST, ONE, REFLECT, SPREAD, ZERO, add_pixel, part_between
-from convolt.kernels.planes_numba import CHANNELS, OVER, copy_bytes, put_between, store_planes
-from convolt.kernels.vectors_numba import LANES, load, number
+from convolt.kernels.instructions import copy_bytes, load, number, put_between, store_planes, times_plus, within
+from convolt.kernels.jit import LANES, overload, register_jitable, types
+from convolt.kernels.places_numba import CHANNELS, FAR, HALF, NEAREST, ONE, OVER, REFLECT, SPREAD, ZERO, add_pixel, part_between
 
 # A line of a small picture takes less time than to hand over all that these functions take.
-_inlined = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
+_inlined = register_jitable(fastmath={"contract"}, forceinline=True)
 
 
 def cast(f: Any, like: Any) -> Any:
     """Float32 → what is stored: rounded bytes, or the bits of a float."""
 
 
-@overload(cast, strict=False)  # annotations differ
+@overload(cast)
 def _cast(f: Any, like: Any) -> Callable[..., Any]:
     if like == types.uint8:
         return lambda f, like: np.uint8(min(max(f + HALF, ZERO), np.float32(255)))
     return lambda f, like: from_float(f, like)
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@register_jitable
 def folds(sizes: Any) -> Any:
     """Whether pictures of these sizes and fill are read this way: three channels, one mapping for all pixels, two lines and columns."""
     height, width, channels, _, fill, nearest = sizes
@@ -47,7 +43,7 @@ def put_folded(images: Any, start: Any, sizes: Any, m: Any, samples: Any, colour
     """Writes one picture that an affine map shows, to out[begin : …]; `room` is what `room_for` gives. Floats: never called."""
 
 
-@overload(put_folded, strict=False)  # annotations differ
+@overload(put_folded)
 def _put_folded(images: Any, *_: Any) -> Callable[..., None]:
     if images.dtype != types.uint8:
         return lambda images, start, sizes, m, samples, colour, limits, boxes, values, scale, shift, out, begin, shape, room: None
@@ -59,23 +55,24 @@ def of_bytes(images: Any) -> bool:
     return bool(images.dtype == np.uint8)
 
 
-@overload(of_bytes, strict=False)  # annotations differ
+@overload(of_bytes)
 def _of_bytes(images: Any) -> Callable[..., Any]:
     bytes_ = images.dtype == types.uint8
     return lambda images: bytes_
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@register_jitable
 def room_for(sizes: Any, out_width: Any, dtype: Any) -> Any:
     """Memory for `put_folded`: a picture's bytes and a few more; lines of places, of what lies between, of planes; a few pixels."""
     height, width, _, _, _, _ = sizes
     wide = (out_width + LANES - 1) // LANES * LANES
     copied = np.empty(height * width * CHANNELS + OVER, np.uint8) if folds(sizes) else np.empty(0, np.uint8)
-    floats = [np.empty(count * wide, np.float32) for count in (1, 1, CHANNELS, CHANNELS)]
-    return copied, np.empty(wide, np.int32), floats[0], floats[1], floats[2], floats[3], np.empty(CHANNELS * LANES, dtype)
+    across, down = np.empty(wide, np.float32), np.empty(wide, np.float32)
+    planes, totals = np.empty(CHANNELS * wide, np.float32), np.empty(CHANNELS * wide, np.float32)
+    return copied, np.empty(wide, np.int32), across, down, planes, totals, np.empty(CHANNELS * LANES, dtype)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _set_places(a: Any, b: Any, d: Any, e: Any, shift: Any, height: Any, width: Any, mirrored: Any, places: Any, across: Any,
                 down: Any) -> None:
     """Writes where the upper left of the four pixels around each place of a line begins, and how far the place lies from it."""
@@ -121,7 +118,7 @@ def _line(images: Any, start: Any, own: Any, source: Any, origin: Any, m: Any, y
         _put_far(images, start, own, a, b, d, e, shift, x, planes, wide)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _put_far(images: Any, start: Any, own: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, x: Any, planes: Any, wide: Any) -> None:
     """Writes a pixel that more than one fold brings back."""
     one = np.zeros(CHANNELS, np.float32)

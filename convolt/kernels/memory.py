@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Array = Any
-"""A NumPy array; kept loose because Numba's arguments are untyped."""
-
-_BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+_NAMES = {torch.float32: "<f4", torch.float64: "<f8", torch.uint8: "|u1", torch.int32: "<i4", torch.int64: "<i8"}
+KINDS = {(dtype, axes): f"{name}/{axes}" for dtype, name in _NAMES.items() for axes in range(1, 6)}
+"""(type, number of axes) of a tensor → what kernels take it for."""
+_BITS = {torch.bfloat16: "<i2/1", torch.float32: "<i4/1"}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -37,14 +37,27 @@ def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return empty_channels_last(tuple(x.shape), dtype or x.dtype, x.device)
 
 
-def flat(x: Tensor) -> Tensor:
-    """Returns the memory of a channels-last tensor as one axis; never copies."""
-    return x.detach().movedim(1, -1).view(-1) if x.ndim > 2 else x.detach().view(-1)
+class Flat(tuple[str, int, int, Tensor]):
+    """Where the numbers of a tensor lie, as one axis: what kernels take them for ("<i4/1"), address, how many, and the tensor itself."""
+
+    __slots__ = ()
 
 
-def bits(x: Tensor) -> Array:
-    """Returns a flat NumPy array of the bits of a float32 or bfloat16 CPU tensor: int32 or int16; memory is shared."""
-    return flat(x).view(_BITS[x.dtype]).numpy()
+def bits(x: Tensor) -> Flat:
+    """Returns the bits of a channels-last float32 or bfloat16 CPU tensor for kernels: int32 or int16; never copies."""
+    return _flat(x, _BITS[x.dtype])
+
+
+def numbers(x: Tensor) -> Flat:
+    """Returns the numbers of a channels-last CPU tensor for kernels, of its own type; never copies."""
+    return _flat(x, KINDS[x.dtype, 1])
+
+
+def _flat(x: Tensor, kind: str) -> Flat:
+    last = x.is_contiguous(memory_format=torch.channels_last) if x.ndim == 4 else (x.movedim(1, -1) if x.ndim > 2 else x).is_contiguous()
+    if not last and x.numel():
+        raise ValueError(f"a kernel was given a tensor {tuple(x.shape)} with strides {x.stride()}, expected channels-last memory")
+    return Flat((kind, x.data_ptr(), x.numel(), x))
 
 
 def rows_of(x: Tensor) -> int:

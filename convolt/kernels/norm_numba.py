@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba.extending import register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, exp32, from_float, to_float
+from convolt.kernels.bits_numba import exp32, from_float, to_float
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.jit import register_jitable
 from convolt.kernels.memory import bits, empty_like, rows_of
 from convolt.kernels.norm_reference import follow
 
@@ -148,7 +149,7 @@ def _apply(kind: int) -> Compiled:
                     z = (to_float(a[i]) - mean[i]) * scale[i] + shift[i]
                     y[i] = from_float(activated(z, kind, floor, ceiling), a[i])
 
-    return Compiled(compute)
+    return Compiled(compute, made_by=("_apply", kind))
 
 
 @functools.cache
@@ -186,7 +187,7 @@ def _reduce(kind: int) -> Compiled:
                     flush(total, wide_total)
                     flush(product, wide_product)
 
-    return Compiled(compute)
+    return Compiled(compute, made_by=("_reduce", kind))
 
 
 @functools.cache
@@ -207,7 +208,7 @@ def _input_gradient(kind: int) -> Compiled:
                     v = passed(to_float(g[i]), centred * scale[i] + shift[i], kind, floor, ceiling)
                     d[i] = from_float(scale[i] * (v - mean_grad[i] - centred * slope[i]), a[i])
 
-    return Compiled(compute)
+    return Compiled(compute, made_by=("_input_gradient", kind))
 
 
 def _blocks(x: Tensor, fold: int = 1) -> tuple[int, tuple[int, int, int]]:
@@ -254,16 +255,16 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Returns mean, 1 / √(variance + eps) and variance of each channel, float32."""
     count, sizes = _blocks(x)
     partial = torch.empty(3, count, x.shape[1], dtype=torch.float64)
-    flat = [p.view(-1).numpy() for p in partial]
+    flat = [p.view(-1) for p in partial]
     _statistics.over_rows((bits(x), *flat, sizes), count, x.nbytes)
     mean64, var = torch.empty(2, x.shape[1], dtype=torch.float64)
-    _join(*flat, mean64.numpy(), var.numpy(), sizes)
+    _join(*flat, mean64, var, sizes)
     return mean64.float(), torch.rsqrt(var + eps).float(), var.float()
 
 
 def _affine(x: Tensor, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, activation: str) -> Tensor:
     out, (apply, *limits) = empty_like(x), _how(_apply, activation)
-    arrays = (bits(x), _nothing(x) if residual is None else bits(residual), bits(out), mean.numpy(), scale.numpy(), shift.numpy())
+    arrays = (bits(x), _nothing(x) if residual is None else bits(residual), bits(out), mean, scale, shift)
     apply.over_rows((*arrays, *limits, x.shape[1]), rows_of(x), 2 * x.nbytes)
     return out
 
@@ -286,14 +287,14 @@ def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Te
     dx, smooth = empty_like(x), HOW[activation][0] != BETWEEN
     masked = dx if smooth else grad if out is None else empty_like(grad)  # what is dear to compute is kept where dx will be
     arrays = (bits(grad), bits(x), _nothing(x) if out is None else bits(out), _nothing(x) if masked is grad else bits(masked),
-              *(v.repeat(fold).numpy() for v in of_channels))
-    partial = (sums.view(-1).numpy(), products.view(-1).numpy())
+              *(v.repeat(fold) for v in of_channels))
+    partial = (sums.view(-1), products.view(-1))
     reduce.over_rows((*arrays, *limits, *partial, sizes), count, 2 * x.nbytes)
-    add_up(partial[0], total.numpy())
-    add_up(partial[1], product.numpy())
+    add_up(partial[0], total)
+    add_up(partial[1], product)
     product *= rstd
-    means = ((total / rows).float().numpy(), (product * rstd / rows).float().numpy())
+    means = ((total / rows).float(), (product * rstd / rows).float())
     kind, floor, ceiling = (HELD, 0.0, 0.0) if smooth else HOW[activation if out is None else "linear"]
-    second = (bits(grad if smooth else masked), bits(x), bits(dx), *(v.numpy() for v in of_channels))
+    second = (bits(grad if smooth else masked), bits(x), bits(dx), *(v for v in of_channels))
     _input_gradient(kind).over_rows((*second, np.float32(floor), np.float32(ceiling), *means, x.shape[1]), rows, 3 * x.nbytes)
     return dx, masked, product.float(), total.float()

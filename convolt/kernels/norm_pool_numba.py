@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, from_float, to_float
-from convolt.kernels.memory import bits, empty_channels_last, empty_like, flat
+from convolt.kernels.bits_numba import from_float, to_float
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.memory import bits, empty_channels_last, empty_like, numbers
 from convolt.kernels.norm_numba import add_up, flush, statistics, vectors
 from convolt.kernels.norm_reference import follow
 from convolt.kernels.pool_reference import Window
@@ -124,7 +125,7 @@ def _pooled(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, window: Windo
     shape = (x.shape[0], *sizes[2:5])
     out = empty_channels_last(shape, x.dtype, x.device)
     code = empty_channels_last(shape if keep else (0, *sizes[2:5]), torch.uint8, x.device)
-    arrays = (bits(x), bits(out), flat(code).numpy(), keep, mean.numpy(), scale.numpy(), shift.numpy(), sizes)
+    arrays = (bits(x), bits(out), numbers(code), keep, mean, scale, shift, sizes)
     _forward.over_rows(arrays, shape[0] * shape[2], x.nbytes)
     return out, code
 
@@ -150,13 +151,13 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, 
     chunk = -(-rows // PARTS)
     parts = -(-rows // chunk)
     scale, _ = vectors(x, rstd, weight, None)
-    sums, products = torch.empty(2, parts * x.shape[1], dtype=torch.float64).numpy()
+    sums, products = torch.empty(2, parts * x.shape[1], dtype=torch.float64)
     total, product = torch.empty(2, x.shape[1], dtype=torch.float64)
-    arrays, dx = (bits(grad), flat(code).numpy(), bits(x)), empty_like(x)
-    _reduce.over_rows((*arrays, mean.numpy(), rstd.numpy(), sums, products, sizes, chunk), parts, x.nbytes)
-    add_up(sums, total.numpy())
-    add_up(products, product.numpy())
-    means = ((total / places).float().numpy(), (product / places).float().numpy())
-    spread = (*arrays, bits(dx), mean.numpy(), rstd.numpy(), scale.numpy(), *means, sizes)
+    arrays, dx = (bits(grad), numbers(code), bits(x)), empty_like(x)
+    _reduce.over_rows((*arrays, mean, rstd, sums, products, sizes, chunk), parts, x.nbytes)
+    add_up(sums, total)
+    add_up(products, product)
+    means = ((total / places).float(), (product / places).float())
+    spread = (*arrays, bits(dx), mean, rstd, scale, *means, sizes)
     _input_gradient.over_rows(spread, x.shape[0] * x.shape[2], 3 * x.nbytes)
     return dx, product.float(), total.float()

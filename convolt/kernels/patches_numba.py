@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba.extending import register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, to_float
-from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.vectors_numba import bytes_below, gathered_sums, load, lowest_bit, store, zeros
+from convolt.kernels.bits_numba import to_float
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.instructions import bytes_below, gathered_sums, load, lowest_bit, store, zeros
+from convolt.kernels.jit import register_jitable
+from convolt.kernels.memory import bits, empty_channels_last, numbers
 
 LANES, TILE = 16, 96  # numbers in a vector, and in a row of a sum of patches: 6 vectors, of 3 pixels with 32 channels
 PLACES = np.uint8(4)
@@ -195,8 +196,8 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, padding: tup
     sizes = (n, height, width, channels, filters, *grad.shape[2:], *padding)
     dx = empty_channels_last(tuple(x.shape) if want_x else (0, channels, 0, 0), x.dtype, x.device)
     dweight, bias = torch.empty(weight.shape), torch.empty(filters)
-    given = weight.detach().float().contiguous().view(-1).numpy()
+    given = weight.detach().float().contiguous().view(-1)
     units = -(-filters // FILTERS)
-    arrays = (bits(grad), flat(code).numpy(), bits(x), given, bits(dx), dweight.view(-1).numpy(), bias.numpy(), sizes, units)
+    arrays = (bits(grad), numbers(code), bits(x), given, bits(dx), dweight.view(-1), bias, sizes, units)
     _both.over_rows(arrays, units, grad.numel() * channels * 8)
     return dx if want_x else None, dweight, bias

@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from convolt.kernels.vectors_numba import LANES, intrinsic, multiply_add, pointer, rounded, spread, vector
+from convolt.kernels.jit import LANES
+from convolt.kernels.vectors_numba import intrinsic, multiply_add, pointer, rounded, spread, vector
 
 FOUR, THREE = 4, 3
 PACKED = FOUR * THREE

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from convolt.kernels.jit import register_jitable
 from convolt.kernels.warp_reference import FARTHEST, FILLS, SMALLEST_DEPTH
 
 CONSTANT, NEAREST, REFLECT, WRAP, OUTSIDE = range(len(FILLS))
 FAR, DEPTH = np.float32(FARTHEST), np.float32(SMALLEST_DEPTH)
+CHANNELS = 3
+OVER = 8
+"""Bytes that are read at a place: a pixel, its right neighbour, and two more."""
 HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
 SPREAD = 4
 """A picture of more than so many times the pixels of the output is not copied first."""
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@register_jitable
 def place_of(i: Any, size: Any, fill: Any) -> Any:
     """A row or column inside the picture, or -1."""
     if 0 <= i < size:
@@ -31,14 +34,14 @@ def place_of(i: Any, size: Any, fill: Any) -> Any:
     return -1
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@register_jitable
 def _tap(images: Any, start: Any, row: Any, column: Any, c: Any, width: Any, step: Any, value: Any) -> Any:
     if row < 0 or column < 0:
         return value
     return np.float32(images[np.uint64(start + (row * width + column) * step + c)])
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _anywhere(images: Any, start: Any, sizes: Any, u: Any, v: Any, value: Any, line: Any, at: Any) -> None:
     """Adds one pixel, wherever it lies."""
     height, width, channels, step, fill, nearest = sizes
@@ -63,7 +66,7 @@ def _anywhere(images: Any, start: Any, sizes: Any, u: Any, v: Any, value: Any, l
         line[at + c] += upper + fy * (a + fx * (b - a) - upper)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def part_between(slope: Any, offset: Any, shift: Any, low: Any, high: Any, first: Any, last: Any) -> Any:
     """The part of first … last in which low <= slope · (x + shift) + offset < high."""
     if slope == ZERO:
@@ -79,7 +82,7 @@ def part_between(slope: Any, offset: Any, shift: Any, low: Any, high: Any, first
     return (first, last) if first < last else (0, 0)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def add_pixel(images: Any, start: Any, sizes: Any, a: Any, b: Any, d: Any, e: Any, g: Any, h: Any, straight: Any, shift: Any, value: Any,
               line: Any, x: Any, wide: Any) -> None:
     """Adds pixel x of a line, wherever it lies."""

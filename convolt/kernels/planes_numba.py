@@ -8,11 +8,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from convolt.kernels.vectors_numba import LANES, intrinsic, multiply_add, pointer, rounded, vector
-
-CHANNELS = 3
-OVER = 8
-"""Bytes that are read at a place: a pixel, its right neighbour, and two more."""
+from convolt.kernels.jit import LANES
+from convolt.kernels.places_numba import CHANNELS
+from convolt.kernels.vectors_numba import intrinsic, multiply_add, pointer, rounded, vector
 
 _F32, _I32, _I64, _I8 = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(8)
 _VECTOR, _WHOLE = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)

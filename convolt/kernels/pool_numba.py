@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba.extending import register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled, from_float, ordered, to_float, unordered
-from convolt.kernels.memory import bits, empty_channels_last, flat
+from convolt.kernels.bits_numba import from_float, ordered, to_float, unordered
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.jit import register_jitable
+from convolt.kernels.memory import bits, empty_channels_last, numbers
 
 
 @register_jitable
@@ -118,7 +119,7 @@ def forward(x: Tensor, bias: Tensor | None, pool: tuple[int, int], keep: bool) -
     out = empty_channels_last(shape, x.dtype, x.device)
     code = empty_channels_last(shape if keep else (0, channels, 0, 0), torch.uint8, x.device)
     line = torch.zeros(out_width * channels) if bias is None else bias.detach().to(torch.float32).repeat(out_width)
-    arrays = (bits(x), line.numpy(), bits(out), flat(code).numpy(), keep, (height, width, channels, *pool))
+    arrays = (bits(x), line, bits(out), numbers(code), keep, (height, width, channels, *pool))
     _forward.over_rows(arrays, n * out_height, x.nbytes)
     return out, code if keep else None
 
@@ -128,6 +129,6 @@ def backward(grad: Tensor, code: Tensor, pool: tuple[int, int], size: tuple[int,
     n, channels, out_height, _ = grad.shape
     out = empty_channels_last((n, channels, *size), grad.dtype, grad.device)
     bias_rows = torch.empty((n * out_height, channels) if want_bias else (0, channels))
-    arrays = (bits(grad), flat(code).numpy(), bits(out), bias_rows.view(-1).numpy(), (*size, channels, *pool))
+    arrays = (bits(grad), numbers(code), bits(out), bias_rows.view(-1), (*size, channels, *pool))
     _backward.over_rows(arrays, n * out_height, out.nbytes)
     return out, bias_rows.sum(0, dtype=torch.float64).to(torch.float32) if want_bias else None

@@ -124,13 +124,14 @@ def winograd_forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tu
 
 
 def winograd_backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, padding: tuple[int, int],
-                      want_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Returns the gradients of x (of its type; None if not wanted), of weight and of bias (float32, or grad's type if wider)."""
+                      want_x: bool, want_bias: bool = True) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Returns the gradients of x (of its type), of weight and of bias (float32, or grad's type if wider), None for those not wanted."""
     wide = torch.promote_types(grad.dtype, torch.float32)
     size = (x.shape[2] + 2 * padding[0] - 2, x.shape[3] + 2 * padding[1] - 2)
     dense = grad.to(wide) if code is None else pool_backward(grad.to(wide), code, (2, 2), size, False)[0]
     dx = conv2d_input(x.shape, weight.to(wide), dense, padding=padding).to(x.dtype) if want_x else None  # type: ignore[no-untyped-call]
-    return dx, conv2d_weight(x.to(wide), weight.shape, dense, padding=padding), dense.sum((0, 2, 3))  # type: ignore[no-untyped-call]
+    dweight = conv2d_weight(x.to(wide), weight.shape, dense, padding=padding)  # type: ignore[no-untyped-call]
+    return dx, dweight, dense.sum((0, 2, 3)) if want_bias else None
 
 
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from numba.extending import register_jitable
 from torch import Tensor
 
 from convolt.kernels import pool_numba
-from convolt.kernels.bits_numba import Compiled
-from convolt.kernels.memory import channels_last, empty_channels_last, flat
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.jit import register_jitable
+from convolt.kernels.memory import channels_last, empty_channels_last, numbers
 
 BLOCK = 16  # filters whose gradients are read together: one cache line
 AT_ONCE = 8  # patches
@@ -124,19 +124,19 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, weight: Tensor, pool: tuple[
     filters, _, rows, columns = weight.shape
     sizes = (n, *grad.shape[2:], filters, height, width, channels, rows, columns, *pool)
     work = grad.numel() * rows * columns * channels * 4
-    given = (flat(grad.float()).numpy(), flat(code).numpy())
+    given = (numbers(grad.float()), numbers(code))
     dx = dweight = dbias = None
     if want_weight:
         dweight = torch.empty(filters, rows, columns, channels)
         dbias = torch.empty(filters, dtype=torch.float64)
         images = max(1, min(n, CHUNK // max(1, height * width * channels * 4)))
-        arrays = (*given, flat(x.float()).numpy(), dweight.view(-1).numpy(), dbias.numpy(), sizes, images)
+        arrays = (*given, numbers(x.float()), dweight.view(-1), dbias, sizes, images)
         _weight_gradients.over_rows(arrays, -(-filters // BLOCK), work)
         dweight, dbias = dweight.movedim(-1, 1), dbias.float()
     if want_x:
         total = empty_channels_last(tuple(x.shape), torch.float32, x.device)
         plain = weight.detach().float().movedim(1, -1).contiguous()
-        outputs = (*given, plain.view(-1).numpy(), flat(total).numpy(), sizes)
+        outputs = (*given, plain.view(-1), numbers(total), sizes)
         _input_gradients.over_rows(outputs, n, work)
         dx = total.to(x.dtype)
     return dx, dweight, dbias

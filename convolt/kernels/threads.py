@@ -1,4 +1,4 @@
-"""On which threads the rows of a CPU kernel run: `torch.get_num_threads()` of them (see `bits_numba.Compiled.over_rows`).
+"""On which threads the rows of a CPU kernel run: `torch.get_num_threads()` of them (see `compiled.Compiled.over_rows`).
 
 In a program's main thread these are PyTorch's own: after each of PyTorch's ops its OpenMP threads spin for milliseconds, since the
 next op may come at once, and a kernel on other threads shares the cores with them (a convolution took 1.5 times as long). A pool of

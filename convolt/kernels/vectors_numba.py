@@ -18,7 +18,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.core.typing.templates import signature as typing_signature
 from numba.extending import models, register_jitable, register_model
 
-LANES = 16
+from convolt.kernels.jit import LANES
 
 # Numba's decorators give functions that kernels call without the typing context that Numba itself passes.
 intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], extending.intrinsic)

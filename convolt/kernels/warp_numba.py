@@ -11,17 +11,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled
+from convolt.kernels.compiled import Compiled
 from convolt.kernels.folded_numba import cast, folds, of_bytes, put_folded, room_for
+from convolt.kernels.instructions import (
+    add_between,
+    blue,
+    green,
+    load,
+    load_pixels,
+    mirrored,
+    number,
+    pixel,
+    red,
+    store,
+    store_pixels,
+    times_plus,
+    within,
+)
+from convolt.kernels.jit import register_jitable
 from convolt.kernels.memory import bits
-from convolt.kernels.pixels_numba import add_between, blue, green, load_pixels, mirrored, pixel, red, store_pixels, times_plus, within
 from convolt.kernels.places_numba import FAR, HALF, ONE, OUTSIDE, SPREAD, ZERO, add_pixel, part_between, place_of
-from convolt.kernels.vectors_numba import load, number, store
 from convolt.kernels.warp_reference import FILLS
 
 MARGIN = np.float32(1 / 64)  # coordinates that are computed twice may differ by rounding
@@ -29,7 +42,7 @@ BORDER = 2
 """What is laid out goes beyond the picture by at most its height and width divided by this."""
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _inside_one(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
                 line: Any) -> None:
     """Adds pixels of one channel, whose neighbours all lie inside."""
@@ -45,7 +58,7 @@ def _inside_one(images: Any, start: Any, stride: Any, a: Any, b: Any, d: Any, e:
         line[x] += upper + fy * (lower - upper)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _inside_four(laid: Any, begin: Any, stride: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any, last: Any,
                  line: Any) -> None:
     """Adds pixels of four floats, whose neighbours are all laid out; `begin` is where the picture's corner is, or would be."""
@@ -56,7 +69,7 @@ def _inside_four(laid: Any, begin: Any, stride: Any, a: Any, b: Any, d: Any, e: 
         add_between(laid, at, at + stride, u - left, v - top, line, 4 * x)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _inside_any(images: Any, start: Any, stride: Any, channels: Any, wide: Any, a: Any, b: Any, d: Any, e: Any, shift: Any, first: Any,
                 last: Any, line: Any) -> None:
     """Adds pixels whose neighbours all lie inside; `wide` floats a pixel in the line."""
@@ -74,7 +87,7 @@ def _inside_any(images: Any, start: Any, stride: Any, channels: Any, wide: Any, 
             line[w + c] += upper + fy * (lower - upper)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: Any, out_width: Any, wide: Any, line: Any) -> Any:
     """Adds the pixels of a row that is only moved or mirrored; returns which part was inside."""
     height, width, channels, step, fill, _ = sizes
@@ -109,14 +122,14 @@ def _copied(images: Any, start: Any, sizes: Any, sign: Any, offset: Any, row: An
     return first, last
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _whole(a: Any, b: Any, d: Any, e: Any, straight: Any, shift: Any) -> Any:
     """Whether pixels of a line fall onto pixels, side by side."""
     return (straight and d == ZERO and abs(a) == ONE and shift == ZERO and b == np.floor(b) and e == np.floor(e)
             and abs(b) < FAR and abs(e) < FAR)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_width: Any, wide: Any, value: Any, line: Any) -> None:
     """Adds a line of output, sampled `shift` to the right of the pixels' centres."""
     height, width, channels, step, _, nearest = sizes
@@ -139,7 +152,7 @@ def _line(images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_w
         add_pixel(images, start, sizes, a, b, d, e, g, h, straight, shift, value, line, x, wide)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _laid_line(laid: Any, region: Any, images: Any, start: Any, sizes: Any, m: Any, y: Any, shift: Any, out_width: Any, value: Any,
                line: Any) -> None:
     """The same, of three channels, where a region of the plane is laid out."""
@@ -155,7 +168,7 @@ def _laid_line(laid: Any, region: Any, images: Any, start: Any, sizes: Any, m: A
         add_pixel(images, start, sizes, a, b, d, e, ZERO, ONE, True, shift, value, line, x, 4)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _ends(slope: Any, other: Any, offset: Any, width: Any, height: Any, size: Any, beyond: Any) -> Any:
     """The columns (or rows) from … to that an output looks at, a neighbour included, at most `beyond` outside of the picture."""
     w, h = np.float32(width) - HALF, np.float32(height) - HALF
@@ -168,7 +181,7 @@ def _ends(slope: Any, other: Any, offset: Any, width: Any, height: Any, size: An
     return np.int64(np.floor(low)), max(np.int64(np.floor(low)), min(np.int64(np.floor(high)) + 2, size + beyond))
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _region(m: Any, height: Any, width: Any, in_height: Any, in_width: Any, fill: Any) -> Any:
     """The part of the plane that an affine map shows."""
     down, across = (0, 0) if fill == OUTSIDE else (in_height // BORDER, in_width // BORDER)
@@ -177,7 +190,7 @@ def _region(m: Any, height: Any, width: Any, in_height: Any, in_width: Any, fill
     return left, top, right, bottom
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _colour(line: Any, width: Any, channels: Any, wide: Any, m: Any, low: Any, high: Any, one: Any) -> None:
     if channels == 3:
         of_red, of_green, of_blue = pixel(m[0], m[4], m[8]), pixel(m[1], m[5], m[9]), pixel(m[2], m[6], m[10])
@@ -197,7 +210,7 @@ def _colour(line: Any, width: Any, channels: Any, wide: Any, m: Any, low: Any, h
             line[x * wide + c] = min(max(total, low), high)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _one_spread(images: Any, start: Any, row: Any, column: Any, sizes: Any, value: Any, laid: Any, at: Any) -> None:
     """One pixel to four floats; the fourth is never used."""
     _, width, _, _, fill, _ = sizes
@@ -206,7 +219,7 @@ def _one_spread(images: Any, start: Any, row: Any, column: Any, sizes: Any, valu
         laid[at + c] = value if row < 0 or column < 0 else np.float32(images[np.uint64(start + (row * width + column) * 3 + c)])
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _lay_out(images: Any, start: Any, sizes: Any, region: Any, value: Any, laid: Any) -> None:
     """A region of the plane, three channels, to four floats a pixel."""
     height, width, _, _, fill, _ = sizes
@@ -227,7 +240,7 @@ def _lay_out(images: Any, start: Any, sizes: Any, region: Any, value: Any, laid:
         at += 4 * (right - left)
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@register_jitable(fastmath={"contract"})
 def _stored(line: Any, width: Any, channels: Any, wide: Any, scale: Any, shift: Any, target: Any, rest: Any, like: Any) -> None:
     scaled = scale.size > 0
     if channels == 3:
@@ -263,7 +276,9 @@ def _warp(images: Any, index: Any, matrix: Any, samples: Any, colour: Any, boxes
     folding = of_bytes(images) and folds(own)
     room = room_for(own, width, out.dtype)
     of_one = channels * (channels + 1)
-    of_all = np.eye(channels, channels + 1, 0, np.float32).reshape(-1)
+    of_all = np.zeros(of_one, np.float32)
+    for c in range(channels):
+        of_all[c * (channels + 2)] = ONE
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     for n in range(first, last):
         start = index[n] * places * channels
@@ -338,11 +353,11 @@ def _means(images: Any, index: Any, out: Any, sizes: Any, first: Any, last: Any)
 
 
 def _floats(x: Tensor | None) -> Any:
-    return np.empty(0, np.float32) if x is None else x.to(torch.float32).contiguous().view(-1).numpy()
+    return np.empty(0, np.float32) if x is None else x.to(torch.float32).contiguous().view(-1)
 
 
 def _integers(x: Tensor | None) -> Any:
-    return np.empty(0, np.int64) if x is None else x.to(torch.int64).contiguous().view(-1).numpy()
+    return np.empty(0, np.int64) if x is None else x.to(torch.int64).contiguous().view(-1)
 
 
 def _rows_of(index: Tensor | None, count: int) -> Any:
@@ -357,8 +372,8 @@ def fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor |
     if matrix.shape[1] == 2:
         last_row = torch.tensor([[[0.0, 0.0, 1.0]]]).expand(count, -1, -1)
         matrix = torch.cat([matrix.to(torch.float32), last_row], 1)
-    target = out.view(-1).numpy() if out.dtype == torch.uint8 else bits(out.permute(0, 3, 1, 2))
-    arrays = (images.view(-1).numpy(), _rows_of(index, count), _floats(matrix), _integers(samples), _floats(colour), _integers(boxes),
+    target = out.view(-1) if out.dtype == torch.uint8 else bits(out.permute(0, 3, 1, 2))
+    arrays = (images.view(-1), _rows_of(index, count), _floats(matrix), _integers(samples), _floats(colour), _integers(boxes),
               _floats(values), _floats(scale), _floats(shift), target)
     low, high = limits or (-np.inf, np.inf)
     sizes = (images.shape[1], images.shape[2], channels, FILLS.index(fill), int(nearest), height, width,
@@ -370,7 +385,7 @@ def fill(images: Tensor, index: Tensor | None, matrix: Tensor, samples: Tensor |
 
 def means(images: Tensor, index: Tensor | None, out: Tensor) -> Tensor:
     """See `reference.warp_means`; fills `out` (N, C) float32."""
-    arrays = (images.view(-1).numpy(), _rows_of(index, len(out)), out.view(-1).numpy())
+    arrays = (images.view(-1), _rows_of(index, len(out)), out.view(-1))
     sizes = (images.shape[1] * images.shape[2], images.shape[3])
     _means.over_rows((*arrays, sizes), len(out), len(out) * images[0].numel() * images.element_size())
     return out

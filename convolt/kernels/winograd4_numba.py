@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba.extending import register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled
-from convolt.kernels.memory import channels_last, empty_channels_last, flat
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.jit import register_jitable
+from convolt.kernels.memory import channels_last, empty_channels_last, numbers
 
 SIDE, POINTS = 4, 36
 BLOCK = 128  # channels that are transformed at once: their 36 numbers stay in the first cache
@@ -252,18 +252,18 @@ class Filters:
         n, channels, height, width = x.shape
         tiles = n * self.grid[0] * self.grid[1]
         y = empty_channels_last((n, self.filters, self.out[0] // pool, self.out[1] // pool), torch.float32, x.device)
-        shift = (torch.zeros(self.filters) if bias is None else bias.detach().contiguous()).numpy()
-        out = flat(y).numpy()
-        rest = out if residual is None else flat(channels_last(residual)).numpy()
-        given, transformed = flat(x).numpy(), torch.empty(self.at_once, POINTS, channels)
-        held, size = transformed.view(-1).numpy(), transformed.nbytes
+        shift = (torch.zeros(self.filters) if bias is None else bias.detach().contiguous())
+        out = numbers(y)
+        rest = out if residual is None else numbers(channels_last(residual))
+        given, transformed = numbers(x), torch.empty(self.at_once, POINTS, channels)
+        held, size = transformed.view(-1), transformed.nbytes
         sides = (*y.shape[2:], self.filters)
         for start in range(0, tiles, self.at_once):
             count = min(self.at_once, tiles - start)
             into = (given, held, (height, width, channels), self.grid, self.padding, start)
             _forward.over_rows(into, count, size)
             products = self._products(transformed[:count])
-            back = (products.view(-1).numpy(), shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
+            back = (products.view(-1), shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
             _outputs.over_rows(back, count, size)
         return y
 
@@ -295,9 +295,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, padding: tuple[int, int]) -> Tenso
     total = torch.zeros(POINTS, filters, channels)
     for start in range(0, tiles, at_once):
         count = min(at_once, tiles - start)
-        a = (flat(x).numpy(), left.view(-1).numpy(), (height, width, channels), grid, padding, start)
+        a = (numbers(x), left.view(-1), (height, width, channels), grid, padding, start)
         _forward.over_rows(a, count, left.nbytes)
-        b = (flat(grad).numpy(), right.view(-1).numpy(), (*out, filters), grid, start)
+        b = (numbers(grad), right.view(-1), (*out, filters), grid, start)
         _gradient.over_rows(b, count, right.nbytes)
         total.baddbmm_(right[:count].permute(1, 2, 0), left[:count].transpose(0, 1))
     return (_filter_matrix().float().t() @ total.view(POINTS, -1)).view(3, 3, filters, channels).permute(2, 3, 0, 1)

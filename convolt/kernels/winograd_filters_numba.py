@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload, register_jitable
 from torch import Tensor
 
-from convolt.kernels.bits_numba import Compiled
-from convolt.kernels.vectors_numba import LANES, load, store, store_pairs
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.instructions import load, store, store_pairs
+from convolt.kernels.jit import LANES, overload, register_jitable, types
 
 PANEL, ROWS = 32, 8  # columns and rows of a product
 POINTS, TAPS = 16, 9
@@ -62,7 +61,7 @@ def _write(out: Any, u: Any, at: Any, step: Any) -> None:
     """Writes a panel's 16 rows, `step` apart; as pairs with the 16 rows behind them where u has pairs of bfloat16."""
 
 
-@overload(_write, strict=False)
+@overload(_write)
 def _write_of(out: Any, u: Any, at: Any, step: Any) -> Any:
     def single(out: Any, u: Any, at: Any, step: Any) -> None:
         for point in range(POINTS):
@@ -129,11 +128,11 @@ def transform(weight: Tensor, dtype: torch.dtype, back: bool) -> Any:
         back: whether k counts filters and the columns are channels, for products with gradients; else the reverse.
     """
     filters, channels = weight.shape[:2]
-    w = weight.detach().float().contiguous().view(-1).numpy()
+    w = weight.detach().float().contiguous().view(-1)
     inner, columns = (filters, channels) if back else (channels, filters)
     deep, across = (TAPS * channels, TAPS) if back else (TAPS, TAPS * channels)
     together = 2 if dtype == torch.bfloat16 else 1
-    u = torch.empty(POINTS * inner * columns // together, dtype=torch.int32 if together == 2 else torch.float32).numpy()
+    u = torch.empty(POINTS * inner * columns // together, dtype=torch.int32 if together == 2 else torch.float32)
     rows = columns // PANEL * (inner // together)
     _transform.over_rows((w, u, across, deep, inner, columns, together), rows, w.nbytes + u.nbytes)
     return u
@@ -143,6 +142,6 @@ def gradient(sums: Tensor, channels: int, filters: int) -> Tensor:
     """Returns the gradient (F, C, 3, 3), float32, of sums of products in parts, which are added in order."""
     dw = torch.empty(filters, channels, 3, 3)
     parts = sums.numel() // (POINTS * channels * filters)
-    arrays = (sums.view(-1).numpy(), dw.view(-1).numpy(), channels, filters, parts)
+    arrays = (sums.view(-1), dw.view(-1), channels, filters, parts)
     _gradient.over_rows(arrays, channels, sums.nbytes)
     return dw

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload, register_jitable
 from torch import Tensor
 
 from convolt.kernels import patches_numba, winograd_filters_numba
-from convolt.kernels.bits_numba import Compiled
-from convolt.kernels.memory import bits, empty_channels_last, flat
-from convolt.kernels.vectors_numba import LANES, load, pool_window, product, store, store_pairs, where_byte, zeros
+from convolt.kernels.compiled import Compiled
+from convolt.kernels.instructions import load, pool_window, product, store, store_pairs, where_byte, zeros
+from convolt.kernels.jit import LANES, overload, register_jitable, types
+from convolt.kernels.memory import bits, empty_channels_last, numbers
 from convolt.kernels.winograd_filters_numba import PANEL, ROWS
 
 BLOCK, WIDE_BLOCK = 64, 256  # tiles that are worked on at once, multiples of ROWS: many where the weights' sums do not fit the second cache
@@ -183,7 +182,7 @@ def _numbers(v: Any) -> Any:
     """An array of float32 itself, and one of pairs of bfloat16 as single ones."""
 
 
-@overload(_numbers, strict=False)
+@overload(_numbers)
 def _numbers_of(v: Any) -> Any:
     return (lambda v: v.view(np.int16)) if v.dtype == types.int32 else (lambda v: v)
 
@@ -293,7 +292,7 @@ def _gradients(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, tot
     """m[point, tile, filter] of `count` tiles, and `sides`, packed pairs of tiles for the product with the inputs."""
 
 
-@overload(_gradients, strict=False)
+@overload(_gradients)
 def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                   sizes: Any) -> Any:
     def single(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
@@ -338,7 +337,7 @@ def _inputs_for_weights(x: Any, patch: Any, other: Any, v: Any, first: Any, coun
     """The inputs as the product with the gradients takes them; returns the length of its sums."""
 
 
-@overload(_inputs_for_weights, strict=False)
+@overload(_inputs_for_weights)
 def _inputs_for_weights_of(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> Any:
     def single(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> Any:
         _inputs(x, patch, v, first, count, sizes)
@@ -477,7 +476,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, 
     added = torch.zeros(outputs) if bias is None else bias.detach().float().contiguous()
     inner = channels // 2 if x.dtype == torch.bfloat16 else channels
     transformed = filters(weight, x.dtype) if transformed is None else transformed
-    arrays = (bits(x), transformed, added.numpy(), bits(out), flat(code).numpy(), sizes, pool, relu, inner)
+    arrays = (bits(x), transformed, added, bits(out), numbers(code), sizes, pool, relu, inner)
     _forward.over_rows(arrays, -(-n // images), x.nbytes * outputs)
     return out, code if pool and keep else None
 
@@ -494,10 +493,10 @@ def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, paddi
     sizes = _sizes(x, filters, padding, parts)
     dx = empty_channels_last(tuple(x.shape) if want_x else (0, channels, 0, 0), x.dtype, x.device)
     sums, biases = torch.empty(parts * size), torch.empty(parts, filters)
-    places = torch.empty(0, dtype=torch.uint8) if code is None else flat(code)
+    places = torch.empty(0, dtype=torch.uint8) if code is None else numbers(code)
     inner = filters // 2 if x.dtype == torch.bfloat16 else filters
-    arrays = (bits(grad), places.numpy(), bits(x), winograd_filters_numba.transform(weight, x.dtype, True), bits(dx), sums.numpy(),
-              biases.view(-1).numpy(), sizes, code is not None, inner)
+    arrays = (bits(grad), places, bits(x), winograd_filters_numba.transform(weight, x.dtype, True), bits(dx), sums,
+              biases.view(-1), sizes, code is not None, inner)
     _backward.over_rows(arrays, parts, x.nbytes * filters)
     dweight = winograd_filters_numba.gradient(sums, channels, filters)
     dbias = None

@@ -30,8 +30,12 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloa
 
 EXECUTIONS = ("auto", "eager", "compile")
 
-CHECKED_SAMPLES = 32
-"""Of a batch, on which a candidate is held against float64: enough for statistics, few enough for time and memory."""
+CHECKED_SAMPLES = 16
+"""Of a batch, on which a candidate is held against float64: enough for statistics, few enough for time and memory.
+
+In a ResNet-18 at its start bfloat16 is off by 0.28 to 0.32 of the gradient's length with 16 of them, and by 0.32 with 32, which
+take as much memory as the whole rest of the training.
+"""
 
 
 class FirstStep:

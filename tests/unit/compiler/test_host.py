@@ -1,5 +1,8 @@
 """What holds while a model computes, and only then: the number of threads, and that float32 is float32."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -149,3 +152,30 @@ def test_the_plan_says_what_is_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
         capability[0] = (7, 5)
         assert first_plan(CUDA, torch.float32).tf32 == "", "Turing has none"
         assert first_plan(CPU, torch.float32).tf32 == ""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told what to keep")
+def test_freed_memory_is_kept_but_for_a_pass_that_is_done_once() -> None:
+    code = """if True:
+        import torch
+        from convolt.compiler import host
+
+        def left():
+            'MiB that stay when 64 MiB are freed.'
+            resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20
+            before, block = resident(), torch.ones(16 * 2**20)
+            del block
+            return resident() - before
+
+        torch.ones(1)
+        host.keep_freed_memory()
+        with host.returning_freed_memory():
+            inside = left()
+        kept = left()
+        host.release_freed_memory()
+        with host.returning_freed_memory():
+            print(inside, kept, left())
+        print(left())"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    inside, kept, again, after = map(float, run.stdout.split())
+    assert inside < 8 and again < 8 and kept > 56 and after > 56

@@ -1,14 +1,15 @@
 """Numba's kernels on the CPU: the sweep, and what only they have, a cache, threads and bits."""
 
 import threading
-import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from convolt import kernels
-from convolt.kernels import reference
+from convolt.kernels import reference, warp_numba
+from convolt.kernels.compiled import Compiled
 from tests.unit.kernels import sweep
 from tests.unit.kernels.cases import CASES, Case
 
@@ -145,40 +146,15 @@ def test_many_python_threads_may_call() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("no locator available"), OSError("disk full")])
-def test_a_kernel_is_compiled_without_a_cache_where_there_is_none(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convolt.kernels.bits_numba import Compiled
-
-    tried = []
-    plain_jit = Compiled._jit
-
-    def jit(self: Compiled, form: str, cache: bool) -> object:
-        tried.append(cache)
-        if cache and isinstance(failure, RuntimeError):
-            raise failure
-        if cache:
-            def fails(*arguments: object) -> object:
-                raise failure
-            return fails
-        return plain_jit(self, form, cache=False)
-
-    monkeypatch.setattr(Compiled, "_jit", jit)
-
-    def double(x: int) -> int:
-        return 2 * x
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert Compiled(double)(21) == 42
-    assert tried == [True, False]
+@Compiled
+def copied(images: Any, sizes: Any, flip: Any, far: Any, wide: Any, line: Any, bounds: Any) -> None:
+    bounds[0], bounds[1] = warp_numba._copied(images, 0, sizes, flip, far, 1, 8, wide, line)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("flip", [1.0, -1.0])
 @pytest.mark.parametrize("far", [-50.0, -9.0, 9.0, 50.0])
 def test_a_picture_that_is_moved_out_of_sight_leaves_its_lines_alone(channels: int, flip: float, far: float) -> None:
-    from convolt.kernels import warp_numba
-
     images = torch.randint(0, 256, (1, 4, 8, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     matrix = torch.tensor([[[flip, 0.0, far], [0.0, 1.0, 0.0]]])
     for mode in ("constant", "nearest", "reflect", "wrap", "outside"):
@@ -186,8 +162,9 @@ def test_a_picture_that_is_moved_out_of_sight_leaves_its_lines_alone(channels: i
         assert torch.equal(found, expected), mode
     line = np.zeros(400, np.float32)  # longer than that of the kernel, which ends at 8 pixels
     sizes = (4, 8, channels, channels, 0, 0)
-    first, last = warp_numba._copied(images.view(-1).numpy(), 0, sizes, np.float32(flip), int(far), 1, 8, 4 if channels == 3 else 1, line)
-    assert 0 <= first <= last <= 8 and not line[32:].any()
+    bounds = np.zeros(2, np.int64)
+    copied(images.view(-1).numpy(), sizes, np.float32(flip), int(far), 4 if channels == 3 else 1, line, bounds)
+    assert 0 <= bounds[0] <= bounds[1] <= 8 and not line[32:].any()
 
 
 @pytest.mark.parametrize("fill", ["reflect", "nearest"])

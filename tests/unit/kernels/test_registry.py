@@ -18,7 +18,8 @@ from convolt.kernels import reference, registry
 from tests.unit.kernels.cases import CASES
 
 FOLDER = Path(package.__file__).parent
-TOOLS = {f"{name}_numba" for name in ("bits", "folded", "patches", "pixels", "places", "planes", "team", "vectors", "winograd_filters")}
+TOOLS = {f"{name}_numba" for name in (
+    "bits", "folded", "lines", "patches", "pixels", "places", "planes", "team", "vectors", "winograd_filters")}
 """What the kernels of a backend share."""
 
 
@@ -124,6 +125,27 @@ def test_a_pass_that_fails_is_done_by_the_reference(name: str, failing: str, mon
     assert len(caught) == 1
     for a, b in zip(got, gradients(reference), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["winograd_conv", "winograd_max_pool", "tiled_conv", "pooled_conv"])
+def test_a_failing_backward_pass_of_a_convolution_is_done_by_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> object:
+        raise RuntimeError("the compiler gave up")
+
+    monkeypatch.setattr(registry.load(name, "numba"), "backward", fail)
+    torch.manual_seed(0)
+    given = torch.randn(8, 32, 8, 8), torch.randn(32, 32, 3, 3)
+
+    def gradients(module: object, **options: object) -> list[torch.Tensor]:
+        x, weight = (t.clone().contiguous(memory_format=torch.channels_last).requires_grad_() for t in given)
+        out = getattr(module, name)(x, weight, None, *([(2, 2)] if name == "pooled_conv" else []), padding=(1, 1), **options)
+        out.pow(2).sum().backward()
+        return [x.grad, weight.grad]
+
+    with pytest.warns(kernels.KernelWarning, match="the compiler gave up"):
+        got = gradients(kernels, backend="numba")
+    for a, b in zip(got, gradients(reference), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-2)
 
 
 def test_a_failing_warp_still_fills_the_given_tensor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,14 @@
 import multiprocessing
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
 
 from convolt.kernels import threads
-from convolt.kernels.bits_numba import Compiled
+from convolt.kernels.compiled import Compiled
 
 
 @pytest.fixture(autouse=True)
@@ -110,21 +108,3 @@ def test_a_forked_child_starts_its_own_threads() -> None:
     assert queue.get(timeout=30) == 50
     child.join(timeout=30)
     assert child.exitcode == 0
-
-
-def test_kernels_of_one_kind_are_cached_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numba tells cached functions apart by their names, and kernels that a function makes for a setting have one name."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-
-    def made(step: int) -> Compiled:
-        def add(total: Any, first: Any, last: Any) -> None:
-            for row in range(first, last):
-                total[row] += step
-        return Compiled(add)
-
-    for _ in range(2):  # the second time from the cache
-        for step in (2, 3):
-            total = np.zeros(5, np.int64)
-            made(step).over_rows((total,), 5, 1)
-            assert total.tolist() == [step] * 5
-    assert list(tmp_path.rglob("*.nbc"))

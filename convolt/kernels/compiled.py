@@ -1,0 +1,233 @@
+"""A kernel that is compiled at its first call: its machine code, kept on disk, and the call, on PyTorch's threads.
+
+The code is compiled in a process of its own (`builder.py`) and loaded without LLVM (`machine_code.py`), so that neither Numba nor LLVM
+take memory here. Where this is not possible, on other systems or where no process can be started, they are used in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import struct
+import threading
+import time
+from array import array
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convolt.kernels import builder, machine_code, threads
+from convolt.kernels.memory import KINDS, Flat
+
+_PACKAGE = __name__.rsplit(".", 1)[0]
+_CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+_lock = threading.Lock()
+
+_WHOLE: dict[tuple[Any, ...], tuple[str, ...]] = {(int,) * count: ("i",) * count for count in range(1, 24)}  # sizes
+_FLOAT, _DOUBLE, _NARROW, _WIDE = (struct.Struct(letter) for letter in "fdiq")
+_SCALARS: dict[type, tuple[str, Any, Any]] = {
+    int: ("i", None, None), np.int64: ("i", None, None), bool: ("b", None, None), np.float32: ("f", _FLOAT.pack, _NARROW.unpack),
+    float: ("d", _DOUBLE.pack, _WIDE.unpack), np.float64: ("d", _DOUBLE.pack, _WIDE.unpack)}
+
+Function = Callable[[Any], int]
+"""Takes the address of a block (see `team_numba`)."""
+
+
+class Compiled:
+    """A function that Numba compiles at its first call, without the GIL, and caches on disk where a folder is writable.
+
+    The folder is `NUMBA_CACHE_DIR`, else one beside the source, else the user's cache folder. If none is writable, or the disk is full,
+    the kernel is compiled anew in each process.
+
+    Args:
+        function: to compile. It returns nothing.
+        fastmath: LLVM's flags of liberties with floats, none by default; "contract" fuses products and sums.
+        made_by: where it is no function of a module, but one that a function of the module makes: that one's name and arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], fastmath: Collection[str] = (), made_by: tuple[Any, ...] = ()) -> None:
+        self.function = function
+        self._fastmath = sorted(fastmath)
+        self._made_by = made_by
+        self._made: dict[tuple[Any, ...], tuple[Function, Any]] = {}
+
+    def __call__(self, *arguments: Any) -> None:
+        """Calls the function itself."""
+        self._run(False, (0, 0, 0, 0, 0), arguments)
+
+    def over_rows(self, arguments: tuple[Any, ...], rows: int, size: int) -> None:
+        """Calls `function(*arguments, first, last)` on parts of `range(rows)`, in threads if the work is large enough (see `threads`).
+
+        Args:
+            arguments: of the function but for the last two. It works on rows first … last - 1 and writes only what belongs to them.
+            rows: how many there are.
+            size: bytes that the whole work reads and writes.
+        """
+        parts = threads.parts_of(rows, size)
+        openmp = threads.openmp() if parts > 1 else 0
+        if parts == 1 or openmp:
+            self._run(True, (openmp, torch.get_num_threads(), parts, 0, rows), arguments)
+        else:
+            threads.in_pool(lambda first, last: self._run(True, (0, 1, 1, first, last), arguments), rows, parts)
+
+    def _run(self, rows: bool, header: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        kinds: list[Any] = []
+        words = list(header)
+        _take_apart(arguments, kinds, words)
+        key = (rows, *kinds)
+        function = (self._made.get(key) or self._make(key))[0]
+        block = array("q", words)
+        if function(block.buffer_info()[0]):
+            raise MemoryError(f"kernel {self.function.__name__}: no memory to work in")
+
+    def _make(self, key: tuple[Any, ...]) -> tuple[Function, Any]:
+        """Returns the machine code for a kind of call, loaded, and what has to be kept."""
+        with _lock:
+            if key not in self._made:
+                request = self._request(key)
+                file = cache_file(request["name"])
+                code = _read(file)
+                if code is None:
+                    code = self._compile(request)
+                    _write(file, code)
+                address, kept = _load(request["name"], code)
+                self._made[key] = _CALL(address), kept
+            return self._made[key]
+
+    def _request(self, key: tuple[Any, ...]) -> dict[str, Any]:
+        """Returns what `builder.compile_here` takes, with a name in which all that the code depends on has its part."""
+        function, (rows, *kinds) = self.function, key
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        settings = [value for value in cells if isinstance(value, (bool, int, float, str))]
+        depends = [_sources(function.__code__.co_filename), _system(), function.__module__, function.__qualname__, settings, kinds, rows,
+                   self._fastmath]
+        digest = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:24]
+        maker, *made_by = self._made_by or (function.__name__,)
+        return {"name": f"{function.__name__.strip('_')}_{digest}", "module": function.__module__, "function": maker,
+                "made_by": made_by if self._made_by else None, "kinds": kinds, "rows": rows, "fastmath": self._fastmath}
+
+    def _compile(self, request: dict[str, Any]) -> bytes:
+        """Returns the object file; a kernel from elsewhere, which another process might not find, is compiled in this one."""
+        code = builder.compile_elsewhere(request) if request["module"].startswith(f"{_PACKAGE}.") else None
+        if code is not None:
+            return code
+        from convolt.kernels import team_numba
+
+        return team_numba.object_code(request["name"], self.function, request["kinds"], request["rows"], self._fastmath)
+
+
+def _take_apart(arguments: Sequence[Any], kinds: list[Any], words: list[int]) -> None:
+    """Appends what arguments are, and their numbers as 64-bit words, to two lists.
+
+    An array or tensor is "TYPE/AXES", a scalar "i" (whole), "b" (truth value), "f" (float32) or "d" (float64), a tuple a tuple of these.
+    """
+    for argument in arguments:
+        kind = type(argument)
+        if kind is Flat:
+            kinds.append(argument[0])
+            words += argument[1:3]
+        elif kind is Tensor or isinstance(argument, Tensor):
+            if not argument.is_contiguous():
+                raise TypeError(f"a kernel was given a tensor of shape {tuple(argument.shape)} that is not contiguous")
+            kinds.append(KINDS[argument.dtype, argument.ndim])
+            words.append(argument.data_ptr())
+            words += argument.shape
+        elif kind is tuple:
+            found = _WHOLE.get(tuple(map(type, argument)))
+            if found is not None:
+                kinds.append(found)
+                words += argument
+            else:
+                inside: list[Any] = []
+                _take_apart(argument, inside, words)
+                kinds.append(tuple(inside))
+        elif kind in _SCALARS:
+            name, pack, unpack = _SCALARS[kind]
+            kinds.append(name)
+            words.append(unpack(pack(argument))[0] if pack else int(argument))
+        elif kind is np.ndarray:
+            if not argument.flags.c_contiguous:
+                raise TypeError(f"a kernel was given an array of shape {argument.shape} that is not contiguous")
+            kinds.append(f"{argument.dtype.str}/{argument.ndim}")
+            words.append(argument.ctypes.data)
+            words += argument.shape
+        else:
+            raise TypeError(f"a kernel was given a {kind.__name__}, expected arrays, numbers and tuples of them")
+
+
+# -- machine code on disk ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _sources(file: str) -> str:
+    """Returns a digest of a kernel's own source file and of all those whose functions it may call."""
+    paths = [Path(file), *sorted(Path(__file__).parent.glob("*_numba.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()
+
+
+@functools.cache
+def _system() -> list[str]:
+    """Returns what compiles, and for what: versions and the processor, whose instructions the code may use."""
+    with contextlib.suppress(OSError):
+        lines = dict.fromkeys(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags")))
+        processor = " ".join(lines)
+        return [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), platform.machine(), processor]
+    return [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), platform.machine(), platform.processor()]
+
+
+def cache_file(name: str) -> Path | None:
+    """Returns where the machine code of a kernel is kept; None where no folder is writable."""
+    own = os.environ.get("NUMBA_CACHE_DIR", "").strip()
+    home = os.environ.get("XDG_CACHE_HOME", "").strip()
+    beside = Path(__file__).parent / "__pycache__"
+    folders = [Path(own)] if own else [beside, (Path(home) if home else Path("~/.cache").expanduser()) / "convolt" / "kernels"]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder / f"{name}.kernel"
+    return None
+
+
+def _read(file: Path | None) -> bytes | None:
+    """Returns what `_write` wrote; None where there is nothing, or it is damaged."""
+    if file is None:
+        return None
+    try:
+        digest, code = (content := file.read_bytes())[:32], content[32:]
+    except OSError:
+        return None
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _write(file: Path | None, code: bytes) -> None:
+    """Writes beside the target, then renames; where the disk is full the next process compiles again."""
+    if file is None:
+        return
+    beside = file.with_name(f".{file.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        beside.write_bytes(hashlib.sha256(code).digest() + code)
+        os.replace(beside, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _load(name: str, code: bytes) -> tuple[int, Any]:
+    if machine_code.loads_here():
+        with contextlib.suppress(machine_code.CannotLoadError):
+            return machine_code.load(name, code)
+    from convolt.kernels import team_numba
+
+    found: tuple[int, Any] = team_numba.load(name, code)
+    return found

@@ -1,0 +1,180 @@
+"""Kernels' machine code: compiled in another process, kept on disk, loaded without LLVM, and what becomes of each failure."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from convolt.kernels import builder, compiled, machine_code, pool_numba
+from convolt.kernels.compiled import Compiled
+
+LOADS = pytest.mark.skipif(not machine_code.loads_here(), reason="LLVM loads kernels on this system")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    return tmp_path / "kernels"
+
+
+def adding(step: int) -> Compiled:
+    def add(total: Any, first: Any, last: Any) -> None:
+        for row in range(first, last):
+            total[row] += step
+    return Compiled(add)
+
+
+def added(kernel: Compiled) -> list[int]:
+    total = np.zeros(5, np.int64)
+    kernel.over_rows((total,), 5, 1)
+    return [int(value) for value in total]
+
+
+def pooled() -> torch.Tensor:
+    """What a kernel of the package finds that no call before has loaded."""
+    kernel = Compiled(pool_numba._forward.function)
+    module = pytest.MonkeyPatch()
+    with module.context() as patch:
+        patch.setattr(pool_numba, "_forward", kernel)
+        x = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+        return pool_numba.forward(x, None, (2, 2), False)[0]
+
+
+EXPECTED = torch.nn.functional.max_pool2d(torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4), 2)
+
+
+@LOADS
+def test_neither_numba_nor_llvm_is_loaded(folder: Path) -> None:
+    code = ("import sys, torch; from convolt import kernels; x = torch.randn(2, 32, 8, 8, requires_grad=True)\n"
+            "kernels.relu_max_pool(x, backend='numba').sum().backward()\n"
+            "print(sorted({m.split('.')[0] for m in sys.modules} & {'numba', 'llvmlite', 'scipy'}))")
+    for _ in range(2):  # compiled by another process, then found on disk
+        run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == "[]" and not run.stderr
+        assert len(list(folder.glob("*.kernel"))) == 2
+
+
+def test_kernels_of_one_kind_are_kept_apart(folder: Path) -> None:
+    for _ in range(2):  # the second time from the cache
+        for step in (2, 3):
+            assert added(adding(step)) == [step] * 5
+    assert len(list(folder.glob("*.kernel"))) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 40, None])
+def test_a_damaged_file_is_made_anew(folder: Path, damage: bytes | None) -> None:
+    added(adding(4))
+    (file,) = folder.glob("*.kernel")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] if damage is None else damage)
+    assert added(adding(4)) == [4] * 5
+    assert compiled._read(file) is not None and len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("what", ["no folder", "disk full"])
+def test_a_kernel_is_compiled_without_a_cache_where_there_is_none(what: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if what == "no folder":
+        folder.write_text("a file")
+    else:
+        def full(self: Path, content: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+    assert added(adding(5)) == [5] * 5
+    assert folder.is_file() or not list(folder.iterdir())
+
+
+@LOADS
+@pytest.mark.parametrize("missing", ["machine_code.loads_here = lambda: False", "machine_code._ADDRESS = -1"])
+def test_llvm_loads_the_same_files(folder: Path, missing: str) -> None:
+    """On other systems, and where a file has what our loader does not know."""
+    assert torch.equal(pooled(), EXPECTED)
+    (file,) = folder.glob("*.kernel")
+    code = ("import torch; from convolt.kernels import builder, compiled, machine_code, pool_numba\n"
+            f"{missing}; builder.compile_elsewhere = None\n"
+            "x = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)\n"
+            "print(float(pool_numba.forward(x, None, (2, 2), False)[0].sum()))")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(run.stdout) == float(EXPECTED.sum()) and list(folder.glob("*.kernel")) == [file]
+
+
+@LOADS
+@pytest.mark.parametrize("code", [b"\0" * 200, b"\x7fELF\x01\x01" + b"\0" * 200])
+def test_other_files_are_not_loaded(code: bytes) -> None:
+    with pytest.raises(machine_code.CannotLoadError, match="not an ELF file"):
+        machine_code.load("f", code)
+
+
+def test_another_process_compiles_the_kernels_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from convolt.kernels import team_numba
+
+    monkeypatch.setattr(team_numba, "object_code", None)
+    assert torch.equal(pooled(), EXPECTED)
+
+
+def test_a_process_that_has_ended_is_started_anew() -> None:
+    pooled()
+    process = builder._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    request = Compiled(pool_numba._forward.function)._request((True, "<i4/1"))
+    with pytest.raises(builder.CompilationError, match=r"TypingError|TypeError"):  # an answer, though not of code
+        builder.compile_elsewhere(request)
+    assert builder._process is not None and builder._process.pid != process.pid
+
+
+def test_a_process_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from convolt.kernels import builder; builder.IDLE_SECONDS = 0.1; builder.serve()"
+    with subprocess.Popen([sys.executable, "-c", code, str(Path(builder.__file__).parents[2])], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b'{"name": "f", "module": "convolt.kernels.nothing"}\n')
+        process.stdin.flush()
+        assert b"error" in process.stdout.readline()
+        assert process.wait(timeout=60) == 0
+
+
+def test_this_process_compiles_where_no_other_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder._end()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert torch.equal(pooled(), EXPECTED)
+    assert builder._process is None
+
+
+@pytest.mark.parametrize(("argument", "message"), [("text", "a kernel was given a str"), (np.zeros((4, 4))[:, ::2], "not contiguous")])
+def test_other_arguments_are_refused(argument: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        adding(1).over_rows((argument,), 5, 1)
+
+
+def listing(out: Any) -> None:
+    """Needs Numba's runtime."""
+    numbers = [out[i] for i in range(len(out))]
+    numbers.append(out[0])
+    out[0] = len(numbers)
+
+
+def test_a_kernel_that_needs_numbas_runtime_is_refused() -> None:
+    with pytest.raises(TypeError, match="kernel listing: NRT_"):
+        Compiled(listing)(np.zeros(3))
+
+
+def everything(numbers: Any, arrays: Any, out: Any) -> None:
+    """Takes every kind of argument."""
+    (whole, wide, narrow), (truth, inner) = numbers
+    out[0], out[1], out[2], out[3] = whole, wide, narrow, inner[1]
+    out[4] = arrays[0][1, 2] if truth else 0
+    out[5] = arrays[1].shape[1]
+
+
+def test_every_kind_of_argument_arrives() -> None:
+    out = np.zeros(6)
+    square = np.arange(12, dtype=np.float32).reshape(3, 4)
+    Compiled(everything)(((-3, 0.1, np.float32(0.3)), (True, (1, -(2**40)))), (square, np.zeros((2, 7, 1), np.uint8)), out)
+    assert out.tolist() == [-3, 0.1, float(np.float32(0.3)), -(2.0**40), 6, 7]
