@@ -28,6 +28,10 @@ ONEDNN: dict[Activation, tuple[str, list[float], str]] = {
 """Activations that oneDNN computes within a convolution: its name for them, their numbers, the variant."""
 
 
+_POINTWISE = torch.ops.mkldnn._convolution_pointwise
+"""Convolution and what follows it; called by its overloads, which saves the search for the right one."""
+
+
 @dataclass(frozen=True)
 class Chain:
     """What one frozen convolution stands for.
@@ -131,11 +135,11 @@ class Packed(Frozen):
         chain = self.chain
         if residual is not None and chain.activation in (activations.relu, activations.linear):
             name = "relu" if chain.activation is activations.relu else None
-            y: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, channels_last(residual), self._weight, self._bias, *self._window,
+            y: Tensor = _POINTWISE.binary(x, channels_last(residual), self._weight, self._bias, *self._window,
                                                                        "add", 1.0, name, [], "")
             return _behind(chain, y, None, activated=True)
         name, numbers, variant = self._inside or ("none", [], "")
-        y = torch.ops.mkldnn._convolution_pointwise(x, self._weight, self._bias, *self._window, name, numbers, variant)
+        y = _POINTWISE.default(x, self._weight, self._bias, *self._window, name, numbers, variant)
         return _behind(chain, y, residual, activated=self._inside is not None)
 
 

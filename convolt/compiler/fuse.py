@@ -82,10 +82,11 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Fused:
-    """The result: the rewritten module and how often each rewrite was used."""
+    """The result: the rewritten module, how often each rewrite was used, and the names of the nodes that were replaced."""
 
     module: fx.GraphModule
     count: dict[str, int]
+    covers: frozenset[str] = frozenset()
 
 
 def _conv_relu_pool(graph: fx.GraphModule, node: fx.Node) -> Match | None:
@@ -324,17 +325,19 @@ def fuse(traced: fx.GraphModule, names: tuple[str, ...] | None = None) -> Fused:
         new.meta = dict(old.meta)
     result = fx.GraphModule(traced, graph, type(traced).__name__)
     count: dict[str, int] = {}
+    covers: set[str] = set()
     for rewrite in REWRITES:
         if names is not None and rewrite.name not in names:
             continue
         for node in list(result.graph.nodes):
             match = rewrite.match(result, node) if node.op.startswith("call") else None
             if match is not None:
+                covers.update(covered.name for covered in match.covers)
                 _replace(result, match, f"fused_{len(count)}_{sum(count.values())}")
                 count[rewrite.name] = count.get(rewrite.name, 0) + 1
     result.graph.lint()
     result.recompile()
-    return Fused(result, count)
+    return Fused(result, count, frozenset(covers))
 
 
 def _replace(module: fx.GraphModule, match: Match, name: str) -> None:

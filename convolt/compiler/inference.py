@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,13 +22,19 @@ from convolt.compiler.fuse import fuse
 from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands
 from convolt.compiler.trace import Untraceable, trace
 from convolt.kernels.memory import is_dense
-from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, ZeroPadding2D
+from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, SeparableConv2D, ZeroPadding2D
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """Largest difference from the model itself, relative to its largest output."""
 
-ENOUGH_WORK = {"cpu": 5e10}
-"""Products (see `_work`) that repay the freezing: about a second's on two cores of a CPU. A GPU is asked for a hundred times more."""
+CONVOLUTIONS = (Conv2D, DepthwiseConv2D, SeparableConv2D)
+"""Convolt's that can be frozen."""
+
+CALL = 4e6
+"""Products (see `_Size.work`) in the time that calling a layer takes by itself: about 20 µs on two cores of a CPU."""
+
+FREEZING = {"cpu": 50.0}
+"""How many calls of each of its layers a model is frozen in, about 1 ms for each. A GPU is asked for a hundred times more work."""
 
 @dataclass(frozen=True)
 class Frozen:
@@ -61,33 +68,82 @@ class Refused:
 
 
 def weights_key(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
-    """Returns what changes whenever a weight, the size of the pictures or the precision does.
+    """Returns what changes whenever a weight is known to, or the size of the pictures or the precision does.
 
-    PyTorch counts a tensor's changes, but not those by its fused optimizers and by kernels that write to memory directly.
-    They move every number of a tensor, so that a few from each tell. SYNC: the device is read once.
+    PyTorch counts a tensor's changes, but not those by its fused optimizers and by kernels that write to memory directly, which
+    `_Kept.numbers` tell.
     """
-    tensors = [t.detach() for t in [*model.parameters(), *model.buffers()] if t.numel()]
-    sums = torch.stack([_few_numbers(t).double().sum() for t in tensors]) if tensors else torch.zeros(0)
-    versions = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-    return (dtype, *(tuple(x.shape[1:]) for x in inputs), *versions, sums.cpu().numpy().tobytes())
+    versions = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in weights_of(model))
+    return (dtype, *(tuple(x.shape[1:]) for x in inputs), *versions)
 
 
-def _few_numbers(tensor: Tensor) -> Tensor:
-    """Returns about 64 numbers from all over a tensor's memory."""
-    memory = tensor.as_strided((tensor.numel(),), (1,)) if is_dense(tensor) else tensor.reshape(-1)
-    return memory[:: max(1, tensor.numel() // 64)]
+def weights_of(model: nn.Module) -> Iterator[Tensor]:
+    """Yields the parameters and buffers of a model."""
+    for module in model.modules():
+        yield from (t for own in (module._parameters, module._buffers) for t in own.values() if t is not None)
 
 
 @dataclass
 class _Kept:
-    """What is known of a model: the work that its weights have done so far, and the frozen form."""
+    """What is known of a model: the work that its weights have done so far, and the frozen form.
+
+    Attributes:
+        key: of the weights, see `weights_key`.
+        work: in products.
+        size: of the model, in which its work is told.
+        result: the frozen form, or why there is none.
+        few: views of about 64 numbers from all over each weight, by type. Whoever changes weights uncounted moves every number.
+        numbers: the bytes of these when the model was frozen.
+    """
 
     key: tuple[Any, ...]
+    size: _Size
     work: float = 0.0
     result: Frozen | Refused | None = None
+    few: list[list[Tensor]] = field(default_factory=list)
+    numbers: list[bytes] = field(default_factory=list)
+
+    def freeze(self, model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
+        """Returns the frozen form, made now."""
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for weight in weights_of(model):
+            by_type.setdefault(weight.dtype, []).append(_few_numbers(weight.detach()))
+        self.few = list(by_type.values())
+        self.numbers = self._read()
+        self.result = freeze_model(model, inputs, dtype)
+        return self.result
+
+    def is_of(self, key: tuple[Any, ...]) -> bool:
+        """Whether this is still so. SYNC: the device is read where a frozen form depends on it."""
+        return self.key == key and (self.result is None or self.numbers == self._read())
+
+    def _read(self) -> list[bytes]:
+        joined = (torch.cat([numbers.reshape(-1) for numbers in views]) for views in self.few)
+        return [numbers.view(torch.uint8).cpu().numpy().tobytes() for numbers in joined]
+
+
+def _few_numbers(tensor: Tensor) -> Tensor:
+    """Returns a view of about 64 numbers from all over a tensor."""
+    if is_dense(tensor):
+        return tensor.as_strided((tensor.numel(),), (1,))[:: max(1, tensor.numel() // 64)]
+    along = max(1, int(64 ** (1 / tensor.ndim)))  # each axis
+    return tensor[tuple(slice(None, None, max(1, size // along)) for size in tensor.shape)]
 
 
 _kept: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """What holds while a model gives outputs alone.
+
+    Where all of it is Convolt's or PyTorch's own code, which asks for no gradients within, autograd is not even passed on the way to
+    the kernels: that is a few microseconds for each call of one. Unlike tensors of `torch.inference_mode`, what a layer keeps from
+    such a call can be trained with.
+    """
+    own = all(type(module).__module__.startswith(("convolt.", "torch.nn.")) and not module._forward_hooks for module in model.modules())
+    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd() if own else nullcontext():
+        yield
 
 
 class Runner:
@@ -110,27 +166,57 @@ class Runner:
         """Returns the model's outputs for a batch as its forward takes it."""
         if self._module is None:
             self._module = self._choose(inputs)
-        with torch.autocast(inputs[0].device.type, self._dtype, enabled=self._dtype != torch.float32):
+        device = inputs[0].device.type
+        if self._dtype == torch.float32 and not torch.is_autocast_enabled(device):
+            return self._module(*inputs)
+        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             return self._module(*inputs)
 
     def _choose(self, inputs: Sequence[Tensor]) -> nn.Module:
         key = weights_key(self._model, inputs, self._dtype)
         known = _kept.get(self._model)
-        if known is None or known.key != key:
-            known = _kept[self._model] = _Kept(key)
-        known.work += _work(self._model, inputs[0], self._samples)
-        device = inputs[0].device.type
-        if known.result is None and known.work >= ENOUGH_WORK.get(device, 100 * ENOUGH_WORK["cpu"]):
-            known.result = freeze_model(self._model, inputs, self._dtype)
-            self._say(f"predict: {known.result}")
+        if known is None or not known.is_of(key):
+            known = _kept[self._model] = _Kept(key, _Size.of(self._model))
+        if known.result is None:
+            known.work += known.size.work(inputs[0], self._samples)
+            if known.size.weights and known.work >= known.size.work_of_freezing(inputs[0].device):
+                self._say(f"predict: {known.freeze(self._model, inputs, self._dtype)}")
         return known.result.module if isinstance(known.result, Frozen) else self._model
 
 
-def _work(model: nn.Module, x: Tensor, samples: int | None) -> float:
-    """Returns about how many products the convolutions take, from their weights alone: as if maps were an eighth of the picture's side."""
-    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, (Conv2D, nn.Conv2d)) and hasattr(m, "weight"))
-    places = max(1.0, x[0, 0].numel() / 64) if x.ndim == 4 else 0.0
-    return weights * places * (samples if samples is not None else len(x))
+@dataclass(frozen=True)
+class _Size:
+    """How large a model is.
+
+    Attributes:
+        weights: numbers in the windows of its convolutions.
+        layers: how many there are.
+    """
+
+    weights: int
+    layers: int
+
+    @staticmethod
+    def of(model: nn.Module) -> _Size:
+        """Returns that of a model."""
+        modules = list(model.modules())
+        convolutions = (m for m in modules if isinstance(m, (*CONVOLUTIONS, nn.Conv2d)))
+        weights = sum(w.numel() for conv in convolutions for w in conv._parameters.values() if w is not None)
+        return _Size(weights, sum(1 for module in modules if not module._modules))
+
+    def work(self, x: Tensor, samples: int | None) -> float:
+        """Returns how much work batches like `x` are, in products: those of the convolutions, and `CALL` for each call of a layer.
+
+        The former are told from the weights alone, as if maps were an eighth of the picture's side. None without convolutions.
+        """
+        if x.ndim != 4 or not self.weights:
+            return 0.0
+        samples = len(x) if samples is None else samples
+        return self.weights * max(1.0, x[0, 0].numel() / 64) * samples + CALL * self.layers * -(-samples // len(x))
+
+    def work_of_freezing(self, device: torch.device) -> float:
+        """Returns how much work is as much as the freezing, in products."""
+        return FREEZING.get(device.type, 100 * FREEZING["cpu"]) * CALL * self.layers
 
 
 def freeze_model(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
@@ -176,6 +262,11 @@ def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tup
     graph = fuse(traced, ()).module  # a copy
     count: Counter[str] = Counter()
     for node in list(graph.graph.nodes):
+        separable = module_of(graph, node)
+        if isinstance(separable, SeparableConv2D) and len(node.meta.get("shape", ())) == 4:
+            _part(graph, node, separable)
+    _merge_activations(graph)
+    for node in list(graph.graph.nodes):
         if isinstance(module_of(graph, node), (Dropout, nn.Dropout)):
             node.replace_all_uses_with(first_input(node))
             graph.graph.erase_node(node)
@@ -194,6 +285,37 @@ def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tup
     graph.graph.lint()
     graph.recompile()
     return fuse(graph, ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool")).module, dict(count)
+
+
+def _merge_activations(graph: fx.GraphModule) -> None:
+    """Has an activation computed once where several branches begin with it."""
+    known: dict[tuple[fx.Node, Any], fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        then = activation_of(graph, node) if node.op.startswith("call") else None
+        if then is not None and len(node.all_input_nodes) == 1:
+            first = known.setdefault((node.all_input_nodes[0], then), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.graph.erase_node(node)
+
+
+def _part(graph: fx.GraphModule, node: fx.Node, separable: SeparableConv2D) -> None:
+    """Replaces a separable convolution by the two that it consists of."""
+    depthwise = DepthwiseConv2D(separable.kernel_size, separable.strides, separable.padding, separable.depth_multiplier,
+                                dilation_rate=separable.dilation_rate, use_bias=False, name=f"{separable.name}_depthwise")
+    pointwise = Conv2D(separable.filters, 1, activation=separable.activation, name=f"{separable.name}_pointwise")
+    depthwise.weight, depthwise.bias = separable.depthwise_weight, None
+    pointwise.weight, pointwise.bias = separable.pointwise_weight, separable.bias
+    depthwise._channels, pointwise._channels = separable._channels, separable.pointwise_weight.shape[1]
+    depthwise.built = pointwise.built = True
+    node.target, target = f"{node.target}_depthwise", f"{node.target}_pointwise"
+    graph.add_submodule(node.target, depthwise)
+    graph.add_submodule(target, pointwise)
+    with graph.graph.inserting_after(node):
+        last = graph.graph.call_module(target, (node,))
+    node.replace_all_uses_with(last, delete_user_cb=lambda user: user is not last)
+    last.meta = dict(node.meta)
+    node.meta["shape"] = (node.meta["shape"][0], pointwise._channels, *node.meta["shape"][2:])
 
 
 @dataclass

@@ -16,6 +16,7 @@ from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileEr
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
+from convolt.compiler.shares import Shares
 
 TOLERANCE = {torch.float32: (1e-5, 1e-3, 1e-2), torch.bfloat16: (2e-2, 0.5, 0.25)}
 """Relative errors of loss and gradients and the lean of a parameter against float64 that are always allowed, by the candidate's precision.
@@ -32,7 +33,10 @@ SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its 
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
 MOST_OF_RUN_COMPILING = 0.05  # share of a run that compiling may take, which wins seldom and must be done anew by the next run
-LONG_STEP = 0.2  # seconds; longer ones are measured once
+MOST_SECONDS = 20.0  # of a search, or as many steps where these take longer: somebody waits, however long the run is
+LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
+DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
+HALVED = 0.5  # what a rewrite leaves of the time of the layers that it replaces, at best
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 FAR = 1.25  # times as fast, or as slow: two rounds decide
 NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
@@ -133,6 +137,7 @@ class Search:
         self._model = self._best = model
         self._best_seconds = 0.0
         self._began = 0.0
+        self._shares: Shares | None = None
         self._rows: list[Row] = []
         self.kept: list[str] = []
         self.compiled: Compiled | None = None
@@ -150,7 +155,7 @@ class Search:
         for name in candidates:
             if name != BFLOAT16 and self._changes_nothing(name):
                 continue
-            if why := self._too_short():
+            if why := self._too_short() or self._hopeless(name):
                 self._rows.append(plain_row(name, "refused", why))
                 continue
             reference = reference or self._begin()
@@ -180,11 +185,17 @@ class Search:
         if self._best_seconds >= VERY_LONG_STEP:
             seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
             return Timed([(seconds, best_seconds or self._probe.seconds(*best, budget=0.0, least=1))])
-        rounds = 3 if self._best_seconds < LONG_STEP else 1
         times: list[tuple[float, float]] = []
-        for _ in range(rounds):
-            seconds = self._probe.seconds(*candidate, budget=1.0 / rounds)
-            times.append((seconds, self._probe.seconds(*best, budget=1.0 / rounds)))
+        if self._best_seconds >= LONG_STEP:
+            while len(times) < 2 or (len(times) == 2 and Timed(times).before >= WORTH * Timed(times).seconds):  # a win is looked at again
+                seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
+                times.append((seconds, self._probe.seconds(*best, budget=0.0, least=1)))
+                if seconds > DECIDED * times[-1][1]:
+                    break
+            return Timed(times)
+        for _ in range(3):
+            seconds = self._probe.seconds(*candidate, budget=1 / 3)
+            times.append((seconds, self._probe.seconds(*best, budget=1 / 3)))
             if len(times) > 1 and not any(1 / FAR < before / after < FAR for after, before in times):
                 break
         return Timed(times)
@@ -194,11 +205,27 @@ class Search:
         assert self._traced is not None
         return fuse(self._traced, (*self.kept, name)).count == fuse(self._traced, tuple(self.kept)).count
 
+    def _hopeless(self, name: str) -> str:
+        """Returns why a rewrite cannot be worth a change in a long step, which costs seconds to try; "" if it may be."""
+        on_cpu = all(p.device.type == "cpu" for p in self._model.parameters())  # elsewhere nodes take no time, but what waits for them
+        if self._traced is None or name == BFLOAT16 or self._best_seconds < LONG_STEP or not on_cpu:
+            return ""
+        slow = next((row for row in self._rows if name == "bn" and row.name.startswith("bn+") and row.seconds and row.verdict == "refused"
+                     and row.seconds > DECIDED * self._best_seconds), None)
+        if slow is not None:
+            return f"{slow.name!r}, which saves more, is slower"
+        self._shares = self._shares or Shares(self._traced, self._probe, self.precision)
+        share = self._shares.of(fuse(self._traced, (name,)).covers)
+        return f"the layers that it replaces take {share:.0%} of the time" if share * HALVED < 1 - 1 / WORTH else ""
+
     def _too_short(self) -> str:
-        """Returns why the run cannot repay the next candidate; "" if it can."""
+        """Returns why the run, or who waits for it, cannot repay the next candidate; "" if it can."""
+        spent = self._probe.clock() - self._began
+        if spent + SEARCH_SECONDS > max(MOST_SECONDS, MOST_SECONDS * self._best_seconds):
+            return f"the search has taken {spent:.0f} s"
         if self._steps is None:
             return ""
-        run, spent = self._best_seconds * self._steps, self._probe.clock() - self._began
+        run = self._best_seconds * self._steps
         if run * GOOD_WIN < SEARCH_SECONDS:
             return f"the run takes about {run:.0f} s, too short to repay the search"
         if spent + SEARCH_SECONDS > max(SEARCH_SECONDS, run * MOST_OF_RUN):

@@ -358,10 +358,12 @@ class Layer(Configurable, nn.Module):
         found: list[Tensor] = []
         for module in self.modules():
             if isinstance(module, Layer):
-                found += [penalty(weight.view(split).permute(order))
-                          for weight, penalty, split, order in module._regularized if weight.requires_grad]
-                found += module._activity_losses
-                module._activity_losses = []
+                if module._regularized:
+                    found += [penalty(weight.view(split).permute(order))
+                              for weight, penalty, split, order in module._regularized if weight.requires_grad]
+                if module._activity_losses:
+                    found += module._activity_losses
+                    module._activity_losses = []
         return found
 
     def add_loss(self, loss: Tensor) -> None:

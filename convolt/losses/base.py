@@ -138,6 +138,8 @@ def reduced(values: Tensor, sample_weight: Any, valid: Tensor | None, reduction:
         values = values * weight
     if reduction in (None, "none"):
         return values
+    if valid is None and weight is None and reduction in ("mean", "sum_over_batch_size") and values.numel():
+        return values.mean()
     total = values.sum()
     if reduction == "sum" or values.numel() == 0:
         return total

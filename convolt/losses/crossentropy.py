@@ -64,10 +64,10 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
     scores, are_logits = _scores(name, y_pred, "softmax", from_logits)
     scores = class_axis_to_1(scores, axis, y_pred.ndim)
     labels = sparse_labels(name, class_axis_to_1(y_true, axis, y_pred.ndim), scores)
+    if are_logits and ignore_class is None and scores.ndim == 2:  # the kernel has a program for each sample: too little work for pixels
+        return kernels.softmax_crossentropy(scores, labels)
     # As (N·H·W, C), which is no copy in channels-last memory; PyTorch's kernel for images is not deterministic on CUDA.
     flat = scores.movedim(1, -1).reshape(-1, scores.shape[1])
-    if are_logits and ignore_class is None and scores.ndim == 2:  # the kernel has a program for each sample: too little work for pixels
-        return kernels.softmax_crossentropy(flat, labels.reshape(-1)).reshape(labels.shape)
     log_p = flat.log_softmax(1) if are_logits else _log_probabilities(flat)
     ignored = -100 if ignore_class is None else ignore_class  # -100 is PyTorch's word for no class
     return F.nll_loss(log_p, labels.reshape(-1), ignore_index=ignored, reduction="none").reshape(labels.shape)

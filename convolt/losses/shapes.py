@@ -126,19 +126,17 @@ def sparse_labels(name: str, y_true: Tensor, y_pred: Tensor) -> Tensor:
         ShapeError: the labels are one-hot, their shape does not fit, or the predictions have a single class.
     """
     classes, places = y_pred.shape[1] if y_pred.ndim > 1 else 0, (y_pred.shape[0], *y_pred.shape[2:])
+    labels = y_true.squeeze(1) if 1 < y_true.ndim == y_pred.ndim and y_true.shape[1] == 1 else y_true
+    if classes >= 2 and labels.shape == places and y_true.shape != y_pred.shape:
+        return labels.long()
     shape = outside_shape(y_true) if y_true.ndim == y_pred.ndim else tuple(y_true.shape)
     shown = f"labels of shape {shape} and predictions of shape {outside_shape(y_pred)}"
     if classes < 2:
         raise ShapeError(explain(name, shown, "predictions with one value per class",
                                  "For two classes and one output use binary_crossentropy."))
-    if y_true.ndim == y_pred.ndim:
-        if y_true.shape == y_pred.shape:
-            advice = f"The labels are one-hot with shape {outside_shape(y_true)}: use {name.replace('sparse_', '')}."
-            raise ShapeError(explain(name, shown, f"labels of shape {places}", advice))
-        y_true = y_true.squeeze(1) if y_true.shape[1] == 1 else y_true
-    if y_true.shape != places:
-        raise ShapeError(explain(name, shown, f"labels of shape {places}"))
-    return y_true.long()
+    one_hot = y_true.shape == y_pred.shape
+    advice = f"The labels are one-hot with shape {outside_shape(y_true)}: use {name.replace('sparse_', '')}." if one_hot else ""
+    raise ShapeError(explain(name, shown, f"labels of shape {places}", advice))
 
 
 def one_hot_labels(name: str, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -152,7 +150,7 @@ def one_hot_labels(name: str, y_true: Tensor, y_pred: Tensor) -> Tensor:
                                  "For two classes and one output use binary_crossentropy."))
     if y_true.shape != y_pred.shape:
         places = (y_pred.shape[0], *y_pred.shape[2:])
-        labels = y_true.squeeze(1) if y_true.ndim == y_pred.ndim and y_true.shape[1] == 1 else y_true
+        labels = y_true.squeeze(1) if 1 < y_true.ndim == y_pred.ndim and y_true.shape[1] == 1 else y_true
         shape = outside_shape(y_true) if y_true.ndim == y_pred.ndim else tuple(y_true.shape)
         advice = f"use sparse_{name}" if f"sparse_{name}" in _SPARSE else "one-hot them with convolt.utils.to_categorical"
         advice = f"The labels are whole numbers with shape {shape}: {advice}." if labels.shape == places else ""

@@ -107,11 +107,16 @@ def run_graph(graph: fx.Graph, modules: nn.Module, inputs: Sequence[Any], drop: 
     values: dict[str, Any] = {}
     waiting = iter(inputs)
     for node in graph.nodes:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: values[used.name])
+        args, kwargs = node.args, node.kwargs
+        if len(args) == 1 and isinstance(args[0], fx.Node) and not kwargs:  # most calls, in a tenth of the time
+            args = (values[args[0].name],)
+        else:
+            args, kwargs = fx.node.map_arg((args, kwargs), lambda used: values[used.name])
         if node.op == "placeholder":
             values[node.name] = next(waiting)
         elif node.op == "call_module":
-            values[node.name] = modules.get_submodule(node.target)(*args, **kwargs)
+            module = modules._modules.get(node.target) or modules.get_submodule(node.target)
+            values[node.name] = module(*args, **kwargs)
         elif node.op == "output":
             return args[0]
         else:

@@ -18,7 +18,7 @@ function that computes the gradients of the same batch anew at the present weigh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +69,6 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsAhead, StepsBy
     Keras counterpart: `keras.optimizers.Optimizer`. An optimizer of your own makes a `torch.optim.Optimizer` in
     `make_rules`; a class of `torch.optim` can also be given as it is (`convolt.optimizers.TorchOptimizer`).
     """
-
-    hidden_slots: ClassVar[frozenset[str]] = frozenset({"step"})
-    """State tensors that never change, and so are not saved (see `adam_rule`)."""
 
     needs_closure: bool = False
 
@@ -319,11 +316,12 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsAhead, StepsBy
         """Returns the gradients, each in the memory order of its parameter: fused CPU kernels go by address alone."""
         found = []
         for p in self._parameters.values():
-            if p.grad is None:
+            gradient = p.grad
+            if gradient is None:
                 continue
-            if p.grad.stride() != p.stride():
-                p.grad = torch.empty_like(p).copy_(p.grad)
-            found.append(p.grad)
+            if gradient.stride() != p.stride():
+                gradient = p.grad = torch.empty_like(p).copy_(gradient)
+            found.append(gradient)
         if not found:
             raise StateError(explain(f"{self.name}.step", "no gradients", "a gradient for at least one parameter",
                                      "Call loss.backward() first, on a loss that depends on the parameters."))
@@ -342,7 +340,7 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsAhead, StepsBy
         """Returns the live state tensors by `slot/parameter`."""
         names = {id(p): name for name, p in self._parameters.items()}
         found = {f"{slot}/{names[id(p)]}": value for rule in self._rules for p, state in rule.state.items()
-                 for slot, value in state.items() if isinstance(value, Tensor) and slot not in self.hidden_slots}
+                 for slot, value in state.items() if isinstance(value, Tensor)}
         found |= {f"gradient_accumulator/{name}": sums for name, sums in self._accumulated.items()}
         averages = [] if self._averages is None else self._averages.tensors
         return found | {f"average/{name}": a for name, a in zip(self._parameters, averages, strict=False)}

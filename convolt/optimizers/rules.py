@@ -112,6 +112,40 @@ class SGDMomentum(Rule):
             torch._foreach_add_(ps, v)
 
 
+NO_CORRECTION = 1e30
+"""A count of steps for which beta^step is 0."""
+
+
+class AdamFused(Rule):
+    """Adam by PyTorch's fused kernels: p ← p - lr · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + epsilon).
+
+    The factor before m is the device number `lr`. PyTorch's kernels divide by 1 - beta^step themselves; Keras adds epsilon before that
+    correction, so it is put into the factor, and theirs is switched off. They are called directly: what `torch.optim.Adam` does
+    around them takes as long as they do for a small network.
+    """
+
+    def __init__(self, params: ParamsT, **hyper: Any) -> None:
+        super().__init__(params, **hyper)
+        self._steps: dict[torch.device, Tensor] = {}
+
+    def slots_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return AdamForeach.slots_of(self, group)  # type: ignore[arg-type]
+
+    def update(self, ps: Tensors, gs: Tensors, state: dict[str, Tensors], group: dict[str, Any]) -> None:
+        columns = [ps, gs, state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq", [])]
+        kinds = {(p.device, p.dtype) for p in ps}
+        for kind in kinds:  # a kernel takes tensors of one kind
+            own = columns if len(kinds) == 1 else [[t for t, p in zip(column, ps, strict=True) if (p.device, p.dtype) == kind]
+                                                   if column else [] for column in columns]
+            device = kind[0]
+            if device not in self._steps:
+                self._steps[device] = torch.full((), NO_CORRECTION, dtype=torch.float32, device=device)
+            weights, gradients, averages, squares, largest = own
+            torch._fused_adam_(weights, gradients, averages, squares, largest, [self._steps[device]] * len(weights), lr=group["lr"],
+                               beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=0.0, eps=group["eps"],
+                               amsgrad=group["amsgrad"], maximize=False)
+
+
 class AdamForeach(Rule):
     """Adam where PyTorch has no fused kernel: p ← p - lr · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + epsilon).
 

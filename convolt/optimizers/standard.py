@@ -22,23 +22,12 @@ Parameters = dict[str, nn.Parameter]
 Numbers = dict[str, Tensor]
 Rules = list[torch.optim.Optimizer]
 
-# torch's Adam divides by 1 - beta^step itself. Keras adds epsilon before that correction, so the correction is put into
-# the rate, and torch's is switched off by a step count for which beta^step is 0 (and which adding 1 does not change).
-NO_CORRECTION = 1e30
-
 
 def adam_rule(parameters: Iterable[nn.Parameter], rate: Tensor, betas: tuple[float, float], epsilon: float,
               amsgrad: bool = False) -> torch.optim.Optimizer:
     """Returns an Adam whose `rate` holds lr · √(1 - β₂ᵗ) / (1 - β₁ᵗ): torch's fused one, or `_foreach_` functions."""
-    ps = list(parameters)
-    if rate.device.type not in FUSED_DEVICES:
-        return rules.AdamForeach(ps, lr=rate, betas=betas, eps=epsilon, amsgrad=amsgrad)
-    made = torch.optim.Adam(ps, lr=rate, betas=betas, eps=epsilon, amsgrad=amsgrad, fused=True, capturable=True)
-    for p in ps:
-        slots = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if amsgrad else [])]
-        made.state[p] = {slot: torch.zeros_like(p, memory_format=torch.preserve_format) for slot in slots}
-        made.state[p]["step"] = torch.full((), NO_CORRECTION, dtype=torch.float32, device=p.device)
-    return made
+    rule = rules.AdamFused if rate.device.type in FUSED_DEVICES else rules.AdamForeach
+    return rule(list(parameters), lr=rate, betas=betas, eps=epsilon, amsgrad=amsgrad)
 
 
 def corrected_rate(rate: float, betas: tuple[float, float], step: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,6 @@ class TorchOptimizer(Optimizer):
     >>> optimizers.get(functools.partial(torch.optim.Rprop, lr=0.02)).learning_rate
     0.02
     """
-
-    hidden_slots: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, torch_class: Any, arguments: Mapping[str, Any] | None = None, learning_rate: Any = None, *,
                  weight_decay: float | None = None, **kwargs: Any) -> None:

@@ -63,7 +63,8 @@ class Totals:
 
     def add_losses(self, losses: Sequence[Tensor], size: int) -> None:
         """Adds the losses of a batch, total first."""
-        self._sums.add_(torch.stack([loss.detach().float() for loss in losses]), alpha=size)
+        sums = losses[0].detach() if len(losses) == 1 else torch.stack([loss.detach().float() for loss in losses])
+        self._sums.add_(sums, alpha=size)
         self._count.add_(size)
 
     def add_predictions(self, batch: Batch, labels: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:

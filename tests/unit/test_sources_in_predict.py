@@ -145,8 +145,9 @@ def test_weights_are_frozen_for_a_stream_as_for_arrays(place, monkeypatch, memor
 
     monkeypatch.setenv("CONVOLT_DATA_MEMORY", memory)
     model = small_model()
-    enough = inference._work(model, torch.zeros(1, 3, 10, 10), COUNT)
-    monkeypatch.setitem(inference.ENOUGH_WORK, "cpu", enough)
+    size = inference._Size.of(model)
+    enough = size.work(torch.zeros(16, 3, 10, 10), COUNT)
+    monkeypatch.setitem(inference.FREEZING, "cpu", enough / (inference.CALL * size.layers))
     model.predict(ImageFolder(place / "pets"), batch_size=16, verbose=2)
     assert "weights frozen" in capsys.readouterr().out
     few = small_model()

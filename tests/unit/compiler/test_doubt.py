@@ -109,7 +109,7 @@ def test_a_refused_one_can_come_back(tmp_path: Path) -> None:
     forms = []
     for ratio in (1.0, 1.2, 1.2):
         machine = Script([ratio])
-        machine.layers = 0.9  # of such long steps a single round is measured
+        machine.layers = 1.1  # of such long steps a single round is measured
         plan, _ = plan_on(machine, tmp_path)
         forms.append(plan.form)
     assert forms == ["layers", "layers", "fused"] and not row(plan).doubt

@@ -60,6 +60,16 @@ def mobile() -> Any:
     return convolt.Model(inputs, [layers.Add()([x, y]), layers.Activation("hard_silu")(layers.Conv2D(4, 2, activation="tanh")(y))])
 
 
+def separable() -> Any:
+    """Separable convolutions, one layer called twice, in a model within the model."""
+    inner = convolt.Input((10, 9, 8))
+    shared = layers.SeparableConv2D(8, 3, padding="same", activation="relu")
+    block = convolt.Model(inner, shared(shared(inner)))
+    x = inputs = convolt.Input((10, 9, 8))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.SeparableConv2D(12, 5, 2, "same", depth_multiplier=2)(block(x))))
+    return convolt.Model(inputs, layers.SeparableConv2D(6, 3, dilation_rate=2, activation="tanh", use_bias=False)(x))
+
+
 def of_torch() -> Any:
     return nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6(), nn.Conv2d(64, 64, 3, padding=1),
                          nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(64, 5, 1))
@@ -69,6 +79,7 @@ MODELS = {  # model, shape of a batch as its forward takes it, what must be foun
     "residual": (residual_block, (16, 64, 12, 12), {"tiled": 2, "packed": 2, "folded": 4}, {"winograd": 2, "packed": 2, "folded": 4}),
     "pooled": (pooled_vgg, (64, 3, 16, 18), {"packed": 1, "tiled": 3}, {"packed": 3, "winograd": 1, "cast": 1}),
     "mobile": (mobile, (5, 8, 11, 9), {"packed": 4, "folded": 2}, {"packed": 4, "folded": 2}),
+    "separable": (separable, (5, 8, 10, 9), {"packed": 8, "folded": 1}, {"packed": 8, "folded": 1}),
     "torch": (of_torch, (64, 3, 20, 20), {"packed": 2, "tiled": 2, "folded": 2}, {"packed": 2, "winograd": 2, "folded": 2}),
 }
 
@@ -96,7 +107,7 @@ def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype) -> None:
 
 def test_predict_freezes_when_there_is_enough_to_do_and_sees_new_weights(monkeypatch: pytest.MonkeyPatch,
                                                                          capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
     model = shaken(residual_block())
     x = np.random.default_rng(0).normal(size=(37, 12, 12, 64)).astype(np.float32)
     frozen = model.predict(x, batch_size=16, verbose=1)
@@ -116,7 +127,7 @@ def test_predict_freezes_when_there_is_enough_to_do_and_sees_new_weights(monkeyp
 
 
 def test_training_between_predictions_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
     model = pooled_vgg()
     model.compile("adam", "sparse_categorical_crossentropy", device="cpu")
     x, y = np.random.default_rng(0).normal(size=(64, 16, 18, 3)).astype(np.float32), np.arange(64) % 7
@@ -129,7 +140,7 @@ def test_training_between_predictions_is_seen(monkeypatch: pytest.MonkeyPatch) -
 
 def test_fused_optimizers_of_pytorch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """They change weights without counting."""
-    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
     net = of_torch()
     model, x = convolt.Model.wrap(net), np.ones((8, 20, 20, 3), np.float32)
     before = model.predict(x, verbose=0)
@@ -141,6 +152,40 @@ def test_fused_optimizers_of_pytorch_are_seen(monkeypatch: pytest.MonkeyPatch) -
         plain = net.eval()(torch.ones(8, 3, 20, 20)).permute(0, 2, 3, 1).numpy()
     assert np.abs(changed - before).max() > 1e-3
     np.testing.assert_allclose(changed, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
+
+
+def test_weights_that_are_not_finite_are_not_tried_anew_by_each_call(monkeypatch: pytest.MonkeyPatch,
+                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
+    model = shaken(residual_block())
+    with torch.no_grad():
+        next(model.parameters())[0, 0, 0, 0] = float("nan")
+    for _ in range(2):
+        model.predict(np.ones((2, 12, 12, 64), np.float32), verbose=1)
+    assert capsys.readouterr().out.count("predict: layer by layer: outputs would be off by inf") == 1
+
+
+class Steep(nn.Module):
+    """Gives the gradient of something, for which it turns gradients on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(x.pow(3).sum(), x)[0]
+
+
+def test_code_of_ones_own_may_ask_for_gradients_within_predict() -> None:
+    x = np.full((2, 4, 4, 3), 2, np.float32)
+    np.testing.assert_allclose(convolt.Model.wrap(Steep()).predict(x, verbose=0), 3 * x**2)
+
+
+def test_what_a_layer_made_in_predict_can_be_trained() -> None:
+    model = convolt.Sequential([layers.Conv2D(4, 3, activation="relu"), layers.Flatten(), layers.Dense(2, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", device="cpu")
+    x = np.random.default_rng(0).random((8, 6, 6, 1), dtype=np.float32)
+    before = model.predict(x, verbose=0)
+    model.fit(x, np.arange(8) % 2, epochs=2, verbose=0)
+    assert np.abs(model.predict(x, verbose=0) - before).max() > 1e-4
 
 
 def test_little_work_is_left_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +200,8 @@ def test_work_adds_up_over_calls(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     model = shaken(residual_block())
     x = np.ones((4, 12, 12, 64), np.float32)
     model.predict(x, verbose=0)
-    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 1.5 * inference._kept[model].work})
+    known = inference._kept[model]
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 1.5 * known.work / (inference.CALL * known.size.layers)})
     model.predict(x, verbose=1)
     assert "weights frozen" in capsys.readouterr().out
 
@@ -170,7 +216,7 @@ class Branching(nn.Module):
 
 
 def test_what_cannot_be_frozen_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(inference, "ENOUGH_WORK", {"cpu": 0.0})
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
     model = convolt.Model.wrap(Branching())
     model.predict(np.ones((2, 5, 5, 3), np.float32), verbose=1)
     assert "predict: layer by layer: torch.fx cannot follow the model" in capsys.readouterr().out

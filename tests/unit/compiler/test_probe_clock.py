@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import fx, nn
 
+from convolt import layers as L
 from convolt.compiler import Plan, make_plan
 from convolt.compiler.fuse import fuse
 from convolt.compiler.measure import Probe
-from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS
+from convolt.compiler.search import MOST_OF_RUN, MOST_SECONDS, SEARCH_SECONDS
 from convolt.compiler.trace import trace
+from convolt.models import Sequential
 from tests.unit.compiler.test_plan import LOSS, X, Y, cnn
 
 KINDS = ("FirstConvReluPool", "ConvReluPool", "SparseConvReluPool", "Norm")
@@ -82,6 +84,25 @@ def test_a_long_run_gets_nearly_the_best_form(layers: float, seed: int) -> None:
     assert machine.step_seconds(module) <= best_of_all(machine) * 1.12
     # three rounds of a third of a second for a candidate and for the best form; beside that, each round warms up and runs over once
     assert spent <= 0.5 + len(REWRITES) * (2.0 + 20 * layers)
+
+
+@pytest.mark.parametrize("layers", [0.3, 0.9, 3.0])
+def test_nobody_waits_long_for_the_search_however_long_the_run_is(layers: float) -> None:
+    machine = Machine(layers, dict.fromkeys(KINDS, 0.99), noise=0.0, busy=0.0)
+    plan, _, spent = search(machine, steps=10**9)
+    assert spent <= max(MOST_SECONDS, MOST_SECONDS * layers) + 8 * layers, "the last candidate is measured to its end"
+    assert plan.form == "layers"
+
+
+def test_what_takes_little_of_a_long_step_is_not_tried() -> None:
+    model = Sequential([L.Input((24, 24, 32)), L.Conv2D(64, 7, padding="same"), L.GlobalAveragePooling2D(), L.Dense(3),
+                        L.BatchNormalization(), L.ReLU()])
+    machine, x = Machine(0.3, {"Norm": 0.1}), torch.rand(8, 32, 24, 24)
+    probe = Probe(model, lambda module, precision: machine.loss_of(lambda _: module(x.to(precision)), precision), torch.device("cpu"),
+                  clock=lambda: machine.now)
+    plan, module = make_plan(model, [x[:2]], probe, precision=torch.float32, device=torch.device("cpu"), batch_size=8, steps=10**6)
+    assert module is model
+    assert {row.name: row.why for row in plan.rows}["bn+relu"].startswith("the layers that it replaces take ")
 
 
 @pytest.mark.parametrize("run", [12.0, 30.0, 60.0, 200.0])
