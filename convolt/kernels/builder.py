@@ -39,22 +39,32 @@ def compile_elsewhere(request: dict[str, Any]) -> bytes | None:
     with _lock:
         for _ in range(2):  # a process that was just about to end is started anew
             try:
-                process = _running()
-                assert process.stdin is not None and process.stdout is not None
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-                if answer:
-                    told = json.loads(answer)
-                    code = process.stdout.read(told.get("size", 0))
-                    if "error" in told:
-                        raise CompilationError(told["error"])
-                    if len(code) == told["size"]:
-                        return code
-            except OSError:
-                pass  # no such process could be started, or it has ended: the caller compiles itself
+                answer = _ask(_running(), request)
+            except OSError:  # no process could be started, or it has ended
+                answer = None
+            except BaseException:  # as of Ctrl-C: what is still to be read would be taken for the next answer
+                _end()
+                raise
+            if answer is not None:
+                told, code = answer
+                if "error" in told:
+                    raise CompilationError(told["error"])
+                return code
             _end()
     return None
+
+
+def _ask(process: subprocess.Popen[bytes], request: dict[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+    """Returns the answer's line and the object file; None where the process ended before."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        return None
+    told = json.loads(line)
+    code = process.stdout.read(told["size"])
+    return (told, code) if len(code) == told["size"] else None
 
 
 def compile_here(name: str, module: str, function: str, made_by: list[Any] | None, kinds: list[Any], rows: bool,
@@ -82,7 +92,8 @@ def _running() -> subprocess.Popen[bytes]:
         _process = None
     if _process is None:
         root = str(Path(__file__).parents[2])
-        _process = subprocess.Popen([sys.executable, "-c", _START, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        _process = subprocess.Popen([sys.executable, "-c", _START, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    start_new_session=True)  # Ctrl-C is for the training alone
         _owner = os.getpid()
     return _process
 

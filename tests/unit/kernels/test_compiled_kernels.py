@@ -129,6 +129,18 @@ def test_a_process_that_has_ended_is_started_anew() -> None:
     assert builder._process is not None and builder._process.pid != process.pid
 
 
+def test_an_answer_that_was_not_read_is_not_taken_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(line: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder.json, "loads", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pooled()
+    assert builder._process is None
+    assert torch.equal(pooled(), EXPECTED)
+
+
 def test_a_process_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); from convolt.kernels import builder; builder.IDLE_SECONDS = 0.1; builder.serve()"
     with subprocess.Popen([sys.executable, "-c", code, str(Path(builder.__file__).parents[2])], stdin=subprocess.PIPE,
