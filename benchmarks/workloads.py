@@ -82,7 +82,8 @@ def find(name: str) -> Workload:
         return WORKLOADS[name]
     _, function, task = name.split("/")
     shape, classes = SMALL.get(function, ((96, 96, 3), 1000))
-    return Workload(function, task, shape, classes, (16,), 960 if function in SMALL else 48, ("float32",), limit=60,
+    images = 960 if function in SMALL else 48 if task == "train" else 240  # those of one call of `predict`
+    return Workload(function, task, shape, classes, (16,), images, ("float32",), limit=60,
                     peers=("convolt", "pytorch eager", "pytorch tuned, kept memory", "keras tensorflow"), zoo=True)
 
 
