@@ -33,10 +33,27 @@ class End:
         return ends[self.name == "output"]
 
 
+class _Weakly(weakref.ref[SymbolicTensor]):
+    """A reference that a copy or a file of a layer does not have: it was called nowhere."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return _gone, ()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _gone() -> Any:
+    return _nothing
+
+
 def remember(layer: Layer, output: Any) -> None:
     """Keeps what a layer's first call on symbolic tensors gave, as long as a model holds it."""
     if recalled(layer) is None:
-        layer.__dict__["_first_output"] = map_structure(weakref.ref, output)
+        layer.__dict__["_first_output"] = map_structure(_Weakly, output)
 
 
 def recalled(layer: Layer) -> tuple[Any, Any] | None:

@@ -51,6 +51,11 @@ class Functional(Model):
         if not self._trainable:
             self.trainable = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What copies a model goes through all that a value needs. So the calls come first, each after those that it needs, or a network
+        # of hundreds of layers would need a stack as deep.
+        return {"_calls": self._calls, **self.__dict__}
+
     @property
     def graph(self) -> fx.Graph:
         """The model as a `torch.fx` graph of layer calls."""

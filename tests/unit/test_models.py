@@ -2,13 +2,15 @@
 
 import copy
 import json
+import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import fx, nn
 
-from convolt import errors, layers
+from convolt import applications, errors, layers
 from convolt.models import Functional, Model, Sequential
 
 
@@ -127,11 +129,26 @@ def test_a_copy_is_a_model_of_its_own(make: object) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("make", [classifier, two_in_two_out, lambda: applications.DenseNet121(input_shape=(32, 32, 3), classes=3)],
+                         ids=["sequential", "functional", "deep"])
+def test_a_pickled_model_is_the_same(make: Callable[[], Model]) -> None:
+    model = make().eval()
+    data = [np.ones((2, *shape[1:]), "float32") for shape in model.input_shapes]
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301 (written here)
+    for a, b in zip(model(*data), again(*data), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_thousand_layers_deep() -> None:
     x = start = layers.Input((2,))
     for _ in range(1000):
         x = layers.Dense(2)(x)
-    assert len(Model(start, x).layers) == 1000
+    model = Model(start, x)
+    assert len(model.layers) == 1000
+    again = copy.deepcopy(model)
+    ones = np.ones((1, 2), "float32")
+    np.testing.assert_array_equal(again(ones), model(ones))
+    assert all(layer is not other for layer, other in zip(again.layers, model.layers, strict=True))
 
 
 @pytest.mark.parametrize("make", [classifier, two_in_two_out])
