@@ -320,7 +320,7 @@ class Optimizer(HasLearningRate, DecaysWeights, HasAverages, StepsAhead, StepsBy
             if gradient is None:
                 continue
             if gradient.stride() != p.stride():
-                gradient = p.grad = torch.empty_like(p).copy_(gradient)
+                gradient = p.grad = _in_order_of(p, gradient)
             found.append(gradient)
         if not found:
             raise StateError(explain(f"{self.name}.step", "no gradients", "a gradient for at least one parameter",
@@ -400,3 +400,10 @@ def _scaled(name: str, factor: float) -> str:
 
 def _decay_name(decay: float, factor: float) -> str:
     return _scaled(f"decay {decay!r}", factor)
+
+
+def _in_order_of(p: Tensor, gradient: Tensor) -> Tensor:
+    """Returns a gradient in the memory order of its parameter; a view where strides of axes with one place alone differ, as of 1×1 windows."""
+    if all(ours == theirs or size == 1 for ours, theirs, size in zip(p.stride(), gradient.stride(), p.shape, strict=True)):
+        return gradient.as_strided(p.shape, p.stride())
+    return torch.empty_like(p).copy_(gradient)

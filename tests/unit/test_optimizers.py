@@ -382,3 +382,20 @@ def test_binding_errors():
     for call in (lambda: Adam().step(), lambda: Adam().load_state_dict({})):
         with pytest.raises(StateError, match=r"optimizer\.bind"):
             call()
+
+
+def test_gradients_of_windows_of_one_pixel_are_not_copied() -> None:
+    """Convolutions give them strides of their own, which say the same of the memory."""
+    weight = torch.nn.Parameter(torch.randn(6, 4, 1, 1).to(memory_format=torch.channels_last))
+    gradient = torch.randn(6 * 4).as_strided((6, 4, 1, 1), (4, 1, 4, 4))
+    weight.grad = gradient
+    other = torch.nn.Parameter(torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last))
+    other.grad = torch.randn(6, 4, 3, 3)
+    before = [p.detach().clone() for p in (weight, other)]
+    optimizer = optimizers.SGD(0.5)
+    optimizer.bind([("weight", weight), ("other", other)])
+    optimizer.step()
+    assert weight.grad.data_ptr() == gradient.data_ptr() and weight.grad.stride() == weight.stride()
+    assert other.grad.stride() == other.stride()
+    for p, start in zip((weight, other), before, strict=True):
+        torch.testing.assert_close(p.detach(), start - 0.5 * p.grad)
