@@ -403,7 +403,7 @@ def _decay_name(decay: float, factor: float) -> str:
 
 
 def _in_order_of(p: Tensor, gradient: Tensor) -> Tensor:
-    """Returns a gradient in the memory order of its parameter; a view where strides of axes with one place alone differ, as of 1×1 windows."""
+    """Returns a gradient in the memory order of its parameter; a view where only strides of axes of length 1 differ, as of 1×1 windows."""
     if all(ours == theirs or size == 1 for ours, theirs, size in zip(p.stride(), gradient.stride(), p.shape, strict=True)):
         return gradient.as_strided(p.shape, p.stride())
     return torch.empty_like(p).copy_(gradient)
