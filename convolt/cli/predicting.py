@@ -14,8 +14,9 @@ from convolt.cli.recipe import are_probabilities, probabilities, rates_each_labe
 from convolt.cli.results import LEAST
 from convolt.data.folder import read_file
 from convolt.data.index import EXTENSIONS
+from convolt.data.left_out import BadFile
 from convolt.data.npz import load_npz, read_npz
-from convolt.data.pictures import BadFile, Pictures
+from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, DataError, explain
 from convolt.models import Model
 

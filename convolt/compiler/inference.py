@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,17 +133,10 @@ def _few_numbers(tensor: Tensor) -> Tensor:
 _kept: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
 
 
-@contextmanager
-def without_gradients(model: nn.Module) -> Iterator[None]:
-    """What holds while a model gives outputs alone.
-
-    Where all of it is Convolt's or PyTorch's own code, which asks for no gradients within, autograd is not even passed on the way to
-    the kernels: that is a few microseconds for each call of one. Unlike tensors of `torch.inference_mode`, what a layer keeps from
-    such a call can be trained with.
-    """
-    own = all(type(module).__module__.startswith(("convolt.", "torch.nn.")) and not module._forward_hooks for module in model.modules())
-    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd() if own else nullcontext():
-        yield
+def _asks_for_no_gradients(model: nn.Module) -> bool:
+    """Whether all code that runs within the model is Convolt's or PyTorch's own, which asks for no gradients there."""
+    return all(type(module).__module__.startswith(("convolt.", "torch.nn.")) and not module._forward_hooks
+               and not module._forward_pre_hooks for module in model.modules())
 
 
 class Runner:
@@ -161,9 +154,18 @@ class Runner:
     def __init__(self, model: nn.Module, samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
         self._model, self._samples, self._dtype, self._say = model, samples, dtype, say
         self._module: nn.Module | None = None
+        self._plain = _asks_for_no_gradients(model)
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Returns the model's outputs for a batch as its forward takes it."""
+        """Returns the model's outputs for a batch as its forward takes it, without gradients.
+
+        Where nothing asks for gradients within, autograd is not even passed on the way to the kernels: that is a few microseconds for
+        each call of one. Unlike tensors of `torch.inference_mode`, what a layer keeps from such a call can be trained with.
+        """
+        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd() if self._plain else nullcontext():
+            return self._run(inputs)
+
+    def _run(self, inputs: Sequence[Tensor]) -> Any:
         if self._module is None:
             self._module = self._choose(inputs)
         device = inputs[0].device.type

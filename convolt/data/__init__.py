@@ -12,16 +12,17 @@ if TYPE_CHECKING:
     from convolt.data.folder import ImageFolder
     from convolt.data.huggingface import from_huggingface
     from convolt.data.image_batches import image_dataset_from_directory
+    from convolt.data.left_out import SkippedFilesWarning
     from convolt.data.pack import open_pack
     from convolt.data.pack_write import write_pack
-    from convolt.data.pictures import Pictures, SkippedFilesWarning
+    from convolt.data.pictures import Pictures
     from convolt.data.shards import from_tar
     from convolt.data.stream import from_webdataset
 
 __all__ = ["ImageFolder", "Pictures", "SkippedFilesWarning", "from_csv", "from_huggingface", "from_tar", "from_webdataset",
            "image_dataset_from_directory", "open_pack", "write_pack"]
 
-_HOMES = {"ImageFolder": "folder", "Pictures": "pictures", "SkippedFilesWarning": "pictures", "from_csv": "csv_labels",
+_HOMES = {"ImageFolder": "folder", "Pictures": "pictures", "SkippedFilesWarning": "left_out", "from_csv": "csv_labels",
           "from_huggingface": "huggingface", "from_tar": "shards", "from_webdataset": "stream",
           "image_dataset_from_directory": "image_batches", "open_pack": "pack", "write_pack": "pack_write"}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from convolt.data.decode import check_decoding
 from convolt.data.index import FolderIndex, Labels, index_folder
 from convolt.data.label_modes import LabelMode
-from convolt.data.pictures import MAX_BAD_SHARE, BadFile, Pictures, SkippedFilesWarning
+from convolt.data.left_out import MAX_BAD_SHARE, BadFile, SkippedFilesWarning
+from convolt.data.pictures import Pictures
 from convolt.errors import DataError, explain
 
 __all__ = ["MAX_BAD_SHARE", "MAX_FILE_BYTES", "BadFile", "ImageFolder", "PictureFiles", "SkippedFilesWarning", "check_same_classes",

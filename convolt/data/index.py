@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from convolt.data.pictures import BadFile
+from convolt.data.left_out import BadFile
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")

@@ -30,7 +30,8 @@ from convolt.data.decode import MAX_PIXELS, turn_of
 from convolt.errors import ArgumentError, DeviceError, explain
 
 if TYPE_CHECKING:
-    from convolt.data.pictures import BadFile, Pictures
+    from convolt.data.left_out import BadFile
+    from convolt.data.pictures import Pictures
 
 DECODERS = ("cpu", "nvjpeg")
 

@@ -13,9 +13,10 @@ import numpy as np
 from convolt.data.decode import decode_image
 from convolt.data.files import atomic_file
 from convolt.data.folder import ImageFolder
+from convolt.data.left_out import BadFile
 from convolt.data.pack import folder_state
 from convolt.data.pack_format import ENCODED, FIRST, PIXELS, Header, PartInfo, aligned, write_header
-from convolt.data.pictures import BadFile, Pictures
+from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, DataError, explain
 
 BATCH = 256

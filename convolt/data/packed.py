@@ -12,8 +12,9 @@ import numpy as np
 
 from convolt.data.decode import CHANNELS
 from convolt.data.folder import PictureFiles
+from convolt.data.left_out import BadFile
 from convolt.data.pack_format import Header, PartInfo
-from convolt.data.pictures import BadFile, Pictures
+from convolt.data.pictures import Pictures
 from convolt.errors import ArgumentError, DataError, explain
 
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from convolt.data.decode import CHANNELS, check_decoding, decode_image, warn
-from convolt.data.files import atomic_file
 from convolt.data.label_modes import LabelMode, check_label_mode, targets_of
+from convolt.data.left_out import MAX_BAD_SHARE, BadFile, SkippedFilesWarning, write_skipped
 from convolt.data.reader import SMALL, ahead, default_workers
 from convolt.data.split import stratified_split
-from convolt.errors import ConvoltWarning, DataError, explain
-
-MAX_BAD_SHARE = 0.01
-"""Share of bad files above which a set is refused."""
+from convolt.errors import DataError, explain
 
 PIECE = 64
 """Small pictures that a thread decodes before it asks for more."""
@@ -32,26 +26,6 @@ PIECE_PIXELS = PIECE * SMALL
 
 AHEAD = 3
 """Batches that are decoded while one is used."""
-
-
-class SkippedFilesWarning(ConvoltWarning):
-    """Some pictures of a set could not be used and were left out."""
-
-
-@dataclass(frozen=True)
-class BadFile:
-    """A file that was left out, and why."""
-
-    path: str
-    reason: str
-
-
-def write_skipped(path: Path, files: Sequence[BadFile]) -> None:
-    """Writes files that were left out as a table with the columns `path` and `reason`, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((bad.path, bad.reason) for bad in files)])
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
 
 
 def piece_of(shape: tuple[int, ...]) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from convolt.data import cifar, datasets
+from convolt.data.left_out import BadFile
 from convolt.data.npz import load_npz
 from convolt.data.parts import Labelled, Samples, load_parts, mixed, pack_arrays, pack_beside, picture_parts
-from convolt.data.pictures import BadFile
 from convolt.errors import ArgumentError, DataError, did_you_mean, explain
 
 DIGIT_NAMES = tuple("0123456789")

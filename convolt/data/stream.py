@@ -15,7 +15,8 @@ import numpy as np
 from convolt.data.decode import check_decoding, decode_image, warn
 from convolt.data.index import EXTENSIONS
 from convolt.data.label_modes import LabelMode, check_label_mode, targets_of
-from convolt.data.pictures import MAX_BAD_SHARE, PIECE, BadFile, SkippedFilesWarning, write_skipped
+from convolt.data.left_out import MAX_BAD_SHARE, BadFile, SkippedFilesWarning, write_skipped
+from convolt.data.pictures import PIECE
 from convolt.data.reader import ahead, default_workers
 from convolt.data.shards import expand, label_of
 from convolt.errors import ArgumentError, DataError, MissingPackageError, explain

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from convolt.data.decode import decode_image
-from convolt.data.pictures import BadFile, Pictures
+from convolt.data.left_out import BadFile
+from convolt.data.pictures import Pictures
 from convolt.data.reader import ahead
 from convolt.errors import DataError
 

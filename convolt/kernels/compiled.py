@@ -33,6 +33,16 @@ _PACKAGE = __name__.rsplit(".", 1)[0]
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 _lock = threading.Lock()
 
+
+def _begin_anew() -> None:
+    """In a forked child no thread holds the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
 _WHOLE: dict[tuple[Any, ...], tuple[str, ...]] = {(int,) * count: ("i",) * count for count in range(1, 24)}  # sizes
 _FLOAT, _DOUBLE, _NARROW, _WIDE = (struct.Struct(letter) for letter in "fdiq")
 _SCALARS: dict[type, tuple[str, Any, Any]] = {
@@ -168,31 +178,43 @@ def _take_apart(arguments: Sequence[Any], kinds: list[Any], words: list[int]) ->
 # -- machine code on disk ------------------------------------------------------------------------------------------
 
 
+def source_files(file: str) -> list[Path]:
+    """Returns a kernel's own source file and all those whose functions it may call and whose constants it may hold."""
+    folder = Path(__file__).parent
+    return [Path(file), *(path for names in ("*_numba.py", "*_reference.py", "jit.py") for path in sorted(folder.glob(names)))]
+
+
 @functools.cache
 def _sources(file: str) -> str:
-    """Returns a digest of a kernel's own source file and of all those whose functions it may call."""
-    paths = [Path(file), *sorted(Path(__file__).parent.glob("*_numba.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()
+    """Returns a digest of what the code is made from."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in source_files(file) if path.is_file())).hexdigest()
 
 
 @functools.cache
-def _system() -> list[str]:
-    """Returns what compiles, and for what: versions and the processor, whose instructions the code may use."""
-    with contextlib.suppress(OSError):
-        lines = dict.fromkeys(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags")))
-        processor = " ".join(lines)
-        return [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), platform.machine(), processor]
-    return [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), platform.machine(), platform.processor()]
+def _system() -> list[Any]:
+    """Returns what compiles, and for what: versions, what Numba is told to make, and the processor, whose instructions the code may use."""
+    told = [os.environ.get(f"NUMBA_{name}") for name in ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT")]
+    return [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), told, platform.machine(), _processor()]
+
+
+def _processor() -> str:
+    if machine_code.loads_here():
+        with contextlib.suppress(OSError):
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            return " ".join(dict.fromkeys(line for line in lines if line.startswith(("model name", "flags"))))
+    from llvmlite import binding  # which loads the code as well
+
+    return f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
 
 
 def cache_file(name: str) -> Path | None:
     """Returns where the machine code of a kernel is kept; None where no folder is writable."""
     own = os.environ.get("NUMBA_CACHE_DIR", "").strip()
     home = os.environ.get("XDG_CACHE_HOME", "").strip()
-    beside = Path(__file__).parent / "__pycache__"
-    folders = [Path(own)] if own else [beside, (Path(home) if home else Path("~/.cache").expanduser()) / "convolt" / "kernels"]
-    for folder in folders:
-        with contextlib.suppress(OSError):
+    folders = [own] if own else [str(Path(__file__).parent / "__pycache__"), f"{home or '~/.cache'}/convolt/kernels"]
+    for given in folders:
+        with contextlib.suppress(OSError, RuntimeError):  # a user without a home
+            folder = Path(given).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 return folder / f"{name}.kernel"

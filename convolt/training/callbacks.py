@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from convolt.configurable import to_json
-from convolt.data.pictures import BadFile
+from convolt.data.left_out import BadFile
 from convolt.errors import (
     ArgumentError,
     ArgumentTypeError,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convolt.compiler.host import computing, keep_freed_memory
-from convolt.compiler.inference import Runner, weights_of, without_gradients
+from convolt.compiler.inference import Runner, weights_of
 from convolt.data.batches import Batch, Streamed
 from convolt.data.decode import decode_image
 from convolt.data.folder import ImageFolder, read_file
@@ -53,7 +53,7 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     half = trainer is not None and trainer.precision == "bfloat16"
     exact = trainer is not None and trainer.precision == "float32"
     try:
-        with computing(device, exact), without_gradients(model), inputs.lost_workers_explained(x):
+        with computing(device, exact), torch.no_grad(), inputs.lost_workers_explained(x):
             runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
             structure, collected = _run(model, runner, data, steps, hooks, progress)
         progress.epoch_end({}, len(collected[0]))

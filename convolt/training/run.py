@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from convolt.configurable import to_json
-from convolt.data.pictures import BadFile, write_skipped
+from convolt.data.left_out import BadFile, write_skipped
 from convolt.errors import ArgumentError, explain
 from convolt.training import plots
 from convolt.training.hooks import Callback, Logs, scalars

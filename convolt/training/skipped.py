@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from convolt.data.pictures import BadFile, Pictures, write_skipped
+from convolt.data.left_out import BadFile, write_skipped
+from convolt.data.pictures import Pictures
 from convolt.data.stream import SampleStream
 from convolt.training.callbacks import History
 from convolt.training.hooks import Callback, CallbackList, Logs

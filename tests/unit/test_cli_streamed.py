@@ -87,7 +87,7 @@ def test_evaluate(place, monkeypatch, capsys, decoded):
     assert "predictions.png" in there and (place / "drawn" / "confusion.png").exists()
 
 
-@pytest.mark.filterwarnings("default::convolt.data.pictures.SkippedFilesWarning")  # the command line speaks it
+@pytest.mark.filterwarnings("default::convolt.data.left_out.SkippedFilesWarning")  # the command line speaks it
 def test_evaluate_tells_of_bad_files(place, monkeypatch, capsys):
     monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
     (place / "pets" / "test" / "cat" / "003.png").write_bytes(b"")
@@ -121,7 +121,7 @@ def test_export_is_checked_on_what_does_not_fit(place, monkeypatch, capsys):
     assert "on 30 samples of pets" in there and "% before" in there
 
 
-@pytest.mark.filterwarnings("default::convolt.data.pictures.SkippedFilesWarning")
+@pytest.mark.filterwarnings("default::convolt.data.left_out.SkippedFilesWarning")
 def test_export_leaves_bad_files_out_of_the_comparison(place, monkeypatch, capsys):
     monkeypatch.setattr(pictures_module, "MAX_BAD_SHARE", 0.5)
     expected = both("export model.safetensors --to pt2 --check pets", monkeypatch, capsys)[0]

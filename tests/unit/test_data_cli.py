@@ -99,7 +99,7 @@ def test_a_set_beyond_the_memory_is_streamed_with_the_same_result(pets, tmp_path
     assert "too large to be kept decoded" in said
 
 
-@pytest.mark.filterwarnings("default::convolt.data.pictures.SkippedFilesWarning")  # the command line speaks it
+@pytest.mark.filterwarnings("default::convolt.data.left_out.SkippedFilesWarning")  # the command line speaks it
 def test_a_streamed_validation_split_and_its_bad_files(pets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_DATA_MEMORY", "10kB")
@@ -225,7 +225,7 @@ def test_groups_are_those_of_comparing_all_with_all():
     assert sorted(alike(codes)) == expected
 
 
-@pytest.mark.filterwarnings("default::convolt.data.pictures.SkippedFilesWarning")  # the command line speaks it
+@pytest.mark.filterwarnings("default::convolt.data.left_out.SkippedFilesWarning")  # the command line speaks it
 def test_training_from_a_table_lists_what_it_skipped(pets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "cache"))

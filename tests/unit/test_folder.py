@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from convolt.data import folder as folder_module
-from convolt.data.folder import ImageFolder, SkippedFilesWarning
+from convolt.data.folder import ImageFolder
+from convolt.data.left_out import SkippedFilesWarning
 from convolt.errors import ArgumentError, DataError
 from convolt.utils import image_dataset_from_directory
 from tests.unit.pictures import GOOD, encode, gradient, png_that_says

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convolt.data.folder import ImageFolder, SkippedFilesWarning
+from convolt.data.folder import ImageFolder
+from convolt.data.left_out import SkippedFilesWarning
 from convolt.data.pack import folder_state, open_pack
 from convolt.data.pack_format import MAGIC, PREFIX, Header
 from convolt.data.pack_write import write_pack

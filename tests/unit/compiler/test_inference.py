@@ -179,6 +179,41 @@ def test_code_of_ones_own_may_ask_for_gradients_within_predict() -> None:
     np.testing.assert_allclose(convolt.Model.wrap(Steep()).predict(x, verbose=0), 3 * x**2)
 
 
+def test_what_gives_and_takes_the_batches_may_ask_for_gradients() -> None:
+    """As a stream of adversarial pictures does, or a callback that explains outputs."""
+    def slope() -> float:
+        with torch.enable_grad():
+            x = torch.ones(1, requires_grad=True)
+            (2 * x).sum().backward()
+        assert x.grad is not None
+        return float(x.grad)
+
+    def batches() -> Any:
+        yield np.full((2, 8, 8, 3), slope(), np.float32)
+
+    class Explaining(convolt.callbacks.Callback):
+        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(slope())
+
+    seen: list[float] = []
+    model = convolt.Sequential([layers.Input((8, 8, 3)), layers.Conv2D(4, 3)])
+    model.predict(batches(), callbacks=[Explaining()], verbose=0)
+    assert seen == [2.0]
+
+
+def test_a_hook_before_a_layer_may_ask_for_gradients_within_predict() -> None:
+    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        with torch.enable_grad():
+            x = given[0].detach().requires_grad_()
+            seen.append(float(torch.autograd.grad((3 * x).sum(), x)[0].mean()))
+
+    seen: list[float] = []
+    model = convolt.Sequential([layers.Input((8, 8, 3)), layers.Conv2D(4, 3)])
+    next(m for m in model.modules() if isinstance(m, layers.Conv2D)).register_forward_pre_hook(look)
+    model.predict(np.zeros((2, 8, 8, 3), np.float32), verbose=0)
+    assert seen == [3.0]
+
+
 def test_what_a_layer_made_in_predict_can_be_trained() -> None:
     model = convolt.Sequential([layers.Conv2D(4, 3, activation="relu"), layers.Flatten(), layers.Dense(2, activation="softmax")])
     model.compile("adam", "sparse_categorical_crossentropy", device="cpu")

@@ -1,5 +1,6 @@
 """Kernels' machine code: compiled in another process, kept on disk, loaded without LLVM, and what becomes of each failure."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -59,6 +60,55 @@ def test_neither_numba_nor_llvm_is_loaded(folder: Path) -> None:
         assert len(list(folder.glob("*.kernel"))) == 2
 
 
+def test_all_that_a_kernels_code_is_made_from_has_its_part_in_the_name() -> None:
+    """Constants are read when a kernel is compiled, from whatever module has them."""
+    package = Path(builder.__file__).parent
+    named = {node.module.rsplit(".", 1)[1] for file in package.glob("*_numba.py") for node in ast.walk(ast.parse(file.read_text()))
+             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convolt.kernels.")
+             and any(name.name.isupper() for name in node.names)}
+    assert {"jit", "warp_reference", "resize_reference"} <= named
+    assert {package / f"{name}.py" for name in named} <= set(compiled.source_files(pool_numba.__file__))
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_CPU_NAME", "NUMBA_OPT"])
+def test_what_numba_is_told_has_its_part_in_the_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled._system.cache_clear()
+    before = compiled._system()
+    monkeypatch.setenv(variable, "1")
+    compiled._system.cache_clear()
+    assert compiled._system() != before
+    compiled._system.cache_clear()
+
+
+def test_other_processors_than_those_of_linux_are_told_by_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc/cpuinfo has other words on ARM, and is nowhere else; code for one processor must not be found by another."""
+    from llvmlite import binding
+
+    monkeypatch.setattr(machine_code, "loads_here", lambda: False)
+    found = []
+    for name in ("apple-m1", "apple-m4"):
+        monkeypatch.setattr(binding, "get_host_cpu_name", lambda name=name: name)
+        compiled._system.cache_clear()
+        found.append(compiled._system())
+    compiled._system.cache_clear()
+    assert found[0] != found[1]
+
+
+def test_a_user_without_a_home_has_kernels_beside_the_source_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(self: Path) -> Path:
+        if str(self).startswith("~"):
+            raise RuntimeError("Could not determine home directory.")
+        return self
+
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    file = compiled.cache_file("f")
+    assert file is not None and file.parent.name == "__pycache__"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert compiled.cache_file("f") is None
+
+
 def test_kernels_of_one_kind_are_kept_apart(folder: Path) -> None:
     for _ in range(2):  # the second time from the cache
         for step in (2, 3):
@@ -96,7 +146,7 @@ def test_llvm_loads_the_same_files(folder: Path, missing: str) -> None:
     assert torch.equal(pooled(), EXPECTED)
     (file,) = folder.glob("*.kernel")
     code = ("import torch; from convolt.kernels import builder, compiled, machine_code, pool_numba\n"
-            f"{missing}; builder.compile_elsewhere = None\n"
+            f"compiled._system(); {missing}; builder.compile_elsewhere = None\n"
             "x = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)\n"
             "print(float(pool_numba.forward(x, None, (2, 2), False)[0].sum()))")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -142,7 +192,8 @@ def test_an_answer_that_was_not_read_is_not_taken_for_the_next(monkeypatch: pyte
 
 
 def test_a_process_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from convolt.kernels import builder; builder.IDLE_SECONDS = 0.1; builder.serve()"
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from convolt.kernels import builder; builder.IDLE_SECONDS = 0.1\n"
+            "builder.serve(sys.stdout.buffer)")
     with subprocess.Popen([sys.executable, "-c", code, str(Path(builder.__file__).parents[2])], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, env=os.environ) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -152,11 +203,63 @@ def test_a_process_that_is_idle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert process.wait(timeout=60) == 0
 
 
-def test_this_process_compiles_where_no_other_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("executable", ["/nowhere/python", "", None, "/bin/cat", "waits"])
+def test_this_process_compiles_where_no_other_can_be_started(executable: str | None, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sys.executable` is empty, or names another program, where Python is embedded in one."""
     builder._end()
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    if executable == "waits":
+        program = tmp_path / executable
+        program.write_text("#!/bin/sh\nexec sleep 600\n")
+        program.chmod(0o755)
+        executable = str(program)
+        monkeypatch.setattr(builder, "START_SECONDS", 0.2)
+    monkeypatch.setattr(builder, "_impossible", False)
+    monkeypatch.setattr(sys, "executable", executable)
     assert torch.equal(pooled(), EXPECTED)
     assert builder._process is None
+
+
+def test_an_application_that_brings_its_own_python_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder._end()
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert builder.compile_elsewhere({}) is None and builder._process is None
+
+
+def ran(code: str, *flags: str, **environment: str) -> str:
+    """Returns what a Python prints that pools by a kernel; no warning is allowed."""
+    pool = ("import torch; from convolt import kernels\nx = torch.arange(96.0).view(2, 3, 4, 4)\n"
+            "print(float(kernels.relu_max_pool(x, backend='numba').sum()), 'numba' in sys.modules)")
+    run = subprocess.run([sys.executable, *flags, "-c", f"import sys\n{code}\n{pool}"], capture_output=True, text=True,
+                         env=os.environ | environment)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    return run.stdout
+
+
+@LOADS
+def test_what_is_printed_when_python_starts_is_no_answer(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert ran("", PYTHONPATH=path) == f"hello\n{float(EXPECTED.sum())} False\n"
+
+
+@LOADS
+@pytest.mark.parametrize("flags", [("-I",), ("-S",), ("-E", "-s")])
+def test_the_other_process_finds_modules_where_this_one_does(flags: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    """Not by PYTHONPATH, and not in the folder that is current, where another `random` may lie."""
+    (tmp_path / "random.py").write_text("raise ImportError('not the one that was meant')")
+    assert ran(f"import os; os.chdir({str(tmp_path)!r}); sys.path[:0] = {sys.path!r}", *flags, PYTHONPATH=str(tmp_path)).split() == [
+        str(float(EXPECTED.sum())), "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_while_a_thread_compiles_does_not_wait_for_it() -> None:
+    with builder._lock, compiled._lock:
+        child = os.fork()
+        if not child:
+            os._exit(0 if not builder._lock.locked() and not compiled._lock.locked() and builder._process is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(("argument", "message"), [("text", "a kernel was given a str"), (np.zeros((4, 4))[:, ::2], "not contiguous")])
