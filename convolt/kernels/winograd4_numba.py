@@ -8,6 +8,7 @@ Tiles are worked off in chunks whose transforms stay in the last cache. Errors a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -149,9 +150,12 @@ def _finish_pooled(tile: Any, s: Any, bias: Any, b: Any, out: Any, o: Any, relu:
         out[o + c] = max(value, ZERO) if relu else value
 
 
-def _output_tiles(products: Any, bias: Any, residual: Any, out: Any, sizes: Any, grid: Any, relu: Any, added: Any, pool: Any, start: Any,
-                  first: Any, last: Any) -> None:
-    """Aᵀ m A, bias, residual, ReLU and pooling (`pool` is 1 or 2) of the tiles start + first … start + last - 1."""
+def _output_tiles(products: Any, steps: Any, bias: Any, residual: Any, out: Any, sizes: Any, grid: Any, relu: Any, added: Any, pool: Any,
+                  start: Any, first: Any, last: Any) -> None:
+    """Aᵀ m A, bias, residual, ReLU and pooling (`pool` is 1 or 2) of the tiles start + first … start + last - 1.
+
+    `steps` lie between the products of one tile and the next, and of one point and the next.
+    """
     height, width, channels = sizes
     half, whole = np.empty(24 * BLOCK, np.float32), np.empty(16 * BLOCK, np.float32)
     side = 4 // pool
@@ -161,8 +165,8 @@ def _output_tiles(products: Any, bias: Any, residual: Any, out: Any, sizes: Any,
         for c in range(0, channels, BLOCK):
             count = U(min(BLOCK, channels - c))
             for j in range(6):
-                s = U((place * 36 + j) * channels + c)
-                _line_out(products, s, U(6 * channels), half, U(j * BLOCK), U(6 * BLOCK), count)
+                s = U(place * steps[0] + j * steps[1] + c)
+                _line_out(products, s, U(6 * steps[1]), half, U(j * BLOCK), U(6 * BLOCK), count)
             for i in range(4):
                 _line_out(half, U(i * 6 * BLOCK), U(BLOCK), whole, U(i * 4 * BLOCK), U(BLOCK), count)
             for i in range(min(side, height - row * side)):
@@ -204,18 +208,19 @@ class Products:
     """The 36 products of matrices: one 1 × 1 convolution in groups, its weights laid out once for all chunks.
 
     Args:
-        points: what `transform_filters` returned.
+        weight: (F, C, 3, 3).
         tiles: in a chunk.
     """
 
-    def __init__(self, points: Tensor, tiles: int) -> None:
-        self._channels, self._filters = points.shape[1], points.shape[0] // POINTS
+    def __init__(self, weight: Tensor, tiles: int) -> None:
+        self._filters, self._channels = weight.shape[:2]
         self._window: tuple[list[int], list[int], list[int], int] = ([0, 0], [1, 1], [1, 1], POINTS)
         shape = [1, POINTS * self._channels, tiles, 1]
-        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(points.to_mkldnn(), *self._window, shape)  # type: ignore[call-arg]
+        points = transform_filters(weight).to_mkldnn()  # one copy is gone before the next one is made
+        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(points, *self._window, shape)  # type: ignore[call-arg]
 
     def __call__(self, transformed: Tensor) -> Tensor:
-        """Returns (tiles, 36, filters) of transforms (tiles, 36, channels)."""
+        """Returns the products (tiles, 36, filters) of transforms (tiles, 36, channels)."""
         tiles = len(transformed)
         x = transformed.view(1, tiles, 1, POINTS * self._channels).permute(0, 3, 1, 2)
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._packed, None, *self._window, "none", [], "")
@@ -229,15 +234,22 @@ class Filters:
         weight: (F, C, 3, 3), float32.
         shape: (N, C, H, W) of the pictures.
         padding: zeros above and below, left and right.
+        once: whether they are used once. If all tiles are one chunk then, laying filters out takes longer than it saves (512 channels at
+            4 × 4, batch 128: 25 ms with it, 19 without), and three times the memory, at the moment of a step that needs most.
     """
 
-    def __init__(self, weight: Tensor, shape: tuple[int, ...], padding: tuple[int, int]) -> None:
+    def __init__(self, weight: Tensor, shape: tuple[int, ...], padding: tuple[int, int], once: bool = False) -> None:
         self.padding, self.filters = padding, len(weight)
         self.out = (shape[2] + 2 * padding[0] - 2, shape[3] + 2 * padding[1] - 2)
         self.grid = (-(-self.out[0] // SIDE), -(-self.out[1] // SIDE))
         self.tiles = shape[0] * self.grid[0] * self.grid[1]
         self.at_once = _tiles_at_once(self.tiles, shape[1], self.filters)
-        self._products = Products(transform_filters(weight), self.at_once)
+        self._multiply: Callable[[Tensor], Tensor]
+        if once and self.at_once >= self.tiles:
+            matrices = transform_filters(weight).view(POINTS, self.filters, shape[1]).transpose(1, 2)
+            self._multiply = lambda transformed: torch.bmm(transformed.transpose(0, 1), matrices).transpose(0, 1)
+        else:
+            self._multiply = Products(weight, self.at_once)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, relu: bool = False, pool: int = 1) -> Tensor:
         """Returns the convolution of `x`, channels-last, plus what follows it.
@@ -262,15 +274,16 @@ class Filters:
             count = min(self.at_once, tiles - start)
             into = (given, held, (height, width, channels), self.grid, self.padding, start)
             _forward.over_rows(into, count, size)
-            products = self._products(transformed[:count])
-            back = (products.view(-1), shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
+            products = self._multiply(transformed[:count])
+            numbered = (products.as_strided((products.numel(),), (1,)), products.stride()[:2])
+            back = (*numbered, shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
             _outputs.over_rows(back, count, size)
         return y
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """See `reference.tiles_forward`; `x` has channels-last memory."""
-    return Filters(weight, tuple(x.shape), padding)(x, bias)
+    return Filters(weight, tuple(x.shape), padding, once=True)(x, bias)
 
 
 def backward(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], want_x: bool,
@@ -278,8 +291,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], 
     """See `reference.tiles_backward`; `grad` and `x` have channels-last memory."""
     dx = dweight = None
     if want_x:
-        turned = weight.flip(2, 3).transpose(0, 1)
-        dx = Filters(turned, tuple(grad.shape), (2 - padding[0], 2 - padding[1]))(grad)
+        dx = Filters(weight.flip(2, 3).transpose(0, 1), tuple(grad.shape), (2 - padding[0], 2 - padding[1]), once=True)(grad)
     if want_weight:
         dweight = _weight_gradient(grad, x, padding)
     return dx, dweight
