@@ -81,6 +81,7 @@ KERNELS = _rows(
 )
 
 _given_up: dict[tuple[str, str], str] = {}
+_loaded: dict[tuple[str, str], ModuleType] = {}  # a look at the import system at each call of each kernel takes longer
 
 
 def give_up(name: str, backend: str, error: BaseException) -> None:
@@ -92,8 +93,9 @@ def give_up(name: str, backend: str, error: BaseException) -> None:
 
 
 def reset() -> None:
-    """Forgets which versions were given up."""
+    """Forgets which versions were given up, and which were loaded."""
     _given_up.clear()
+    _loaded.clear()
 
 
 def why_not(name: str, x: Tensor, backend: str) -> str:
@@ -144,8 +146,10 @@ def choose(name: str, x: Tensor, backend: str = "auto") -> str:
 
 def load(name: str, backend: str) -> ModuleType | None:
     """Returns the module with a version of an op, or None (after a warning) if it cannot be imported."""
+    if (name, backend) in _loaded:
+        return _loaded[name, backend]
     try:
-        return importlib.import_module(KERNELS[name].versions[backend])
+        return _loaded.setdefault((name, backend), importlib.import_module(KERNELS[name].versions[backend]))
     except Exception as error:  # whatever a broken installation of Triton or Numba raises
         give_up(name, backend, error)
         return None
