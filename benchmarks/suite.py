@@ -167,7 +167,9 @@ def run_peer(name: str, cell: Cell, number: int, options: argparse.Namespace) ->
         return {**row, "status": f"not done within {limit:.0f} s"}
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return {**row, "status": f"failed: {next((line for line in reversed(said) if 'Error' in line), said[-1]).strip()[:200]}"}
+        why = next((line for line in reversed(said) if "Error" in line), said[-1]).strip()[:200]
+        lacks = f"has no attribute '{cell.work.network}'" in why  # so `keras_like.build` says
+        return {**row, "status": "has no such network" if lacks else f"failed: {why}"}
     report = json.loads(done.stdout.strip().splitlines()[-1])
     del report["side"]
     return {**row, "status": "ok", **report, "wall_seconds": round(time.time() - start, 1)}
