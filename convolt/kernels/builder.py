@@ -73,10 +73,8 @@ def compile_elsewhere(request: dict[str, Any]) -> bytes | None:
             answer = None
             try:
                 answer = _ask(_running(), request)
-            except CannotStartError:
-                _impossible = True
-            except OSError:  # it has ended
-                pass
+            except (CannotStartError, OSError) as error:  # or it has ended
+                _impossible = isinstance(error, CannotStartError)
             except BaseException:  # as of Ctrl-C: what is still to be read would be taken for the next answer
                 _end()
                 raise

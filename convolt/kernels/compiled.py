@@ -56,8 +56,8 @@ Function = Callable[[Any], int]
 class Compiled:
     """A function that Numba compiles at its first call, without the GIL, and caches on disk where a folder is writable.
 
-    The folder is `NUMBA_CACHE_DIR`, else one beside the source, else the user's cache folder. If none is writable, or the disk is full,
-    the kernel is compiled anew in each process.
+    The folder is `NUMBA_CACHE_DIR`, else one beside the source, else `kernels` in the cache folder. If none is writable, or the disk is
+    full, the kernel is compiled anew in each process.
 
     Args:
         function: to compile. It returns nothing.
@@ -209,9 +209,9 @@ def _processor() -> str:
 
 def cache_file(name: str) -> Path | None:
     """Returns where the machine code of a kernel is kept; None where no folder is writable."""
-    own = os.environ.get("NUMBA_CACHE_DIR", "").strip()
-    home = os.environ.get("XDG_CACHE_HOME", "").strip()
-    folders = [own] if own else [str(Path(__file__).parent / "__pycache__"), f"{home or '~/.cache'}/convolt/kernels"]
+    own, ours, home = (os.environ.get(name, "").strip() for name in ("NUMBA_CACHE_DIR", "CONVOLT_CACHE", "XDG_CACHE_HOME"))
+    users = ours or f"{home or '~/.cache'}/convolt"
+    folders = [own] if own else [str(Path(__file__).parent / "__pycache__"), f"{users}/kernels"]
     for given in folders:
         with contextlib.suppress(OSError, RuntimeError):  # a user without a home
             folder = Path(given).expanduser()

@@ -25,9 +25,9 @@ _TRAIN, _VALIDATION, _WRONG, _INK, _PALE = "#1f5fa8", "#e0701a", "#c62828", "#24
 _HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei",
               "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS")  # fmt: skip
 MAX_IMAGES = 36
+"""Images in one grid, at the most."""
 LETTERS = 11.5
 """Of a heading, in an inch of a line."""
-"""Images in one grid, at the most."""
 
 
 def plot_history(history: Mapping[str, Sequence[float]], path: FilePath) -> None:

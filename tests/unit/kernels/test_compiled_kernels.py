@@ -100,13 +100,23 @@ def test_a_user_without_a_home_has_kernels_beside_the_source_or_none(monkeypatch
             raise RuntimeError("Could not determine home directory.")
         return self
 
-    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("NUMBA_CACHE_DIR", "CONVOLT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "expanduser", nobody)
     file = compiled.cache_file("f")
     assert file is not None and file.parent.name == "__pycache__"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert compiled.cache_file("f") is None
+
+
+def test_kernels_of_a_package_that_cannot_be_written_are_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "__pycache__")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    monkeypatch.delenv("CONVOLT_CACHE")
+    assert compiled.cache_file("f") == tmp_path / "users" / "convolt" / "kernels" / "f.kernel"
+    monkeypatch.setenv("CONVOLT_CACHE", str(tmp_path / "ours"))
+    assert compiled.cache_file("f") == tmp_path / "ours" / "kernels" / "f.kernel"
 
 
 def test_kernels_of_one_kind_are_kept_apart(folder: Path) -> None:
