@@ -135,8 +135,7 @@ class Packed(Frozen):
         chain = self.chain
         if residual is not None and chain.activation in (activations.relu, activations.linear):
             name = "relu" if chain.activation is activations.relu else None
-            y: Tensor = _POINTWISE.binary(x, channels_last(residual), self._weight, self._bias, *self._window,
-                                                                       "add", 1.0, name, [], "")
+            y: Tensor = _POINTWISE.binary(x, channels_last(residual), self._weight, self._bias, *self._window, "add", 1.0, name, [], "")
             return _behind(chain, y, None, activated=True)
         name, numbers, variant = self._inside or ("none", [], "")
         y = _POINTWISE.default(x, self._weight, self._bias, *self._window, name, numbers, variant)

@@ -253,10 +253,8 @@ class Search:
         if why := _too_far(errors, allowed):
             self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
             return
-        try:
-            timed = self._in_turn((module, precision), (self._best, self.precision), self._best_seconds)
-        except CannotCaptureError as error:
-            self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
+        timed = self._timed(name, (module, precision), errors)
+        if timed is None:
             return
         row = self._row(name, timed, errors, self._probe.kept_bytes(module, precision))
         self._rows.append(replace(row, doubt=timed.doubt))
@@ -268,6 +266,14 @@ class Search:
                 self.kept.append(name)
         else:
             self._best_seconds = timed.before
+
+    def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float]) -> Timed | None:
+        """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
+        try:
+            return self._in_turn(candidate, (self._best, self.precision), self._best_seconds)
+        except CannotCaptureError as error:
+            self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
+            return None
 
     def _row(self, name: str, timed: Timed, errors: Sequence[float], memory: int | None) -> Row:
         """Returns the row of a form that is right, from its time and that of the best form so far."""
@@ -380,10 +386,8 @@ class Search:
             self._rows.append(Row(name, None, None, *errors[:2], "chosen", f"asked for, {took}"))
             self.compiled = module
             return
-        try:
-            timed = self._in_turn((module, self.precision), (self._best, self.precision), self._best_seconds)
-        except CannotCaptureError as error:
-            self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
+        timed = self._timed(name, (module, self.precision), errors)
+        if timed is None:
             return
         row = self._row(name, timed, errors, None)
         self._rows.append(replace(row, why=f"{row.why}, {took}"))
