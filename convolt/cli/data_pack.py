@@ -43,8 +43,7 @@ def pack(
 
     colours = "rgb" if color_mode is ColorMode.AUTO else color_mode.value
     parts = mixed(picture_parts(data, options.parse_size(image_size), colours))
-    with say.spoken_warnings():
-        header = write_pack(out, parts, encoded=encoded, max_side=max_side)
+    header = write_pack(out, parts, encoded=encoded, max_side=max_side)
     counts = ", ".join(f"{part.count:,} to {part.name.replace('validation', 'validate')}" for part in header.parts)
     kind = "encoded" if encoded else "×".join(str(n) for n in header.parts[0].shape) + " uint8"
     say.line(f"{out}: {counts}, {kind}, {say.plural(len(header.class_names), 'class')}, {Path(out).stat().st_size / 2**20:,.1f} MB")

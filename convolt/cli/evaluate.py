@@ -61,9 +61,7 @@ def evaluate(
     _compile(model, source, precision, device)
     several = parts.has_several_labels(source)
     classes = len(source.class_names) if several or parts.is_classification(source) else 0
-    with say.spoken_warnings():
-        result = results.measure(model, _part(source, part).in_memory(), batch_size, classes=classes, several=several,
-                                 verbose=verbose.for_fit)
+    result = results.measure(model, _part(source, part).in_memory(), batch_size, classes=classes, several=several, verbose=verbose.for_fit)
     say.heading(f"Result: {results.sentence(result)}")
     if result.shares is not None:
         _show_classes(_counts(result), source.class_names)

@@ -72,8 +72,7 @@ def export(
     if target == Path(file):
         raise typer.BadParameter(f"{file!r} is such a file already. Give --out another name.")
     given, metric = (None, None) if check is None else _checked_on(model, check, samples, options.parse_size(image_size), color_mode)
-    with say.spoken_warnings():
-        result = write(model, target, to.value, input_dtype=input_type.value, check=given, metric=metric)
+    result = write(model, target, to.value, input_dtype=input_type.value, check=given, metric=metric)
     say.heading(f"Wrote {target}")
     say.rows(_rows(result, check))
 

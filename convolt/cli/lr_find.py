@@ -55,8 +55,7 @@ def lr_find(
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device)
     x, y = parts.Part(source.x_train, source.y_train, "the training set").given
-    with say.spoken_warnings():
-        found = made.lr_find(x, y, batch_size=batch_size, start=start, end=end, steps=steps, seed=seed)
+    found = made.lr_find(x, y, batch_size=batch_size, start=start, end=end, steps=steps, seed=seed)
     if plot is not None:
         found.plot(plot)
     if json:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convolt.cli import say
 from convolt.cli.options import ColorMode
 from convolt.data.budget import data_memory
 from convolt.data.parts import Samples
@@ -145,8 +144,7 @@ def load(
         if color_mode is ColorMode.AUTO:
             color_mode = {1: ColorMode.GRAYSCALE, 4: ColorMode.RGBA}.get(channels or 3, ColorMode.RGB)
     colours = "rgb" if color_mode is ColorMode.AUTO else color_mode.value
-    with say.spoken_warnings():
-        return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond, decoder=decoder)
+    return open_source(data, image_size=image_size, color_mode=colours, leave_beyond=leave_beyond, decoder=decoder)
 
 
 def split(source: Source, share: float | None) -> Parts:

@@ -49,8 +49,7 @@ def plan(
     chosen = recipe.choose(made, source, loss, [])
     made.compile(optimizer, chosen.loss, chosen.metrics, precision=precision.value, device=device,
                  fusions=options.parse_fusions(fusions), execution=execution.value, micro_batch=micro_batch)
-    with say.spoken_warnings():
-        x, rows = parts.read(source.x_train, np.arange(min(4 * batch_size, len(y))))
+    x, rows = parts.read(source.x_train, np.arange(min(4 * batch_size, len(y))))
     found = made.trainer.find_plan(x, y[rows], batch_size=batch_size)
     if json:
         typer.echo(dumps(found.to_json(), indent=2))

@@ -62,7 +62,7 @@ def table(columns: Sequence[str], body: Iterable[Sequence[str]], right: Iterable
 def spoken_warnings() -> Iterator[None]:
     """Convolt's own warnings inside of this `with` are lines, each once, without Python's file and line number."""
     before = warnings.showwarning
-    said: set[str] = getattr(before, "said", set())  # of the `with` around this one, too
+    said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, ConvoltWarning):
@@ -72,7 +72,6 @@ def spoken_warnings() -> Iterator[None]:
         else:
             before(message, category, *place, **more)
 
-    show.said = said  # type: ignore[attr-defined]
     warnings.showwarning = show
     try:
         yield

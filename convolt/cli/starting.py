@@ -243,8 +243,7 @@ def load_data(model: str, data: str, size: tuple[int, int] | None, color_mode: C
     try:
         source = parts.load(data, size, color_mode, _saved_shape(model, code), leave_beyond, decoder)
         if isinstance(source.x_train, Pictures):  # so that different sizes are told now
-            with say.spoken_warnings():
-                source.x_train.read(np.unique(np.linspace(0, len(source.x_train) - 1, SAMPLE).astype(int)))
+            source.x_train.read(np.unique(np.linspace(0, len(source.x_train) - 1, SAMPLE).astype(int)))
         return source
     except DataError as error:
         if size is not None or "image_size" not in str(error) or model not in applications.names():

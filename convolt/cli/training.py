@@ -86,7 +86,7 @@ class Training:
         self.write_start()
         with Interrupts() as interrupts:
             try:
-                with say.spoken_warnings(), closing(self.watch) if self.watch else nullcontext():
+                with closing(self.watch) if self.watch else nullcontext():
                     self.fit()
             except StopAtOnce:  # twice: nothing more is written
                 raise
