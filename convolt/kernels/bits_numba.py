@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convolt.kernels.jit import overload, register_jitable, types
+from convolt.kernels.jit import overload, types
 
 
 def ordered(v: Any) -> Any:
@@ -69,20 +69,3 @@ def _from_float(f: Any, like: Any) -> Callable[..., Any]:
             return np.int16(rounded >> 16) if f == f else np.int16(0x7FC0)
         return from_float16
     return lambda f, like: np.float32(f).view(np.int32)
-
-
-@register_jitable
-def exp32(x: Any) -> Any:
-    """Float32 exponential of whole vectors, within two units of the last place; NaN stays NaN (Cephes, Moshier 1989)."""
-    low, high = np.float32(-87.0), np.float32(88.0)
-    x = low if x < low else high if x > high else x
-    n = (x * np.float32(1.44269504) + np.float32(12582912.0)) - np.float32(12582912.0)  # the nearest whole number
-    r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + np.float32(1.0)
-    return p * np.int32(np.int32(np.int32(n) + np.int32(127)) << 23).view(np.float32)

@@ -51,6 +51,8 @@ _SCALARS: dict[type, tuple[str, Any, Any]] = {
 
 Function = Callable[[Any], int]
 """Takes the address of a block (see `team_numba`)."""
+HEADER = 5
+"""Numbers in a block before those of the arguments."""
 
 
 class Compiled:
@@ -73,7 +75,8 @@ class Compiled:
 
     def __call__(self, *arguments: Any) -> None:
         """Calls the function itself."""
-        self._run(False, (0, 0, 0, 0, 0), arguments)
+        function, words = self._ready(False, arguments)
+        self._run(function, array("q", words))
 
     def over_rows(self, arguments: tuple[Any, ...], rows: int, size: int) -> None:
         """Calls `function(*arguments, first, last)` on parts of `range(rows)`, in threads if the work is large enough (see `threads`).
@@ -83,22 +86,34 @@ class Compiled:
             rows: how many there are.
             size: bytes that the whole work reads and writes.
         """
+        function, words = self._ready(True, arguments)
+        self._in_parts(function, array("q", words), rows, size)
+
+    def prepared(self, arguments: tuple[Any, ...], rows: int, size: int) -> Prepared:
+        """Returns `over_rows` with such arguments, to be called with the addresses of their arrays: what takes longest is done once."""
+        function, words = self._ready(True, arguments)
+        return Prepared(functools.partial(self._in_parts, function, rows=rows, size=size), array("q", words), _addresses(arguments))
+
+    def _ready(self, rows: bool, arguments: tuple[Any, ...]) -> tuple[Function, list[int]]:
+        """Returns the machine code for such arguments, and what it is given."""
+        kinds: list[Any] = []
+        words = [0] * HEADER
+        _take_apart(arguments, kinds, words)
+        key = (rows, *kinds)
+        return (self._made.get(key) or self._make(key))[0], words
+
+    def _run(self, function: Function, block: array[int]) -> None:
+        if function(block.buffer_info()[0]):
+            raise MemoryError(f"kernel {self.function.__name__}: no memory to work in")
+
+    def _in_parts(self, function: Function, block: array[int], rows: int, size: int) -> None:
         parts = threads.parts_of(rows, size)
         openmp = threads.openmp() if parts > 1 else 0
         if parts == 1 or openmp:
-            self._run(True, (openmp, torch.get_num_threads(), parts, 0, rows), arguments)
+            block[:HEADER] = array("q", (openmp, torch.get_num_threads(), parts, 0, rows))
+            self._run(function, block)
         else:
-            threads.in_pool(lambda first, last: self._run(True, (0, 1, 1, first, last), arguments), rows, parts)
-
-    def _run(self, rows: bool, header: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        kinds: list[Any] = []
-        words = list(header)
-        _take_apart(arguments, kinds, words)
-        key = (rows, *kinds)
-        function = (self._made.get(key) or self._make(key))[0]
-        block = array("q", words)
-        if function(block.buffer_info()[0]):
-            raise MemoryError(f"kernel {self.function.__name__}: no memory to work in")
+            threads.in_pool(lambda first, last: self._run(function, array("q", (0, 1, 1, first, last)) + block[HEADER:]), rows, parts)
 
     def _make(self, key: tuple[Any, ...]) -> tuple[Function, Any]:
         """Returns the machine code for a kind of call, loaded, and what has to be kept."""
@@ -134,6 +149,38 @@ class Compiled:
         from convolt.kernels import team_numba
 
         return team_numba.object_code(request["name"], self.function, request["kinds"], request["rows"], self._fastmath)
+
+
+class Prepared:
+    """A call of which nothing but the addresses of its arrays changes from time to time.
+
+    Args:
+        run: takes the block.
+        block: that a kernel is given.
+        places: of the addresses in it.
+    """
+
+    def __init__(self, run: Callable[[array[int]], None], block: array[int], places: Sequence[int]) -> None:
+        self._run, self._block, self._places = run, block, places
+
+    def __call__(self, *addresses: int) -> None:
+        """Runs with arrays, in the arguments' order, that lie there and are as those it was prepared with."""
+        block = self._block[:]
+        for place, address in zip(self._places, addresses, strict=True):
+            block[place] = address
+        self._run(block)
+
+
+def _addresses(arguments: Sequence[Any]) -> list[int]:
+    """Returns where in a block the addresses of the arrays are."""
+    found, at = [], HEADER
+    for argument in arguments:
+        words: list[int] = []
+        _take_apart((argument,), [], words)
+        if isinstance(argument, (Tensor, Flat, np.ndarray)):
+            found.append(at)
+        at += len(words)
+    return found
 
 
 def _take_apart(arguments: Sequence[Any], kinds: list[Any], words: list[int]) -> None:

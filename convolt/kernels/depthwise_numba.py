@@ -19,7 +19,7 @@ from torch import Tensor
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.jit import LANES, cgutils, intrinsic, ir, types
 from convolt.kernels.memory import bits, channels_last
-from convolt.kernels.norm_numba import flush
+from convolt.kernels.sums_numba import flush
 
 RUN = 64
 """Products that are about summed in float32 before the sum is added in float64."""

@@ -1,4 +1,4 @@
-"""What kernels call and LLVM's own words make: functions of `vectors_numba`, `pixels_numba`, `planes_numba` and `lines_numba`.
+"""What kernels call and LLVM's own words make: functions of `vectors_numba`, `lanes_numba`, `pixels_numba`, `planes_numba`, `lines_numba`.
 
 These modules load Numba. So they are imported when a kernel is compiled, and the names here stand for theirs until then.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from convolt.kernels.jit import Later
 
-_MODULES = ("vectors", "pixels", "planes", "lines")
+_MODULES = ("vectors", "lanes", "pixels", "planes", "lines")
 
 
 def __getattr__(name: str) -> Any:

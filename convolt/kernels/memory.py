@@ -44,8 +44,8 @@ def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return empty_channels_last(tuple(x.shape), dtype or x.dtype, x.device)
 
 
-class Flat(tuple[str, int, int, Tensor]):
-    """Where the numbers of a tensor lie, as one axis: what kernels take them for ("<i4/1"), address, how many, and the tensor itself."""
+class Flat(tuple[str, int, int, Tensor | None]):
+    """Where the numbers of a tensor lie, as one axis: what kernels take them for ("<i4/1"), address, how many, and the tensor, if any."""
 
     __slots__ = ()
 
@@ -58,6 +58,16 @@ def bits(x: Tensor) -> Flat:
 def numbers(x: Tensor) -> Flat:
     """Returns the numbers of a channels-last CPU tensor for kernels, of its own type; never copies."""
     return _flat(x, KINDS[x.dtype, 1])
+
+
+def bits_to_come(dtype: torch.dtype, count: int) -> Flat:
+    """Returns what `bits` will return of a tensor whose address is not known yet (see `compiled.Prepared`)."""
+    return Flat((_BITS[dtype], 0, count, None))
+
+
+def numbers_to_come(count: int) -> Flat:
+    """Returns what `numbers` will return of so many float32 whose address is not known yet."""
+    return Flat((KINDS[torch.float32, 1], 0, count, None))
 
 
 def _flat(x: Tensor, kind: str) -> Flat:

@@ -15,9 +15,10 @@ from torch import Tensor
 from convolt.kernels.bits_numba import from_float, to_float
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.memory import bits, empty_channels_last, empty_like, numbers
-from convolt.kernels.norm_numba import add_up, flush, statistics, vectors
+from convolt.kernels.norm_numba import statistics
 from convolt.kernels.norm_reference import follow
 from convolt.kernels.pool_reference import Window
+from convolt.kernels.sums_numba import add_up, flush
 
 RUN = 8
 """Windows whose sums are taken in float32 before they are added in float64."""
@@ -120,6 +121,12 @@ def _sizes(x: Tensor, window: Window) -> tuple[int, ...]:
     return height, width, channels, (height + 2 * pt - ph) // sh + 1, (width + 2 * pl - pw) // sw + 1, *window
 
 
+def _scale_and_shift(x: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns those of each channel, float32."""
+    scale = rstd if weight is None else rstd * weight.detach().to(torch.float32)
+    return scale, torch.zeros(x.shape[1]) if bias is None else bias.detach().to(torch.float32)
+
+
 def _pooled(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, window: Window, keep: bool) -> tuple[Tensor, Tensor]:
     sizes = _sizes(x, window)
     shape = (x.shape[0], *sizes[2:5])
@@ -134,7 +141,7 @@ def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean:
             momentum: float | Tensor, factor: float, eps: float, window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.normpool_forward`; x has channels-last memory."""
     mean, rstd, var = statistics(x, eps)
-    out, code = _pooled(x, mean, *vectors(x, rstd, weight, bias), window, keep=True)
+    out, code = _pooled(x, mean, *_scale_and_shift(x, rstd, weight, bias), window, keep=True)
     follow(running_mean, running_var, mean, var, momentum, factor)
     return out, code, mean, rstd
 
@@ -150,7 +157,7 @@ def backward(grad: Tensor, code: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, 
     sizes, rows, places = _sizes(x, window), grad.shape[0] * grad.shape[2], x.numel() // x.shape[1]
     chunk = -(-rows // PARTS)
     parts = -(-rows // chunk)
-    scale, _ = vectors(x, rstd, weight, None)
+    scale, _ = _scale_and_shift(x, rstd, weight, None)
     sums, products = torch.empty(2, parts * x.shape[1], dtype=torch.float64)
     total, product = torch.empty(2, x.shape[1], dtype=torch.float64)
     arrays, dx = (bits(grad), numbers(code), bits(x)), empty_like(x)

@@ -9,7 +9,8 @@ from numba import types
 from numba.core import cgutils
 
 from convolt.kernels.jit import LANES
-from convolt.kernels.vectors_numba import intrinsic, multiply_add, pointer, rounded, spread, vector
+from convolt.kernels.lanes_numba import cut
+from convolt.kernels.vectors_numba import intrinsic, pointer, rounded, spread, vector
 
 FOUR, THREE = 4, 3
 PACKED = FOUR * THREE
@@ -52,7 +53,7 @@ def store_pixels(typing: Any, array: Any, at: Any, value: Any) -> Any:
         given = values[2]
         if kind == types.uint8:
             raised = builder.fadd(given, ir.Constant(_VECTOR, [0.5] * LANES))
-            cut = _cut(builder, raised, ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, [255.0] * LANES))
+            cut = cut(builder, raised, ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, [255.0] * LANES))
             given = builder.trunc(builder.fptosi(cut, ir.VectorType(_I32, LANES)), ir.VectorType(_I8, LANES))
         elif kind == types.int16:
             given = rounded(builder, given)
@@ -103,16 +104,6 @@ def pixel(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
-def times_plus(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """The product of two plus a third, rounded once."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        left, right, total = values
-        return multiply_add(builder, left, right, total, pairs=False)
-
-    return vector(vector, vector, vector), codegen
-
-
-@intrinsic
 def add_between(typing: Any, laid: Any, at: Any, below: Any, across: Any, down: Any, line: Any, to: Any) -> Any:
     """Adds to line[to : to + 4] what lies between the four floats at `at` and after them, and those at `below` and after them."""
     four = ir.VectorType(_F32, FOUR)
@@ -139,14 +130,3 @@ def add_between(typing: Any, laid: Any, at: Any, below: Any, across: Any, down: 
         return context.get_dummy_value()
 
     return types.void(laid, types.intp, types.intp, types.float32, types.float32, line, types.intp), codegen
-
-
-@intrinsic
-def within(typing: Any, value: Any, low: Any, high: Any) -> Any:
-    """The value, but `low` where it is lower and `high` where it is higher; not a number stays so."""
-    return vector(vector, vector, vector), lambda context, builder, signature, values: _cut(builder, *values)
-
-
-def _cut(builder: Any, value: Any, low: Any, high: Any) -> Any:
-    raised = builder.select(builder.fcmp_ordered(">", low, value), low, value)
-    return builder.select(builder.fcmp_ordered("<", high, raised), high, raised)

@@ -6,15 +6,17 @@ quarter of a processor's rate. What LLVM cannot fit into the registers of a proc
 
 from __future__ import annotations
 
+import functools
 import operator
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import extending, types
 from numba.core import cgutils, imputils
-from numba.core.typing.templates import ConcreteTemplate, infer_global
+from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.core.typing.templates import signature as typing_signature
 from numba.extending import models, register_jitable, register_model
 
@@ -161,8 +163,8 @@ def spread(builder: Any, value: Any, vector: Any) -> Any:
 def multiply_add(builder: Any, left: Any, right: Any, total: Any, pairs: bool) -> Any:
     """`total + left · right`, with one rounding; of pairs of bfloat16, as the processor does it."""
     if not pairs:
-        plain = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        return builder.call(cgutils.get_or_insert_function(builder.module, plain, f"llvm.fma.v{LANES}f32"), [left, right, total])
+        plain, name = ir.FunctionType(left.type, [left.type] * 3), f"llvm.fma.v{left.type.count}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, plain, name), [left, right, total])
     halves = ir.VectorType(_BFloat(), 2 * LANES)
     kind = ir.FunctionType(_VECTOR, [_VECTOR, halves, halves])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
@@ -173,19 +175,20 @@ def multiply_add(builder: Any, left: Any, right: Any, total: Any, pairs: bool) -
 
 
 class VectorType(types.Type):
-    """Sixteen float32 in Numba's kernels: `+` and `-` work on them, `load`, `store` and their kin move them."""
+    """So many float32 in Numba's kernels: `+`, `-` and `*` work on them, `load`, `store` and their kin move them."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Vector16")
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"Vector{lanes}")
 
 
-vector = VectorType()
+vector = VectorType(LANES)
 
 
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)  # type: ignore[no-untyped-call]
+        super().__init__(manager, kind, ir.VectorType(_F32, kind.lanes))  # type: ignore[no-untyped-call]
 
 
 def pointer(context: Any, builder: Any, kind: Any, place: Any, wide: Any) -> Any:
@@ -204,24 +207,39 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     return vector(array, types.intp), codegen
 
 
-def numbers_at(builder: Any, place: Any, kind: Any) -> Any:
+def numbers_at(builder: Any, place: Any, kind: Any, lanes: int = LANES) -> Any:
     """A vector from memory: float32, also as int32 bits, or bfloat16 as int16 bits."""
-    half = kind == types.int16
-    found = builder.load(builder.bitcast(place, (ir.VectorType(ir.IntType(16), LANES) if half else _VECTOR).as_pointer()))
+    half, floats, wide = kind == types.int16, ir.VectorType(_F32, lanes), ir.VectorType(_I32, lanes)
+    found = builder.load(builder.bitcast(place, (ir.VectorType(ir.IntType(16), lanes) if half else floats).as_pointer()))
     found.align = 2 if half else 4
-    if not half:
-        return found
-    return builder.bitcast(builder.shl(builder.zext(found, _PAIRS), ir.Constant(_PAIRS, [16] * LANES)), _VECTOR)
+    return builder.bitcast(builder.shl(builder.zext(found, wide), ir.Constant(wide, [16] * lanes)), floats) if half else found
+
+
+@functools.cache
+def _rounds_by_itself() -> bool:
+    """Whether the processor that is compiled for rounds to bfloat16; elsewhere LLVM would call a function for each number."""
+    if os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"):
+        return "+avx512bf16" in os.environ.get("NUMBA_CPU_FEATURES", "")
+    return bool(binding.get_host_cpu_features().get("avx512bf16", False))
 
 
 def rounded(builder: Any, value: Any) -> Any:
     """Float32 → bits of bfloat16, to nearest, ties to even; not a number stays so."""
-    return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), LANES)), ir.VectorType(ir.IntType(16), LANES))
+    lanes = value.type.count
+    halves, wide = ir.VectorType(ir.IntType(16), lanes), ir.VectorType(_I32, lanes)
+    if _rounds_by_itself():
+        return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), lanes)), halves)
+    raw = builder.bitcast(value, wide)
+    odd = builder.and_(builder.lshr(raw, ir.Constant(wide, [16] * lanes)), ir.Constant(wide, [1] * lanes))
+    near = builder.add(raw, builder.add(odd, ir.Constant(wide, [0x7FFF] * lanes)))
+    nothing = builder.fcmp_unordered("uno", value, value)
+    bits = builder.select(nothing, ir.Constant(wide, [0x7FC0 << 16] * lanes), near)
+    return builder.trunc(builder.lshr(bits, ir.Constant(wide, [16] * lanes)), halves)
 
 
 @intrinsic
 def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
-    """Writes sixteen numbers to a flat array: float32, or bfloat16 as int16 bits."""
+    """Writes a vector to a flat array: float32, also as int32 bits, or bfloat16 as int16 bits."""
     half = array.dtype == types.int16
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -229,7 +247,7 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
         builder.store(given, pointer(context, builder, array, values[:2], given.type)).align = 2 if half else 4
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), codegen
+    return types.void(array, types.intp, value), codegen
 
 
 @intrinsic
@@ -317,20 +335,34 @@ def lowest_bit(typing: Any, bits: Any) -> Any:
     return types.intp(types.intp), lambda context, builder, signature, values: builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
 
 
-@lower_builtin(operator.add, vector, vector)
+@lower_builtin(operator.add, VectorType, VectorType)
 def _add(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.fadd(*values)
 
 
-@lower_builtin(operator.sub, vector, vector)
+@lower_builtin(operator.sub, VectorType, VectorType)
 def _subtract(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.fsub(*values)
 
 
+@lower_builtin(operator.mul, VectorType, VectorType)
+def _multiply(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    return builder.fmul(*values)
+
+
+@lower_builtin(operator.truediv, VectorType, VectorType)
+def _divide(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    return builder.fdiv(*values)
+
+
 @infer_global(operator.add)
 @infer_global(operator.sub)
-class _Sums(ConcreteTemplate):
-    cases = (typing_signature(vector, vector, vector),)
+@infer_global(operator.mul)
+@infer_global(operator.truediv)
+class _Arithmetic(AbstractTemplate):
+    def generic(self, given: Any, named: Any) -> Any:
+        left, right = given
+        return typing_signature(left, left, right) if isinstance(left, VectorType) and left == right else None
 
 
 _ONE, _TWO, _THREE, _NOWHERE = (np.float32(k) for k in (1, 2, 3, 255))
