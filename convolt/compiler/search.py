@@ -1,7 +1,7 @@
 """The measured search: rewrites are tried one after the other on a real batch, and those that pay are kept.
 
-Greedy, from the plain rewrites to the special ones and what these left: each candidate is the form found so far plus one rewrite. First its
-loss and gradients are held against float64, then it is timed in turn with that form.
+Greedy, from the plain rewrites to the special ones and what these left: each candidate is the form found so far plus one rewrite, or
+those of batch normalization together. First its loss and gradients are held against float64, then it is timed in turn with that form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ and parameters lean by 0.15; trainings in bfloat16 end within the spread of seed
 _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-RULES = 10  # of the choice; a new number makes earlier measurements void
+RULES = 11  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -152,14 +152,14 @@ class Search:
             in_turn.sort(key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
             candidates += [rewrite.name for rewrite in in_turn if fuse(self._traced, (rewrite.name,)).count]
         reference: Gradients | None = None
-        for name in candidates:
-            if name != BFLOAT16 and self._changes_nothing(name):
+        for names in _together(candidates):
+            if names != (BFLOAT16,) and self._changes_nothing(names):
                 continue
-            if why := self._too_short() or self._hopeless(name):
-                self._rows.append(plain_row(name, "refused", why))
+            if why := self._too_short() or self._hopeless(names):
+                self._rows.append(plain_row(", ".join(names), "refused", why))
                 continue
             reference = reference or self._begin()
-            self._try(name, reference)
+            self._try(names, reference)
             release_freed_memory()
             plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
         self._compile()
@@ -200,22 +200,22 @@ class Search:
                 break
         return Timed(times)
 
-    def _changes_nothing(self, name: str) -> bool:
-        """Whether rewrites that were chosen before leave nothing for this one."""
+    def _changes_nothing(self, names: tuple[str, ...]) -> bool:
+        """Whether rewrites that were chosen before leave nothing for these."""
         assert self._traced is not None
-        return fuse(self._traced, (*self.kept, name)).count == fuse(self._traced, tuple(self.kept)).count
+        return fuse(self._traced, (*self.kept, *names)).count == fuse(self._traced, tuple(self.kept)).count
 
-    def _hopeless(self, name: str) -> str:
-        """Returns why a rewrite cannot be worth a change in a long step, which costs seconds to try; "" if it may be."""
+    def _hopeless(self, names: tuple[str, ...]) -> str:
+        """Returns why rewrites cannot be worth a change in a long step, which costs seconds to try; "" if they may be."""
         on_cpu = all(p.device.type == "cpu" for p in self._model.parameters())  # elsewhere nodes take no time, but what waits for them
-        if self._traced is None or name == BFLOAT16 or self._best_seconds < LONG_STEP or not on_cpu:
+        if self._traced is None or names == (BFLOAT16,) or self._best_seconds < LONG_STEP or not on_cpu:
             return ""
-        slow = next((row for row in self._rows if name == "bn" and row.name.startswith("bn+") and row.seconds and row.verdict == "refused"
+        slow = next((row for row in self._rows if names == ("bn",) and row.name.startswith("bn+") and row.seconds and row.verdict == "refused"
                      and row.seconds > DECIDED * self._best_seconds), None)
         if slow is not None:
             return f"{slow.name!r}, which saves more, is slower"
         self._shares = self._shares or Shares(self._traced, self._probe, self.precision)
-        share = self._shares.of(fuse(self._traced, (name,)).covers)
+        share = self._shares.of(fuse(self._traced, names).covers)
         return f"the layers that it replaces take {share:.0%} of the time" if share * HALVED < 1 - 1 / WORTH else ""
 
     def _too_short(self) -> str:
@@ -243,11 +243,11 @@ class Search:
     def _allow(self, own: tuple[float, float, float]) -> None:
         self._allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self.precision], own, strict=True)]
 
-    def _try(self, name: str, reference: Gradients) -> None:
-        """Makes one change to the best form if it is right and faster, and adds its row in any case."""
-        lower = name == BFLOAT16
+    def _try(self, names: tuple[str, ...], reference: Gradients) -> None:
+        """Makes a change to the best form if it is right and faster, and adds its row in any case: if it was made, one for each name."""
+        lower, name = names == (BFLOAT16,), ", ".join(names)
         precision = torch.bfloat16 if lower else self.precision
-        module = self._best if lower or self._traced is None else fuse(self._traced, (*self.kept, name)).module
+        module = self._best if lower or self._traced is None else fuse(self._traced, (*self.kept, *names)).module
         errors = self._probe.gradients(module, precision).errors(reference)
         allowed = TOLERANCE[precision] if lower else self._allowed
         if why := _too_far(errors, allowed):
@@ -257,15 +257,17 @@ class Search:
         if timed is None:
             return
         row = self._row(name, timed, errors, self._probe.kept_bytes(module, precision))
-        self._rows.append(replace(row, doubt=timed.doubt))
-        if row.verdict == "chosen":
+        if row.verdict == "refused":
+            self._rows.append(replace(row, doubt=timed.doubt))
+            self._best_seconds = timed.before
+        else:
+            why = row.why + (" (all of " + name + ")" if len(names) > 1 else "")
+            self._rows += [replace(row, name=each, why=why, doubt=timed.doubt) for each in names]
             self._best, self._best_seconds, self.precision = module, timed.seconds, precision
             if lower:
                 self._allow(errors)
             else:
-                self.kept.append(name)
-        else:
-            self._best_seconds = timed.before
+                self.kept += names
 
     def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float]) -> Timed | None:
         """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
@@ -399,6 +401,16 @@ class Search:
             self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
                           if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]
             self.kept = []
+
+
+def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns what is tried at once, in turn: each by itself, but first those of batch normalization with what follows it.
+
+    A network has several of them, which win or lose for the same reasons; one after the other they take most of a search.
+    """
+    norms = tuple(name for name in candidates if name.startswith("bn+"))
+    alone = [(name,) for name in candidates]
+    return alone if len(norms) < 2 else [*(each for each in alone if each == (BFLOAT16,)), norms, *(each for each in alone if each != (BFLOAT16,))]
 
 
 def _too_far(errors: Sequence[float], allowed: Sequence[float]) -> str:

@@ -87,6 +87,32 @@ def test_each_rewrite_is_judged_by_itself() -> None:
     assert plan.fusions == {"bn+relu": 1}
 
 
+def norms() -> Sequential:
+    """Two forms of batch normalization with what follows, each of its own kind, and one alone."""
+    convolt.utils.set_random_seed(0)
+    return Sequential([
+        layers.Input((12, 12, 3)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(4, 3),
+        layers.BatchNormalization(), layers.ReLU(6.0), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(),
+        layers.Dense(3, activation="softmax"),
+    ])  # fmt: skip
+
+
+def test_batch_normalization_with_what_follows_is_tried_at_once() -> None:
+    model = norms()
+    plan, _ = plan_with(TimedProbe(model, 0.02, {NORM: 0.9}), model)
+    assert verdicts(plan) == {"layers": "refused", "bn+activation": "chosen", "bn+relu": "chosen", "bn": "chosen"}
+    assert plan.fusions == {"bn+activation": 1, "bn+relu": 1, "bn": 1}
+    assert "1.23× without it (all of bn+activation, bn+relu)" in {row.name: row.why for row in plan.rows}["bn+relu"]
+
+
+def test_where_not_all_of_them_pay_each_is_tried_by_itself() -> None:
+    model = norms()
+    plan, module = plan_with(TimedProbe(model, 0.02, {NORM: 1.2}), model)
+    assert module is model
+    assert verdicts(plan) == {"layers": "chosen", "bn+activation, bn+relu": "refused", "bn+activation": "refused", "bn+relu": "refused",
+                              "bn": "refused"}
+
+
 def test_the_choice_is_near_the_best_under_noise_and_within_the_budget() -> None:
     from itertools import combinations
 
