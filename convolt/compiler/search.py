@@ -210,8 +210,8 @@ class Search:
         on_cpu = all(p.device.type == "cpu" for p in self._model.parameters())  # elsewhere nodes take no time, but what waits for them
         if self._traced is None or names == (BFLOAT16,) or self._best_seconds < LONG_STEP or not on_cpu:
             return ""
-        slow = next((row for row in self._rows if names == ("bn",) and row.name.startswith("bn+") and row.seconds and row.verdict == "refused"
-                     and row.seconds > DECIDED * self._best_seconds), None)
+        refused = (row for row in self._rows if row.name.startswith("bn+") and row.seconds and row.verdict == "refused")
+        slow = next((row for row in refused if names == ("bn",) and (row.seconds or 0.0) > DECIDED * self._best_seconds), None)
         if slow is not None:
             return f"{slow.name!r}, which saves more, is slower"
         self._shares = self._shares or Shares(self._traced, self._probe, self.precision)
@@ -408,9 +408,9 @@ def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
 
     A network has several of them, which win or lose for the same reasons; one after the other they take most of a search.
     """
+    alone: list[tuple[str, ...]] = [(name,) for name in candidates]
     norms = tuple(name for name in candidates if name.startswith("bn+"))
-    alone = [(name,) for name in candidates]
-    return alone if len(norms) < 2 else [*(each for each in alone if each == (BFLOAT16,)), norms, *(each for each in alone if each != (BFLOAT16,))]
+    return alone if len(norms) < 2 else sorted([norms, *alone], key=lambda each: each != (BFLOAT16,))
 
 
 def _too_far(errors: Sequence[float], allowed: Sequence[float]) -> str:

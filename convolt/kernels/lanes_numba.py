@@ -98,7 +98,7 @@ _A, _B, _C, _D, _E, _F = (np.float32(k) for k in (1.9875691500e-4, 1.3981999507e
 
 @register_jitable
 def exponential(x: Any) -> Any:
-    """e to the power of x, within two units of the last place; not a number stays so (Cephes, Moshier 1989)."""
+    """E to the power of x, within two units of the last place; not a number stays so (Cephes, Moshier 1989)."""
     x = within(x, number_like(x, _LOW), number_like(x, _HIGH))
     rounds, one = number_like(x, _ROUNDS), number_like(x, np.float32(1))
     n = (x * number_like(x, _LOG2E) + rounds) - rounds  # the nearest whole number

@@ -55,17 +55,17 @@ class Blocks(NamedTuple):
     """How a tensor is cut up.
 
     Attributes:
-        count: of blocks.
+        number: of blocks.
         sizes: rows, numbers in each, rows of a block, channels: rows are joined so that one has each channel several times.
     """
 
-    count: int
+    number: int
     sizes: tuple[int, int, int, int]
 
     @property
     def room(self) -> int:
         """How many float32 two sums of each number of a row are in all blocks."""
-        return 2 * self.count * self.sizes[1]
+        return 2 * self.number * self.sizes[1]
 
     def bytes(self, dtype: torch.dtype) -> int:
         """Returns the tensor's size."""
@@ -425,11 +425,11 @@ def _forward_calls(shape: torch.Size, dtype: torch.dtype, add: bool, weighed: bo
                    activation: str) -> _Calls:
     blocks, (kind, limits), channels = blocks_of(shape), _limits(activation), shape[1]
     parts, x, nothing = numbers_to_come(blocks.room), bits_to_come(dtype, shape.numel()), bits_to_come(dtype, 0)
-    moments = _moments.prepared((x, parts, blocks.sizes), blocks.count, blocks.bytes(dtype))
+    moments = _moments.prepared((x, parts, blocks.sizes), blocks.number, blocks.bytes(dtype))
     vectors = (numbers_to_come(channels * there) for there in (weighed, biased, followed, followed))
     arguments = (x, x if add else nothing, x, parts, *vectors, numbers_to_come(1), np.float32(factor), float(eps),
                  numbers_to_come(3 * channels), limits, blocks.sizes)
-    normalise = _normalise(kind, add).prepared(arguments, blocks.count, 2 * blocks.bytes(dtype))
+    normalise = _normalise(kind, add).prepared(arguments, blocks.number, 2 * blocks.bytes(dtype))
     return _Calls(moments, normalise, blocks.room)
 
 
@@ -464,7 +464,7 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Returns mean, 1 / √(variance + eps) and variance of each channel, float32."""
     blocks, own = blocks_of(x.shape), bits(x)
     parts, kept = torch.empty(blocks.room), torch.empty(3, x.shape[1])
-    _moments.over_rows((own, parts, blocks.sizes), blocks.count, x.nbytes)
+    _moments.over_rows((own, parts, blocks.sizes), blocks.number, x.nbytes)
     _join(own, parts, eps, kept.view(-1), blocks.sizes)
     mean, rstd, var = kept.unbind()
     return mean, rstd, var
@@ -475,7 +475,7 @@ def inference(x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, 
     out, blocks, (kind, limits) = empty_like(x), blocks_of(x.shape), _limits(activation)
     added = bits_to_come(x.dtype, 0) if residual is None else bits(residual)
     arrays = bits(x), added, bits(out), _float32(scale), _float32(shift)
-    _transform(kind, residual is not None).over_rows((*arrays, limits, blocks.sizes), blocks.count, 2 * x.nbytes)
+    _transform(kind, residual is not None).over_rows((*arrays, limits, blocks.sizes), blocks.number, 2 * x.nbytes)
     return out
 
 
@@ -488,7 +488,7 @@ def _backward_calls(shape: torch.Size, dtype: torch.dtype, from_out: bool, weigh
     spread = _input_gradient(HELD if kind in SMOOTH else LINEAR if from_out else kind)
     given = (x, x, x if from_out else bits_to_come(dtype, 0), x, parts, *vectors, limits, blocks.sizes)
     behind = (x, x, x, parts, *vectors, numbers_to_come(2 * channels), limits, blocks.sizes)
-    return _Calls(reduce.prepared(given, blocks.count, 2 * size), spread.prepared(behind, blocks.count, 3 * size), blocks.room)
+    return _Calls(reduce.prepared(given, blocks.number, 2 * size), spread.prepared(behind, blocks.number, 3 * size), blocks.room)
 
 
 def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None,

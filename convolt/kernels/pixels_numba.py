@@ -53,8 +53,8 @@ def store_pixels(typing: Any, array: Any, at: Any, value: Any) -> Any:
         given = values[2]
         if kind == types.uint8:
             raised = builder.fadd(given, ir.Constant(_VECTOR, [0.5] * LANES))
-            cut = cut(builder, raised, ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, [255.0] * LANES))
-            given = builder.trunc(builder.fptosi(cut, ir.VectorType(_I32, LANES)), ir.VectorType(_I8, LANES))
+            whole = cut(builder, raised, ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, [255.0] * LANES))
+            given = builder.trunc(builder.fptosi(whole, ir.VectorType(_I32, LANES)), ir.VectorType(_I8, LANES))
         elif kind == types.int16:
             given = rounded(builder, given)
         packed = builder.shuffle_vector(given, ir.Constant(given.type, ir.Undefined), _OF_PIXELS)
