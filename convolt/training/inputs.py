@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -198,6 +199,10 @@ def _behind(items: Iterable[Any], first: int) -> Iterator[Any]:
     return iterator
 
 
+SIGNAL_SECONDS = 1.0
+"""In which the system tells of a process that has ended, after its connections were broken."""
+
+
 @contextmanager
 def lost_workers_explained(*sources: Any) -> Iterator[None]:
     """Tells what may have happened where the worker of a loader is gone; PyTorch raises that from a signal handler, so anywhere.
@@ -217,6 +222,9 @@ def lost_workers_explained(*sources: Any) -> Iterator[None]:
         broken = not isinstance(error, RuntimeError) and any(getattr(source, "num_workers", 0) for source in sources)
         if not (told or broken):
             raise
+        if broken:  # the signal is still to come, and would raise in whatever runs then
+            with suppress(RuntimeError):
+                time.sleep(SIGNAL_SECONDS)
         raise DataError(explain("the loader", "the end of a worker process, killed or crashed", "workers that live on",
                                 "A system short of memory kills processes: try fewer workers or smaller batches. "
                                 "num_workers=0 reads in this process, where an error shows.")) from error
