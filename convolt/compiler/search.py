@@ -404,13 +404,16 @@ class Search:
 
 
 def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns what is tried at once, in turn: each by itself, but first those of batch normalization with what follows it.
+    """Returns what is tried at once, in turn: each by itself, but those of batch normalization with what follows it first all at once.
 
     A network has several of them, which win or lose for the same reasons; one after the other they take most of a search.
     """
     alone: list[tuple[str, ...]] = [(name,) for name in candidates]
     norms = tuple(name for name in candidates if name.startswith("bn+"))
-    return alone if len(norms) < 2 else sorted([norms, *alone], key=lambda each: each != (BFLOAT16,))
+    if len(norms) < 2:
+        return alone
+    first = sum(name == BFLOAT16 or name.startswith("winograd") for name in candidates)  # which win more
+    return [*alone[:first], norms, *alone[first:]]
 
 
 def _too_far(errors: Sequence[float], allowed: Sequence[float]) -> str:
