@@ -46,6 +46,11 @@ class DeviceInfo:
         return f"{self.device}: {self.name}{memory}{', ' + self.capability if self.capability else ''}"
 
 
+def multiplies_in_tiles() -> bool:
+    """Whether the CPU has units for matrices of bfloat16 (AMX), several times as fast as its vectors."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def resolve(device: str | torch.device | None = "auto") -> torch.device:
     """Returns the device that is meant.
 

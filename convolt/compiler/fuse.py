@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from convolt import activations
@@ -19,6 +20,7 @@ from convolt.compiler.fused import (
     ConvReluPool,
     Depthwise,
     FirstConvReluPool,
+    GemmConv,
     Norm,
     NormPool,
     ReluPool,
@@ -42,6 +44,7 @@ from convolt.compiler.nodes import (
 from convolt.kernels.conv import MOST_CHANNELS
 from convolt.kernels.depthwise import FEWEST_CHANNELS as FEWEST_TO_ITSELF
 from convolt.kernels.depthwise import LARGEST_OF_ONEDNN
+from convolt.kernels.gemm import gemm_passes
 from convolt.kernels.pool_reference import DEAD
 from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
@@ -173,6 +176,21 @@ def _depthwise(graph: fx.GraphModule, node: fx.Node) -> Match | None:
         fits = groups == len(weight) and conv.dilation_rate == (1, 1)
     pays = math.prod(weight.shape[2:]) > LARGEST_OF_ONEDNN or (getattr(conv, "stride", None) or conv.strides) != (1, 1)
     return Match(Depthwise(conv), (first_input(node),), (node,)) if fits and pays else None
+
+
+def _gemm_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """A convolution without holes and groups on a CPU; at least the weights' gradient must be faster so in bfloat16."""
+    conv: Any = module_of(graph, node)
+    if not (type(conv) in (Conv2D, nn.Conv2d) and len(node.meta.get("shape", ())) == 4 and conv.groups == 1):
+        return None
+    weight = getattr(conv, "weight", None)  # of Convolt's layers once they are built
+    plain = _has_even_zeros(conv) and conv.dilation == (1, 1) if isinstance(conv, nn.Conv2d) else conv.dilation_rate == (1, 1)
+    if weight is None or weight.device.type != "cpu" or not plain:
+        return None
+    height, width = node.meta["shape"][2:]  # of the results: as if the input were just what they need
+    needed = (1, weight.shape[1], height + weight.shape[2] - 1, width + weight.shape[3] - 1)
+    pays = any(gemm_passes(needed, torch.bfloat16, weight.shape, (1, 1), (0, 0)))
+    return Match(GemmConv(conv), (first_input(node),), (node,)) if pays else None
 
 
 def _has_even_zeros(conv: nn.Conv2d) -> bool:
@@ -312,6 +330,7 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("relu+pool", "ReLU and max-pooling in one pass", _relu_pool),
     Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
     Rewrite("depthwise conv", "convolution of each channel by itself, with a weights' gradient of our own (CPU)", _depthwise),
+    Rewrite("gemm conv", "convolution of many channels to few places by products of matrices, pass by pass (CPU)", _gemm_conv),
     Rewrite("conv+relu", "bias and ReLU written over a convolution's result, on CUDA in one pass", _conv_relu, leftover=True),
 )
 

@@ -150,6 +150,25 @@ class Depthwise(nn.Module):
         return cast(Tensor, getattr(conv, "activation", activations.linear)(y))
 
 
+class GemmConv(nn.Module):
+    """A convolution on a CPU of which those passes are products of matrices that are faster so, by its shape (`kernels.gemm_passes`)."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what the convolution does."""
+        conv: Any = self.conv
+        given, padding = _padding(conv, _as_autocast(x))
+        strides: Any = conv.stride if isinstance(conv, nn.Conv2d) else conv.strides
+        passes = kernels.gemm_passes(given.shape, given.dtype, conv.weight.shape, strides, padding)
+        if not any(passes):
+            return cast(Tensor, conv(x))
+        y = kernels.gemm_conv(given, conv.weight, conv.bias, strides=strides, padding=padding, passes=passes)
+        return cast(Tensor, getattr(conv, "activation", activations.linear)(y))
+
+
 def _as_autocast(x: Tensor) -> Tensor:
     """Returns `x` in the type in which autocast would have a convolution compute."""
     kind = x.device.type

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from convolt.compiler.execute import GraphBackend
 from convolt.compiler.host import release_freed_memory, returning_freed_memory
 from convolt.devices import free_bytes
+from convolt.kernels.compiled import compiling_seconds
 
 LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
 """Computes the loss of a module (or of a function in its place) on the first batch, in a precision, without penalties."""
@@ -107,6 +108,10 @@ class Probe:
         self._device = device
         self.clock = clock
         self._graphs = graphs
+
+    def compiling_seconds(self) -> float:
+        """Returns how much of the clock's time has gone into compiling kernels, which is done once on a machine."""
+        return compiling_seconds() if self.clock is time.perf_counter else 0.0
 
     @property
     def in_graphs(self) -> bool:

@@ -17,6 +17,7 @@ from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
 from convolt.compiler.shares import Shares
+from convolt.devices import multiplies_in_tiles
 
 TOLERANCE = {torch.float32: (1e-5, 1e-3, 1e-2), torch.bfloat16: (2e-2, 0.5, 0.25)}
 """Relative errors of loss and gradients and the lean of a parameter against float64 that are always allowed, by the candidate's precision.
@@ -28,12 +29,14 @@ and parameters lean by 0.15; trainings in bfloat16 end within the spread of seed
 _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-RULES = 11  # of the choice; a new number makes earlier measurements void
+FIRST = ("gemm", "winograd")  # the rewrites that win most, by the first word of their names; nothing is compiled for the first one
+RULES = 12  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
 MOST_OF_RUN_COMPILING = 0.05  # share of a run that compiling may take, which wins seldom and must be done anew by the next run
 MOST_SECONDS = 20.0  # of a search, or as many steps where these take longer: somebody waits, however long the run is
+MOST_COMPILING = 40.0  # seconds that compiling kernels may take besides, which the next search on the machine need not do again
 LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
 DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
 HALVED = 0.5  # what a rewrite leaves of the time of the layers that it replaces, at best
@@ -136,7 +139,7 @@ class Search:
         self._steps = steps
         self._model = self._best = model
         self._best_seconds = 0.0
-        self._began = 0.0
+        self._began = self._compiled_before = 0.0
         self._shares: Shares | None = None
         self._rows: list[Row] = []
         self.kept: list[str] = []
@@ -144,12 +147,12 @@ class Search:
 
     def run(self) -> tuple[Row, ...]:
         """Returns the rows, "layers" first."""
-        self._began = self._probe.clock()
+        self._begin_clock()
         plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3, least=1)
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
             in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
-            in_turn.sort(key=lambda rewrite: not rewrite.name.startswith("winograd"))  # these win most
+            in_turn.sort(key=lambda rewrite: FIRST.index(word) if (word := rewrite.name.split()[0]) in FIRST else len(FIRST))
             candidates += [rewrite.name for rewrite in in_turn if fuse(self._traced, (rewrite.name,)).count]
         reference: Gradients | None = None
         for names in _together(candidates):
@@ -168,6 +171,9 @@ class Search:
             why = "the form that needs no search"
         layers = plain_row(LAYERS, "refused" if self._why_not_layers() else "chosen", why, plain, self._batch_size)
         return layers, *self._rows
+
+    def _begin_clock(self) -> None:
+        self._began, self._compiled_before = self._probe.clock(), self._probe.compiling_seconds()
 
     def _why_not_layers(self) -> str:
         chosen = [row for row in self._rows if row.verdict == "chosen"]
@@ -206,9 +212,13 @@ class Search:
         return fuse(self._traced, (*self.kept, *names)).count == fuse(self._traced, tuple(self.kept)).count
 
     def _hopeless(self, names: tuple[str, ...]) -> str:
-        """Returns why rewrites cannot be worth a change in a long step, which costs seconds to try; "" if they may be."""
+        """Returns why rewrites cannot be worth a change, by rule or in a long step, which costs seconds to try; "" if they may be."""
         on_cpu = all(p.device.type == "cpu" for p in self._model.parameters())  # elsewhere nodes take no time, but what waits for them
-        if self._traced is None or names == (BFLOAT16,) or self._best_seconds < LONG_STEP or not on_cpu:
+        if self._traced is None or names == (BFLOAT16,) or not on_cpu:
+            return ""
+        if names[0].startswith("winograd") and self.precision == torch.bfloat16 and multiplies_in_tiles():
+            return "this processor multiplies bfloat16 in tiles (AMX), beside which the transforms take longer than they save"
+        if self._best_seconds < LONG_STEP:
             return ""
         refused = (row for row in self._rows if row.name.startswith("bn+") and row.seconds and row.verdict == "refused")
         slow = next((row for row in refused if names == ("bn",) and (row.seconds or 0.0) > DECIDED * self._best_seconds), None)
@@ -221,8 +231,9 @@ class Search:
     def _too_short(self) -> str:
         """Returns why the run, or who waits for it, cannot repay the next candidate; "" if it can."""
         spent = self._probe.clock() - self._began
-        if spent + SEARCH_SECONDS > max(MOST_SECONDS, MOST_SECONDS * self._best_seconds):
-            return f"the search has taken {spent:.0f} s"
+        once = min(MOST_COMPILING, self._probe.compiling_seconds() - self._compiled_before)
+        if spent - once + SEARCH_SECONDS > max(MOST_SECONDS, MOST_SECONDS * self._best_seconds):
+            return f"the search has taken {spent:.0f} s" + (f", {once:.0f} of them for compiling kernels" if once >= 1 else "")
         if self._steps is None:
             return ""
         run = self._best_seconds * self._steps
@@ -292,7 +303,7 @@ class Search:
         A verdict that is confirmed is in doubt no more. One that is contradicted stays for now, so that a repeated run takes the same
         form; if the next run contradicts it as well, it is replaced.
         """
-        self._began = self._probe.clock()
+        self._begin_clock()
         kept = tuple(row.name for row in rows if row.verdict == "chosen" and row.name in _REWRITE_NAMES)
         if any(row.verdict == "chosen" and row.name == BFLOAT16 for row in rows):
             self.precision = torch.bfloat16
@@ -412,7 +423,7 @@ def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
     norms = tuple(name for name in candidates if name.startswith("bn+"))
     if len(norms) < 2:
         return alone
-    first = sum(name == BFLOAT16 or name.startswith("winograd") for name in candidates)  # which win more
+    first = sum(name.split()[0] in (BFLOAT16, *FIRST) for name in candidates)
     return [*alone[:first], norms, *alone[first:]]
 
 

@@ -32,6 +32,12 @@ from convolt.kernels.memory import KINDS, Flat
 _PACKAGE = __name__.rsplit(".", 1)[0]
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 _lock = threading.Lock()
+_spent = [0.0]
+
+
+def compiling_seconds() -> float:
+    """Returns for how long kernels have been compiled for this process so far."""
+    return _spent[0]
 
 
 def _begin_anew() -> None:
@@ -123,7 +129,9 @@ class Compiled:
                 file = cache_file(request["name"])
                 code = _read(file)
                 if code is None:
+                    began = time.monotonic()
                     code = self._compile(request)
+                    _spent[0] += time.monotonic() - began
                     _write(file, code)
                 address, kept = _load(request["name"], code)
                 self._made[key] = _CALL(address), kept

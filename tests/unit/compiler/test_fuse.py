@@ -84,6 +84,13 @@ LEGAL = {
         lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.Conv2D(16, 7, padding="same", groups=16)]),
         lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 5, 2, 2, groups=16)),
     ],
+    "gemm conv": [
+        lambda: Sequential([*image_input(), layers.AveragePooling2D(4), layers.Conv2D(96, 1, activation="gelu")]),
+        lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 3, stride=2, padding=1)),  # all passes
+        lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 3, padding="same", bias=False)),
+        lambda: Sequential([*image_input(), layers.AveragePooling2D(4), layers.Conv2D(24, 1),
+                            layers.Conv2D(400, 2, strides=2, padding="same")]),
+    ],
     "conv+relu+pool": [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, dilation_rate=2, activation="relu"), layers.MaxPooling2D()]),
         lambda: Sequential([*image_input(), layers.Conv2D(6, 3, groups=3, activation="relu"), layers.MaxPooling2D()]),
@@ -219,6 +226,9 @@ def used_twice() -> Model:
     lambda: depthwise(depth_multiplier=2), lambda: depthwise(dilation_rate=2), lambda: depthwise(activity_regularizer="l2"),
     lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(3)]),  # PyTorch's own is fast
     lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 5, padding=2, padding_mode="reflect", groups=16)),
+    lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 1, groups=2)),
+    lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 2, dilation=(2, 1))),
+    lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 3, padding=1, padding_mode="reflect")),
     with_activity_penalty, with_hook, pre_activation_used_twice,
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="tanh"), layers.MaxPooling2D()]),
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3), layers.MaxPooling2D()]),

@@ -116,3 +116,44 @@ def test_a_search_takes_no_more_of_a_run_than_is_said(run: float, seed: int) -> 
     assert machine.step_seconds(module) <= layers * 1.02, "never slower than layer by layer"
     given_up = [row.why for row in plan.rows if "the search has taken" in row.why]
     assert bool(given_up) == (run < 100), "a search that would take too much ends early, and says so"
+
+
+@pytest.mark.parametrize(("compiling", "tried"), [(15.0, True), (60.0, False)])
+def test_compiling_is_waited_for_apart_from_the_search(compiling: float, tried: bool) -> None:
+    machine = Machine(0.02, dict.fromkeys(KINDS, 0.99), noise=0.0, busy=0.0)
+    model, spent = cnn(), [0.0]
+
+    class Compiling(Probe):
+        """The first candidate has kernels to be compiled."""
+
+        def gradients(self, module: nn.Module, *arguments: Any, **options: Any) -> Any:
+            if isinstance(module, fx.GraphModule) and not spent[0]:
+                spent[0] = compiling
+                machine.now += compiling
+            return super().gradients(module, *arguments, **options)
+
+        def compiling_seconds(self) -> float:
+            return spent[0]
+
+    probe = Compiling(model, machine.loss_of, torch.device("cpu"), clock=lambda: machine.now)
+    plan, _ = make_plan(model, [X[:2]], probe, precision=torch.float32, device=torch.device("cpu"), batch_size=8, steps=10**6)
+    late = [row for row in plan.rows if row.why.startswith("the search has taken")]
+    assert bool(late) != tried
+    assert all("40 of them for compiling kernels" in row.why for row in late)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_winograd_in_bfloat16_is_not_tried_beside_units_for_matrices(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Sequential([L.Input((8, 8, 32)), L.Conv2D(32, 3, padding="same"), L.GlobalAveragePooling2D(), L.Dense(3)])
+    machine, x = Machine(0.02, {}), torch.rand(8, 32, 8, 8)
+
+    def loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            return machine.loss_of(lambda _: module(x.double() if precision == torch.float64 else x), precision)
+
+    probe = Probe(model, loss_of, torch.device("cpu"), clock=lambda: machine.now)
+    monkeypatch.setattr("convolt.compiler.search.multiplies_in_tiles", lambda: tiles)
+    for precision, refused in ((torch.bfloat16, tiles), (torch.float32, False)):
+        plan, _ = make_plan(model, [x[:2]], probe, precision=precision, device=torch.device("cpu"), batch_size=8, steps=10**6)
+        row = next(row for row in plan.rows if row.name == "winograd conv")
+        assert (row.seconds is None and "AMX" in row.why) == refused, row
