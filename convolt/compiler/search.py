@@ -30,7 +30,7 @@ _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
 FIRST = ("gemm", "winograd")  # the rewrites that win most, by the first word of their names; nothing is compiled for the first one
-RULES = 12  # of the choice; a new number makes earlier measurements void
+RULES = 14  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -216,7 +216,7 @@ class Search:
         on_cpu = all(p.device.type == "cpu" for p in self._model.parameters())  # elsewhere nodes take no time, but what waits for them
         if self._traced is None or names == (BFLOAT16,) or not on_cpu:
             return ""
-        if names[0].startswith("winograd") and self.precision == torch.bfloat16 and multiplies_in_tiles():
+        if names == ("winograd conv",) and self.precision == torch.bfloat16 and multiplies_in_tiles():
             return "this processor multiplies bfloat16 in tiles (AMX), beside which the transforms take longer than they save"
         if self._best_seconds < LONG_STEP:
             return ""

@@ -75,6 +75,17 @@ def openmp() -> int:
     return _gomp_parallel() if own else 0
 
 
+def on_each(work: Callable[[], object]) -> None:
+    """Calls `work` once on each of PyTorch's threads; where these cannot be reached, in this thread alone."""
+    address, count = openmp(), torch.get_num_threads()
+    if not address or count == 1:
+        work()
+        return
+    task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    parallel = ctypes.CFUNCTYPE(None, task, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(address)
+    parallel(task(lambda _: work()), None, count, 0)
+
+
 def in_pool(run: Callable[[int, int], object], rows: int, parts: int) -> None:
     """Calls `run(first, last)` on parts of `range(rows)` in this thread and others of Python's.
 

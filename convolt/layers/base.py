@@ -26,6 +26,7 @@ from convolt.layers.mask_flow import fill_masks, hand_on
 from convolt.layers.symbolic import Node, SymbolicTensor, map_structure, shapes_of
 from convolt.layers.symbolic import leaves as leaves
 from convolt.layout import channels_last_memory, outside_shape, tensor_from_array, to_inside, to_outside
+from convolt.masks import mask_of
 
 registry: Registry[type[Layer]] = Registry("layer")
 """Every layer that can be made from its name, and so from a file."""
@@ -120,6 +121,9 @@ class Layer(Configurable, nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer on tensors (channels at index 1), NumPy arrays (channels last), or symbolic tensors."""
+        usual = len(args) == 1 and not kwargs and self.built and isinstance(args[0], Tensor)
+        if usual and mask_of(args[0]) is None and type(self).compute_mask is Layer.compute_mask:  # there is nothing else to look for
+            return self._penalized(super().__call__(args[0]))
         if "training" in kwargs and not _takes_training(type(self)):
             return self._call_in_mode(kwargs.pop("training"), args, kwargs)
         first = _first_leaf(args) if args else _first_leaf(tuple(kwargs.values()))
@@ -134,6 +138,9 @@ class Layer(Configurable, nn.Module):
         output = super().__call__(*args, **kwargs)
         if (mask is not None or type(self).compute_mask is not Layer.compute_mask) and self.is_leaf:
             hand_on(self, given, output, mask)
+        return self._penalized(output)
+
+    def _penalized(self, output: Any) -> Any:
         if self.activity_regularizer is not None and self.training:
             self._activity_losses += [self.activity_regularizer(t) / t.shape[0] for t in leaves(output) if isinstance(t, Tensor)]
         return output

@@ -101,7 +101,7 @@ def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, st
     drawing = make_drawing(seed, True, sampler, augment, channels_of(x))
     data, _ = trainer._data("fit", trainer._given("fit", x), y, sample_weight, batch_size, None, drawing, class_weight)
     step = trainer._ready_step(bind=True)
-    with trainer.computing(), _untouched(trainer, step, getattr(data, "generators", ())):
+    with trainer.computing(training=True), _untouched(trainer, step, getattr(data, "generators", ())):
         optimizer = trainer.optimizer
         inner = getattr(optimizer, "innermost", optimizer)
         before, inner._schedule = inner._schedule, _Range(start, end, steps, optimizer.steps)

@@ -155,14 +155,14 @@ class Planning(Feeding):
             self.plan = self._with_together(self.plan)
             self._step.together = 1
 
-    def computing(self) -> AbstractContextManager[None]:
-        """Returns the context in which the model computes: its threads, and float32 without TF32 where float32 was asked for."""
-        return computing(self.device, exact=self.precision == "float32")
+    def computing(self, training: bool = False) -> AbstractContextManager[None]:
+        """Returns the context in which the model computes: its threads, and what float32 is (see `host.computing`)."""
+        return computing(self.device, exact=self.precision == "float32", training=training)
 
     def find_plan(self, x: Any, y: Any, batch_size: int) -> Plan:
         """Returns the plan for training on such data, measured as for a long run; nothing is trained."""
         data, _ = self._data("fit", self._given("fit", x), y, None, batch_size, None, Drawing(0, shuffle=True))
-        with self.computing():
+        with self.computing(training=True):
             return self._plan(self._ready_step(bind=True), data, data_batch(data), 10**9)
 
     def _plan(self, step: Step, data: Resident | Streamed, batch: Batch | None, steps: int | None, saved: Plan | None = None) -> Plan:

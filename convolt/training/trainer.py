@@ -98,7 +98,7 @@ class Trainer(Planning):
         """Trains; see `Model.fit`."""
         options = Checkpoint.of(checkpoint)
         check_resume(resume)
-        with self.computing(), inputs.lost_workers_explained(x, arguments.get("validation_data")):
+        with self.computing(training=True), inputs.lost_workers_explained(x, arguments.get("validation_data")):
             if options is None:
                 return self._fit(x, y, None, **arguments)
             session = Session(options, resume, resume_allow)
@@ -244,7 +244,7 @@ class Trainer(Planning):
         self.model.train(train)
         totals = step.train_totals if train else step.test_totals
         totals.reset()
-        with self.computing():
+        with self.computing(training=train):
             (step.train if train else step.evaluate)(batch)
         results = totals.read()
         self.model.eval()

@@ -179,3 +179,51 @@ def test_freed_memory_is_kept_but_for_a_pass_that_is_done_once() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     inside, kept, again, after = map(float, run.stdout.split())
     assert inside < 8 and again < 8 and kept > 56 and after > 56
+
+
+def denormal_on_each_thread() -> set[bool]:
+    """Whether PyTorch's threads keep what is below the normal numbers."""
+    x = torch.full((2**20,), 1e-38)
+    return {bool(part.any()) for part in (x * 0.1).split(2**10)}
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="the processor cannot be told")
+def test_tiny_numbers_are_zero_on_all_threads_while_a_model_is_trained_and_only_then() -> None:
+    assert denormal_on_each_thread() == {True}
+    with host.flushing_denormals(CPU):
+        assert denormal_on_each_thread() == {False}
+        assert sys.float_info.min / len("ab") == 0.0
+    assert denormal_on_each_thread() == {True}
+    with pytest.raises(ZeroDivisionError), host.flushing_denormals(CPU):
+        raise ZeroDivisionError
+    assert denormal_on_each_thread() == {True}
+    torch.set_flush_denormal(True)
+    try:
+        with host.flushing_denormals(CPU):
+            pass
+        assert sys.float_info.min / len("ab") == 0.0, "what the user has said stays"
+    finally:
+        torch.set_flush_denormal(False)
+    with host.flushing_denormals(CUDA):
+        assert denormal_on_each_thread() == {True}
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="the processor cannot be told")
+def test_fit_flushes_and_predict_does_not() -> None:
+    seen = []
+
+    class Look(layers.Layer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(denormal_on_each_thread())
+            return x
+
+    model = Sequential([layers.Input((6, 6, 1)), Look(), layers.Flatten(), layers.Dense(3)])
+    model.compile("sgd", "mse", device="cpu", precision="float32")
+    seen.clear()
+    model.fit(X, np.zeros((16, 3), "float32"), batch_size=16, epochs=2, verbose=0)
+    trained = list(seen)
+    seen.clear()
+    model.predict(X, verbose=0)
+    model.evaluate(X, np.zeros((16, 3), "float32"), verbose=0)
+    assert trained and set(map(frozenset, trained)) == {frozenset({False})}
+    assert seen and set(map(frozenset, seen)) == {frozenset({True})}
