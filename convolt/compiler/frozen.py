@@ -1,6 +1,6 @@
 """Convolutions whose weights change no more: batch normalization folded in, laid out for the hardware, with all that follows in one call.
 
-Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU, bfloat16) for 3 × 3 windows over many channels, oneDNN
+Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU without AMX, bfloat16) for 3 × 3 windows over many channels, oneDNN
 with weights laid out beforehand (CPU), and PyTorch's own convolution. Dense layers keep their weights in the type of the computation.
 """
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from convolt import activations, kernels
+from convolt.devices import multiplies_in_tiles
 from convolt.kernels.memory import channels_last
 
 Activation = Callable[[Tensor], Tensor]
@@ -71,7 +72,7 @@ def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
     plain_window = chain.stride == chain.dilation == (1, 1) and chain.groups == 1 and tuple(chain.weight.shape[2:]) == (3, 3)
     if plain_window and dtype == torch.float32 and kernels.tiles_pay(padded, len(chain.weight), chain.padding):
         return Tiled(chain, padded)
-    if plain_window and dtype == torch.bfloat16 and Winograd.takes(chain, padded):
+    if plain_window and dtype == torch.bfloat16 and not multiplies_in_tiles() and Winograd.takes(chain, padded):
         return Winograd(chain)
     return Packed(chain, padded, dtype)
 

@@ -86,13 +86,15 @@ MODELS = {  # model, shape of a batch as its forward takes it, what must be foun
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tiles", [False, True], ids=["", "AMX"])
+def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype, tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convolt.compiler.frozen.multiplies_in_tiles", lambda: tiles)  # Winograd's products are then oneDNN's
     make, shape, in_float32, in_bfloat16 = MODELS[name]
     model, x = shaken(make()), pictures(*shape)
     frozen = freeze_model(model, [x], dtype)
     assert isinstance(frozen, Frozen), frozen
     count = dict(in_float32 if dtype == torch.float32 else in_bfloat16)
-    if not torch.cpu.get_capabilities().get("avx512_bf16", False) and "winograd" in count:  # which wants such units
+    if (tiles or not torch.cpu.get_capabilities().get("avx512_bf16", False)) and "winograd" in count:  # which wants such units
         count["packed"] += count.pop("winograd")
     assert frozen.count == count
     for batch in (x, x[:3]):
