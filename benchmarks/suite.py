@@ -1,4 +1,4 @@
-"""Every workload with every peer, each in a process and environment of its own, in turn; medians and ratios.
+"""Every workload with every peer, each in a process and environment of its own, an epoch of each in turn; medians and ratios.
 
     python benchmarks/environments.py     once: the peers' environments
     python benchmarks/suite.py            a full round of at most 40 minutes; continues the day's file where there is one
@@ -18,6 +18,7 @@ import argparse
 import datetime
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -34,6 +35,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import in_turn  # noqa: E402
 from environments import folder, python_of  # noqa: E402
 from workloads import WORKLOADS, Workload, find  # noqa: E402
 
@@ -142,15 +144,24 @@ def environment_of(peer: Peer, python: str, cache: Path) -> dict[str, str]:
     return variables | (KEPT if peer.memory else {})
 
 
-def run_peer(name: str, cell: Cell, number: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Runs a peer once; returns its report, whose `status` is "ok" or says why there is none."""
-    peer, start = PEERS[name], time.time()
-    row = {"peer": name, "workload": cell.workload, "batch": cell.batch, "precision": cell.precision, "round": number}
+@dataclass(frozen=True)
+class Process:
+    """How a peer is run once: the beginning of its row, its command, its environment variables, and the seconds that it may take."""
+
+    row: dict[str, Any]
+    command: list[str]
+    variables: dict[str, str]
+    limit: float
+
+
+def process_of(name: str, cell: Cell, number: int, options: argparse.Namespace) -> Process | str:
+    """Returns how to run a peer, or why it cannot be run. In the first round it begins without caches."""
+    peer = PEERS[name]
     python = python_for(peer, cell.work.zoo)
     if python is None:
-        return {**row, "status": f"no environment {peer.environment!r}"}
+        return f"no environment {peer.environment!r}"
     if cell.work.task == "target" and not os.environ.get("CONVOLT_DATA"):
-        return {**row, "status": "CONVOLT_DATA is not set"}
+        return "CONVOLT_DATA is not set"
     cache = folder() / "cache" / re.sub(r"\W+", "_", f"{cell} {name}")
     if number == 1:
         shutil.rmtree(cache, ignore_errors=True)
@@ -159,20 +170,38 @@ def run_peer(name: str, cell: Cell, number: int, options: argparse.Namespace) ->
     command = [python, str(HERE / "peers" / peer.script), "--workload", cell.workload, "--batch", str(cell.batch),
                "--precision", cell.precision, "--seconds", str(seconds), "--device", options.device, "--variant", peer.variant]
     command += ["--images", str(options.images)] if options.images else []
-    variables = {**environment_of(peer, python, cache), "CONVOLT_BENCH_START": repr(start)}
-    variables |= {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {**row, "status": f"not done within {limit:.0f} s"}
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    variables = environment_of(peer, python, cache) | ({"OMP_NUM_THREADS": str(options.threads)} if options.threads else {})
+    return Process(row_of(name, cell, number), command, variables, limit)
+
+
+def row_of(name: str, cell: Cell, number: int) -> dict[str, Any]:
+    """Returns the beginning of a row."""
+    return {"peer": name, "workload": cell.workload, "batch": cell.batch, "precision": cell.precision, "round": number}
+
+
+def report_of(row: dict[str, Any], status: int, output: str, errors: str, seconds: float) -> dict[str, Any]:
+    """Returns the row of a process that has ended, whose `status` is "ok" or says why there is no report."""
+    if status:
+        said = errors.strip().splitlines() or [f"exit status {status}"]
         why = next((line for line in reversed(said) if "Error" in line), said[-1]).strip()[:200]
-        lacks = f"has no attribute '{cell.work.network}'" in why  # so `keras_like.build` says
+        lacks = f"has no attribute '{find(row['workload']).network}'" in why  # so `keras_like.build` says
         return {**row, "status": "has no such network" if lacks else f"failed: {why}"}
-    report = json.loads(done.stdout.strip().splitlines()[-1])
+    report = json.loads(output.strip().splitlines()[-1])
     del report["side"]
-    return {**row, "status": "ok", **report, "wall_seconds": round(time.time() - start, 1)}
+    return {**row, "status": "ok", **report, "wall_seconds": round(seconds, 1)}
+
+
+def run_peer(name: str, cell: Cell, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Runs a peer once, by itself; returns its row."""
+    start, process = time.time(), process_of(name, cell, number, options)
+    if isinstance(process, str):
+        return {**row_of(name, cell, number), "status": process}
+    try:
+        done = subprocess.run(process.command, capture_output=True, text=True, timeout=process.limit, check=False,
+                              env=process.variables | {"CONVOLT_BENCH_START": repr(start)})
+    except subprocess.TimeoutExpired:
+        return {**process.row, "status": f"not done within {process.limit:.0f} s"}
+    return report_of(process.row, done.returncode, done.stdout, done.stderr, time.time() - start)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -252,6 +281,11 @@ def turns(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Iterator[t
                     yield name, cell, number
 
 
+def goes_in_turn(cell: Cell, options: argparse.Namespace) -> bool:
+    """Whether a cell's peers run at once, an epoch of each in turn: not those of a target, nor where they would share a GPU's memory."""
+    return not options.alone and cell.work.task != "target" and options.device == "cpu"
+
+
 def hopeless(name: str, cell: Cell, rows: list[dict[str, Any]]) -> str | None:
     """Returns why a peer need not be tried: it was too slow for the same work in the other precision, or a round before."""
     slow = next((row for row in rows if row["peer"] == name and (row["workload"], row["batch"]) == (cell.workload, cell.batch)
@@ -278,6 +312,22 @@ def save(target: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> None
     beside.replace(target)
 
 
+def _rows(names: list[str], cell: Cell, number: int, rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the row of each peer: of all of them in turn, where that is asked for, or of one after the other."""
+    tried = []
+    for name in names:
+        if reason := hopeless(name, cell, rows):
+            yield {**row_of(name, cell, number), "status": reason}
+        else:
+            tried.append(name)
+    if goes_in_turn(cell, options):
+        processes = [process_of(name, cell, number, options) for name in tried]
+        yield from ({**row_of(name, cell, number), "status": p} for name, p in zip(tried, processes, strict=True) if isinstance(p, str))
+        yield from in_turn.run([p for p in processes if not isinstance(p, str)], report_of, options.budget)
+    else:
+        yield from (run_peer(name, cell, number, options) for name in tried)
+
+
 def run_round(options: argparse.Namespace) -> None:
     """Runs what is left of the round within its time."""
     info = machine(options.device)
@@ -287,21 +337,18 @@ def run_round(options: argparse.Namespace) -> None:
     rows = [row for row in rows if row["status"] == "ok" or not options.retry]
     if rows:
         print(f"continuing {target}, which has {len(rows)} rows")
-    end, last, left = time.time() + 60 * options.minutes, None, 0
-    for name, cell, number in turns(options, rows):
-        row_limit = options.limit or cell.work.limit
-        if left or time.time() + min(row_limit, 30 * options.minutes) > end:  # a row that may not end in time is not begun
-            left += 1
+    end, left = time.time() + 60 * options.minutes, 0
+    for (cell, number), group in itertools.groupby(turns(options, rows), lambda turn: turn[1:]):
+        names = [name for name, _, _ in group]
+        row_limit = (options.limit or cell.work.limit) * (len(names) if goes_in_turn(cell, options) else 1)
+        if left or time.time() + min(row_limit, 30 * options.minutes) > end:  # what may not end in time is not begun
+            left += len(names)
             continue
-        if (cell, number) != last:
-            print(f"\n{cell}, {options.device}, round {number}", flush=True)
-            last = (cell, number)
-        reason = hopeless(name, cell, rows)
-        row = {"peer": name, "workload": cell.workload, "batch": cell.batch, "precision": cell.precision, "round": number,
-               "status": reason} if reason else run_peer(name, cell, number, options)
-        rows.append({**row, "commit": info["commit"]})
-        save(target, info, rows)
-        print(line(row), flush=True)
+        print(f"\n{cell}, {options.device}, round {number}", flush=True)
+        for row in _rows(names, cell, number, rows, options):
+            rows.append({**row, "commit": info["commit"]})
+            save(target, info, rows)
+            print(line(row), flush=True)
     print(f"\n{f'{left} or more rows are left: repeat the command' if left else 'nothing is left'}; written to {target}")
 
 
@@ -317,6 +364,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of steady work of each process")
     parser.add_argument("--limit", type=float, help="seconds after which a process is ended; by default the workload's own")
     parser.add_argument("--minutes", type=float, default=40.0, help="of the whole run; what does not fit is left")
+    parser.add_argument("--alone", action="store_true", help="one process after the other, not an epoch of each in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, help="of an epoch, in place of the workloads' own")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of the processes; by default each takes what it wants")

@@ -65,6 +65,9 @@ WORKLOADS = {
 }
 """In the order of the full round: what is cut off when its time is up is what comes last."""
 
+TURN, GO = "turn", "go"
+"""What a peer says when an epoch is done, and what it is told when its next one may begin (see `in_turn.py`)."""
+
 ZOO = "zoo/"
 """Beginning of the names of `benchmarks/zoo.py`'s workloads: zoo/FUNCTION/TASK."""
 

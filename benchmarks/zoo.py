@@ -45,6 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=2.0, help="seconds of steady work of each process")
     parser.add_argument("--limit", type=float, help="seconds after which a process is ended")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the whole run; what does not fit is left")
+    parser.add_argument("--alone", action="store_true", help="one process after the other, not an epoch of each in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="results, by default benchmarks/results/zoo_DEVICE_DATE.json; continued if it exists")
     parser.add_argument("--retry", action="store_true", help="try again what failed or was too slow")

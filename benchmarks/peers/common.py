@@ -22,7 +22,7 @@ START = float(os.environ.get("CONVOLT_BENCH_START", time.time()))
 """Wall-clock time at which the driver started this process; where there is no driver, of this import."""
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from workloads import TARGET, data, find, mnist  # noqa: E402
+from workloads import GO, TARGET, TURN, data, find, mnist  # noqa: E402
 
 
 def elapsed() -> float:
@@ -62,7 +62,8 @@ class Watch:
         self.first_step = 0.0
         self.rates: list[float] = []
         self.accuracies: list[tuple[float, float]] = []
-        self.steady = self.last = 0.0
+        self.steady = self.last = self.began = 0.0
+        self.in_turn = not target and "CONVOLT_BENCH_IN_TURN" in os.environ
 
     def step(self) -> None:
         """To be called when the first step's work is done; later calls do nothing."""
@@ -72,6 +73,8 @@ class Watch:
         """To be called when an epoch's work is done, with the test accuracy if there is a target; returns whether it is enough."""
         self.step()
         now = elapsed()
+        if self.in_turn:
+            return self._wait(now)
         if accuracy is not None:
             self.accuracies.append((round(now, 2), round(float(accuracy), 4)))
         if self.last:
@@ -82,6 +85,16 @@ class Watch:
             enough = accuracy is None or accuracy >= TARGET if self.epochs is None else len(self.accuracies) >= self.epochs
             return enough or now > self.seconds
         return len(self.rates) >= 2 and now - self.steady >= self.seconds
+
+
+    def _wait(self, now: float) -> bool:
+        """Tells the driver that an epoch is done and waits for this process's next turn; the other peers' are between."""
+        if self.began:
+            self.rates.append(self.images / (now - self.began))
+        print(TURN, flush=True)
+        enough = sys.stdin.readline().strip() != GO
+        self.began = elapsed()
+        return enough
 
 
 class Peer(Protocol):

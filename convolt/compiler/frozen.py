@@ -1,7 +1,8 @@
 """Convolutions whose weights change no more: batch normalization folded in, laid out for the hardware, with all that follows in one call.
 
-Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU without AMX, bfloat16) for 3 × 3 windows over many channels, oneDNN
-with weights laid out beforehand (CPU), and PyTorch's own convolution. Dense layers keep their weights in the type of the computation.
+Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU without AMX, bfloat16) for 3 × 3 windows over many
+channels, oneDNN with weights laid out beforehand (CPU), and PyTorch's own convolution. Dense layers keep their weights in the type of the
+computation.
 """
 
 from __future__ import annotations

@@ -84,17 +84,40 @@ def test_a_failing_and_a_slow_peer_are_rows_that_say_so(suite, monkeypatch, tmp_
     assert suite.hopeless("convolt", suite.Cell("cnn", 128, "bfloat16"), [slow]) == "not tried: float32 was not done within 0 s"
 
 
-def test_a_round_measures_writes_and_continues(suite, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("how", [[], ["--alone"]], ids=["in turn", "alone"])
+def test_a_round_measures_writes_and_continues(suite, monkeypatch, tmp_path, capsys, how):
     monkeypatch.setenv("CONVOLT_BENCH_ENVS", str(tmp_path))
     target = tmp_path / "results.json"
     options = suite.parse(["--workloads", "cnn", "--precisions", "float32", "--batches", "32", "--peers", "pytorch eager", "--rounds", "1",
-                           "--budget", "0", "--images", "64", "--threads", "1", "--limit", "600", "--output", str(target)])
+                           "--budget", "0", "--images", "64", "--threads", "1", "--limit", "600", "--output", str(target), *how])
     suite.run_round(options)
     (only,) = json.loads(target.read_text())["reports"]
     assert only["status"] == "ok" and only["images_per_second"] > 0 and only["first_step_seconds"] > 0 and only["parameters"] == 121_930
+    assert how or len(only["rates"]) == 5
     suite.run_round(options)
     assert len(json.loads(target.read_text())["reports"]) == 1
     assert "nothing is left" in capsys.readouterr().out
+
+
+def test_peers_take_turns_and_one_that_fails_leaves_the_others(suite, tmp_path):
+    script = tmp_path / "peer.py"
+    script.write_text("""if True:
+        import json, sys
+        name, log = sys.argv[1:]
+        for n in range(3 if name == "failing" else 10**6):
+            print("turn", flush=True)
+            if sys.stdin.readline() != "go\\n":
+                break
+            open(log, "a").write(name[0])
+        if name == "failing":
+            raise KeyError("gone")
+        print(json.dumps({"side": name, "rates": n}))""")
+    processes = [suite.Process({"peer": name, "workload": "cnn"}, [sys.executable, str(script), name, str(tmp_path / "log")], {}, 60.0)
+                 for name in ("one", "failing", "two")]
+    one, failing, two = suite.in_turn.run(processes, suite.report_of, 0.0)
+    assert (one["status"], two["status"], one["rates"], two["rates"]) == ("ok", "ok", 5, 5)
+    assert failing["status"] == "failed: KeyError: 'gone'"
+    assert (tmp_path / "log").read_text() == "tfo" "oft" "tfo" "ot" "to"
 
 
 def test_ratios_are_of_medians_and_networks_are_compared(report):
