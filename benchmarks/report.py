@@ -45,9 +45,30 @@ def name_of(peer: str) -> str:
 
 
 def newest(folder: Path = HERE / "results") -> list[Path]:
-    """Returns the newest files of the suite and of the zoo, for each device that has one."""
-    found = (max(folder.glob(f"{kind}_{device}_*.json"), default=None) for device in ("cpu", "cuda") for kind in ("suite", "zoo"))
-    return [path for path in found if path]
+    """Returns the newest files of the suite and of the zoo for each CPU and GPU: CPUs first, the one measured last at the beginning."""
+    found: dict[tuple[str, str], Path] = {}
+    for path in sorted([*folder.glob("suite_*.json"), *folder.glob("zoo_*.json")], key=lambda path: path.stem.split("_")[-1]):
+        found[path.name.split("_")[0], hardware_of(path)] = path
+    dates = {hardware: max(p.stem.split("_")[-1] for (_, h), p in found.items() if h == hardware) for _, hardware in found}
+    machines = sorted(dates, key=dates.__getitem__, reverse=True)
+    ordered = sorted(found, key=lambda key: (is_of_gpu(found[key]), machines.index(key[1]), key[0]))
+    return [found[key] for key in ordered]
+
+
+def hardware_of(path: Path) -> str:
+    """Returns the name of the processor or GPU that a file of results is about."""
+    machine = json.loads(path.read_text())["machine"]
+    return str(machine["gpu"] or machine["cpu"])
+
+
+def is_of_gpu(path: Path) -> bool:
+    """Whether a file of results is about a GPU."""
+    return "_cuda_" in path.name
+
+
+def plot_name(path: Path) -> str:
+    """Returns the file name of the plot of a suite's results."""
+    return f"benchmarks_{path.stem.removeprefix('suite_')}.svg"
 
 
 def cells_of(rows: list[dict[str, Any]], workload: str) -> list[Cell]:
@@ -162,7 +183,7 @@ def zoo(path: Path) -> list[str]:
     results = json.loads(path.read_text())
     rows = results["reports"]
     check(rows)
-    lines = [f"## {'GPU' if '_cuda_' in path.name else 'CPU'}: the architectures, at 96×96", "",
+    lines = [f"## {hardware_of(path)}: the architectures, at 96×96", "",
              "The first network of each family, float32, batch 16; PyTorch runs Convolt's own model. Figures in "
              f"`benchmarks/results/{path.name}`, made by `benchmarks/zoo.py`.", ""]
     peers = [peer for peer in PEERS if any(row["peer"] == peer and row["status"] == "ok" for row in rows)]
@@ -185,14 +206,15 @@ def section(path: Path) -> list[str]:
     versions: dict[str, str] = {}
     for row in rows:
         versions |= row.get("versions", {})
-    device = "cuda" if "_cuda_" in path.name else "cpu"
     commits = sorted({row["commit"] for row in rows})
     rounds = max(row["round"] for row in rows)
-    lines = [f"## {'GPU' if device == 'cuda' else 'CPU'}", "",
-             f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {machine['date']}; {rounds} round{'s' * (rounds > 1)}; "
+    with_instructions = " with " + ", ".join(machine["instructions"]) if machine.get("instructions") and not is_of_gpu(path) else ""
+    lines = [f"## {hardware_of(path)}", "",
+             f"{'GPU' if is_of_gpu(path) else 'CPU'}{with_instructions}, {machine['cores']} cores, {machine['date']}; "
+             f"{rounds} round{'s' * (rounds > 1)}; "
              + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
              + f"; Convolt at {', '.join(commits)}. Every figure is in `benchmarks/results/{path.name}`.", "",
-             f"![Images per second of each peer, as a share of the best peer's](images/benchmarks_{device}.svg)", ""]
+             f"![Images per second of each peer, as a share of the best peer's](images/{plot_name(path)})", ""]
     for workload in WORKLOADS:
         if cells_of(rows, workload):
             shown = targets(rows, workload) if WORKLOADS[workload].task == "target" else rates(rows, workload)
@@ -252,8 +274,10 @@ def main() -> None:
         raise SystemExit(f"{PAGE}: got no markers; expected a line {BEGIN!r} and a line {END!r}")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     PAGE.write_text(before + text(files) + after)
+    for old in IMAGES.glob("benchmarks_*.svg"):
+        old.unlink()
     for path in [path for path in files if path.name.startswith("suite")]:
-        plot(path, IMAGES / f"benchmarks_{'cuda' if '_cuda_' in path.name else 'cpu'}.svg")
+        plot(path, IMAGES / plot_name(path))
     print(f"{PAGE}: {', '.join(path.name for path in files) or 'no results yet'}")
 
 

@@ -39,6 +39,8 @@ import in_turn  # noqa: E402
 from environments import folder, python_of  # noqa: E402
 from workloads import WORKLOADS, Workload, find  # noqa: E402
 
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512-bf16", "amx_bf16": "AMX"}
+"""Flags of /proc/cpuinfo that say how fast a CPU multiplies."""
 CONTENDER = 0.7
 """Share of the best peer's rate from which a peer is measured again."""
 
@@ -209,6 +211,7 @@ def machine(device: str) -> dict[str, Any]:
     proc = Path("/proc/cpuinfo")
     lines = proc.read_text().splitlines() if proc.exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+    flags = set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))
     versions = {}
     for package in ("torch", "keras", "numba", "triton"):
         try:
@@ -221,7 +224,9 @@ def machine(device: str) -> dict[str, Any]:
 
         gpu = torch.cuda.get_device_name()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=False).stdout.strip()
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "python": platform.python_version(), "versions": versions, "commit": commit,
+    instructions = [name for flag, name in INSTRUCTIONS.items() if flag in flags]
+    return {"cpu": cpu, "instructions": instructions, "cores": os.cpu_count(), "gpu": gpu,
+            "python": platform.python_version(), "versions": versions, "commit": commit,
             "load_at_start": os.getloadavg()[0], "date": datetime.date.today().isoformat()}
 
 
