@@ -63,6 +63,7 @@ def test_the_written_line_repeats_the_run_bit_by_bit(run: Path) -> None:
     assert (run.parent / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_saved_model_trains_one_picture_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line as users type it: `convolt train your_model.h5 --gpustat=on --batch_size=1 --num_epochs=10`."""
     monkeypatch.chdir(tmp_path)

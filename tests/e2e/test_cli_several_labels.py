@@ -109,6 +109,7 @@ def test_the_measure_of_evaluate_is_what_the_labels_say(memory, place, monkeypat
     assert f"all labels right {(truth == found).all(1).mean():.2%}" in said, said
 
 
+@pytest.mark.slow
 def test_smoothing_resuming_and_the_other_verbs(place, capsys):
     code, said = run("plan speednet --model-option widths=4,8,8 --data words.csv --batch-size 4 --device cpu", capsys)
     assert code == 0, said
