@@ -182,7 +182,7 @@ class SparseCategoricalCrossentropy(Loss):
         return super().__call__(y_true, y_pred, sample_weight)
 
     def _mean_of_scores(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-        """Returns the mean in one call of PyTorch's on a CPU, where the usual case allows it: a small step feels each call."""
+        """Returns the mean on a CPU with nothing looked at twice, where the usual case allows it: a small step feels each call."""
         usual = self.reduction in ("sum_over_batch_size", "mean") and self.ignore_class is None and self.dtype is None
         fits = y_pred.ndim == 2 <= y_pred.shape[1] and y_true.shape == y_pred.shape[:1] and y_true.dtype == torch.int64 and len(y_true) > 0
         if not (usual and fits and y_pred.device.type == "cpu" and mask_of(y_pred) is None):
@@ -190,7 +190,7 @@ class SparseCategoricalCrossentropy(Loss):
         if self.from_logits and getattr(y_pred, "logits", None) is not None:
             return None
         logits = computed_in(y_pred) if self.from_logits else logits_of(y_pred, "softmax")
-        return None if logits is None else F.cross_entropy(logits, y_true)
+        return None if logits is None else F.cross_entropy(logits, y_true, reduction="none").mean()
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return sparse_categorical_crossentropy(y_true, y_pred, self.from_logits, self.ignore_class, self.axis)
