@@ -14,6 +14,21 @@ FEW_FILTERS = 64
 """Of a convolution in float32, and of its inputs: with more, tiles of 4 × 4 results are worth their transforms."""
 
 
+class OneConv(nn.Module):
+    """What stands in for one convolution, whose parameters it shares."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def given(self, x: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """Returns the input in the type of the computation, the strides, and the zeros that are still to be added."""
+        conv: Any = self.conv
+        padded, padding = _padding(conv, _as_autocast(x))
+        strides: Any = conv.stride if isinstance(conv, nn.Conv2d) else conv.strides
+        return padded, strides, padding
+
+
 class ConvReluPool(nn.Module):
     """Convolution, then bias, ReLU and max-pooling in one pass."""
 
@@ -47,12 +62,8 @@ class FirstConvReluPool(ConvReluPool):
         return kernels.conv_relu_max_pool(given, conv.weight, conv.bias, padding=padding)
 
 
-class ConvRelu(nn.Module):
+class ConvRelu(OneConv):
     """Convolution and ReLU, which is written over the convolution's result, on CUDA in one pass with the bias."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `relu(conv(x))`."""
@@ -130,38 +141,28 @@ class WinogradConv(nn.Module):
         return fits and max(weight.shape[:2]) > FEW_FILTERS and kernels.tiles_pay(x.shape, len(weight), padding)
 
 
-class Depthwise(nn.Module):
+class Depthwise(OneConv):
     """A convolution of each channel by itself on a CPU, with a weights' gradient of our own.
 
     Measured on 16 pictures on two cores (oneDNN / own, ms): 5 × 5, 240 channels at 12 × 12: 2.4 / 0.5, 1152 at 3 × 3: 2.6 / 0.2,
     7 × 7, 96 at 24 × 24: 6.0 / 1.1, 768 at 3 × 3: 2.7 / 0.3; in bfloat16 6.7 / 0.4, 8.7 / 0.2, 8.4 / 1.0, 6.6 / 0.2.
     """
 
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the convolution does."""
         conv: Any = self.conv
-        given, padding = _padding(conv, _as_autocast(x))
-        strides: Any = conv.stride if isinstance(conv, nn.Conv2d) else conv.strides
+        given, strides, padding = self.given(x)
         y = kernels.depthwise_conv(given, conv.weight, conv.bias, strides=strides, padding=padding)
         return cast(Tensor, getattr(conv, "activation", activations.linear)(y))
 
 
-class GemmConv(nn.Module):
+class GemmConv(OneConv):
     """A convolution on a CPU of which those passes are products of matrices that are faster so, by its shape (`kernels.gemm_passes`)."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the convolution does."""
         conv: Any = self.conv
-        given, padding = _padding(conv, _as_autocast(x))
-        strides: Any = conv.stride if isinstance(conv, nn.Conv2d) else conv.strides
+        given, strides, padding = self.given(x)
         passes = kernels.gemm_passes(given.shape, given.dtype, conv.weight.shape, strides, padding)
         if not any(passes):
             return cast(Tensor, conv(x))
