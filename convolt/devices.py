@@ -51,6 +51,19 @@ def multiplies_in_tiles() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
+def onednn_takes_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU, which takes AVX-512 or newer; elsewhere PyTorch's own loops do, or nothing does."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+
+
+def lacks_bfloat16(x: torch.Tensor) -> bool:
+    """Whether an operation on `x` would compute in bfloat16, by its type or autocast's, on a CPU on which oneDNN does not."""
+    if x.device.type != "cpu":
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype == torch.bfloat16 and not onednn_takes_bfloat16()
+
+
 def resolve(device: str | torch.device | None = "auto") -> torch.device:
     """Returns the device that is meant.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from convolt import activations, kernels
-from convolt.devices import multiplies_in_tiles
+from convolt.devices import multiplies_in_tiles, onednn_takes_bfloat16
 from convolt.kernels.memory import channels_last
 
 Activation = Callable[[Tensor], Tensor]
@@ -67,6 +67,8 @@ def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
     The choice follows from shapes, types and the device alone, so that the same model gives the same bits.
     """
     if chain.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return Plain(chain, dtype)
+    if dtype == torch.bfloat16 and not onednn_takes_bfloat16():
         return Plain(chain, dtype)
     height, width = (size + sum(chain.border[i : i + 2]) for size, i in zip(shape[2:], (2, 0), strict=True)) if chain.border else shape[2:]
     padded = (shape[0], shape[1], height, width)

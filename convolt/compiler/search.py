@@ -6,6 +6,7 @@ those of batch normalization together. First its loss and gradients are held aga
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +31,7 @@ _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
 FIRST = ("gemm", "winograd")  # the rewrites that win most, by the first word of their names; nothing is compiled for the first one
-RULES = 14  # of the choice; a new number makes earlier measurements void
+RULES = 15  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -41,6 +42,9 @@ LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what ca
 DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
 HALVED = 0.5  # what a rewrite leaves of the time of the layers that it replaces, at best
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
+ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
+ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
+MOST_ROUNDS = 15
 FAR = 1.25  # times as fast, or as slow: two rounds decide
 NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
 WORTH = 1.03  # a form must be this much faster to be taken
@@ -100,12 +104,23 @@ class Timed:
         return min(before for _, before in self.rounds)
 
     @property
+    def _ratios(self) -> list[float]:
+        """How many times as fast the candidate is, in each round, smallest first."""
+        return sorted(before / after for after, before in self.rounds)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the candidate is: the median of the rounds, in each of which both meet the same noise; of two the lower."""
+        return statistics.median_low(self._ratios)
+
+    @property
     def doubt(self) -> bool:
-        """Whether noise may have decided: rounds disagree on whether the candidate is worth a change, or a single one is near that."""
-        ratios = [before / after for after, before in self.rounds]
+        """Whether noise may have decided: rounds (of many the middle half) disagree on whether a change is worth it, or a single is near."""
+        ratios = self._ratios
         if len(ratios) == 1:
             return WORTH / NEAR < ratios[0] < WORTH * NEAR
-        return min(ratios) < WORTH <= max(ratios)
+        apart = len(ratios) // 4
+        return ratios[apart] < WORTH <= ratios[-1 - apart]
 
 
 class Search:
@@ -193,16 +208,17 @@ class Search:
             return Timed([(seconds, best_seconds or self._probe.seconds(*best, budget=0.0, least=1))])
         times: list[tuple[float, float]] = []
         if self._best_seconds >= LONG_STEP:
-            while len(times) < 2 or (len(times) == 2 and Timed(times).before >= WORTH * Timed(times).seconds):  # a win is looked at again
+            while len(times) < 2 or (len(times) == 2 and Timed(times).ratio >= WORTH):  # a win is looked at again
                 seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
                 times.append((seconds, self._probe.seconds(*best, budget=0.0, least=1)))
                 if seconds > DECIDED * times[-1][1]:
                     break
             return Timed(times)
-        for _ in range(3):
-            seconds = self._probe.seconds(*candidate, budget=1 / 3)
-            times.append((seconds, self._probe.seconds(*best, budget=1 / 3)))
-            if len(times) > 1 and not any(1 / FAR < before / after < FAR for after, before in times):
+        began = self._probe.clock()
+        while len(times) < 3 or (len(times) < MOST_ROUNDS and self._probe.clock() - began < ROUNDS_SECONDS):
+            seconds = self._probe.seconds(*candidate, budget=ROUND_SECONDS)
+            times.append((seconds, self._probe.seconds(*best, budget=ROUND_SECONDS)))
+            if len(times) == 2 and not any(1 / FAR < before / after < FAR for after, before in times):
                 break
         return Timed(times)
 
@@ -290,7 +306,7 @@ class Search:
 
     def _row(self, name: str, timed: Timed, errors: Sequence[float], memory: int | None) -> Row:
         """Returns the row of a form that is right, from its time and that of the best form so far."""
-        seconds, faster = timed.seconds, timed.before / timed.seconds
+        seconds, faster = timed.seconds, timed.ratio
         rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
         verdict, why = ("chosen", rate) if faster >= WORTH else ("refused", f"{faster:.2f}× as fast as without it, not worth a change")
         return Row(name, seconds, self._batch_size / seconds, errors[0], errors[1], verdict, why, memory)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from convolt import activations, constraints, initializers, regularizers
+from convolt.devices import lacks_bfloat16
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.arguments import check_positive, one_of, tuple_of
 from convolt.layers.base import Layer, registry
@@ -279,7 +281,13 @@ class Conv2DTranspose(BaseConv):
         check_tensor(self, x, 2, self._channels)
         padding = [before for before, _ in self._crops]
         added = [max(before - after, 0) for before, after in self._crops]
-        y = F.conv_transpose2d(x, self.weight, self.bias, self.strides, padding, added, 1, self.dilation_rate)
+        arguments = (self.strides, padding, added, 1, self.dilation_rate)
+        if lacks_bfloat16(x):  # PyTorch's own loop would round each of the sums that meet in a pixel
+            with torch.autocast("cpu", enabled=False):
+                bias = None if self.bias is None else self.bias.float()
+                y = F.conv_transpose2d(x.float(), self.weight.float(), bias, *arguments).bfloat16()
+        else:
+            y = F.conv_transpose2d(x, self.weight, self.bias, *arguments)
         for axis, (before, after) in enumerate(self._crops, start=2):
             if after > before:
                 y = y.narrow(axis, 0, y.shape[axis] - (after - before))

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from convolt.errors import StateError, explain
 from convolt.layers.base import Layer
@@ -153,24 +154,48 @@ def _recurrent_flops(x: Any, *shapes: Any, **_: Any) -> int:
     return int(2 * x[0] * x[1] * sum(rows * columns for rows, columns in weights))
 
 
-_RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops, torch.ops.aten._cudnn_rnn: _recurrent_flops}
+_FORMULAS = flop_registry | {operation: shape_wrapper(_recurrent_flops)
+                             for operation in (torch.ops.aten.mkldnn_rnn_layer, torch.ops.aten._cudnn_rnn)}
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the FLOPs of what runs in it, by PyTorch's formulas. PyTorch's own counter imports its compiler first, which takes seconds."""
+
+    supports_higher_order_operators = True
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True is what imports the compiler, which never sees this
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(getattr(func, "overloadpacket", None))
+        if formula is None and hasattr(func, "decompose"):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        self.total += formula(*args, **kwargs, out_val=result) if formula else 0
+        return result
 
 
 def _run(model: Any, shapes: Sequence[Shape], unknown: int) -> list[Row]:
     """Runs one sample of zeros through the model and notes each call of a part."""
     rows: list[Row] = []
-    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
+    counter = _Counter()
     before: dict[nn.Module, int] = {}
     handles = []
     for path, part in _parts(model):
 
         def start(module: nn.Module, inputs: Any) -> None:
-            before[module] = counter.get_total_flops()
+            before[module] = counter.total
 
         def end(module: nn.Module, inputs: Any, output: Any, path: str = path) -> None:
             name = module.name if isinstance(module, Layer) else path
             kind = type(module.module).__name__ if hasattr(module, "module") else type(module).__name__
-            flops = counter.get_total_flops() - before[module]
+            flops = counter.total - before[module]
             rows.append(Row(name, kind, _shape_of(output), _all_values(module), flops, _frozen(module)))
 
         handles += [part.register_forward_pre_hook(start), part.register_forward_hook(end)]

@@ -58,5 +58,11 @@ def test_bfloat16(case):
     torch.testing.assert_close(got.double(), expected, rtol=1.6e-2, atol=1e-2 if recurrent else 1e-3)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.layer == "Conv2DTranspose"], ids=str)
+def test_bfloat16_where_onednn_has_none(case, monkeypatch):
+    monkeypatch.setattr("convolt.devices.onednn_takes_bfloat16", lambda: False)
+    test_bfloat16(case)
+
+
 def test_exceptions_are_of_registered_layers():
     assert set(COARSE_IN_BFLOAT16) <= {case.layer for case in CASES}

@@ -32,3 +32,14 @@ model.evaluate(x, np.arange(8) % 3, verbose=0)
 """
     extra = loaded_after(code) - loaded_after("import torch")
     assert not [name for name in HEAVY if name in extra]
+
+
+def test_a_summary_imports_no_compiler_to_count_flops() -> None:
+    code = """
+import convolt
+from convolt import layers
+model = convolt.Sequential([layers.Input((8, 8, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)])
+model.summary()
+"""
+    extra = loaded_after(code) - loaded_after("import torch")
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & extra

@@ -213,7 +213,10 @@ def test_models_train_trace_save_and_copy(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layer", [L.LSTM(4), L.GRU(4), L.SimpleRNN(4), L.GRU(4, reset_after=False), L.Bidirectional(L.LSTM(2))],
                          ids=lambda layer: type(layer).__name__)
-def test_bfloat16(layer: Any) -> None:
+@pytest.mark.parametrize("units", ["", "none for bfloat16"])
+def test_bfloat16(layer: Any, units: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if units:
+        monkeypatch.setattr("convolt.devices.onednn_takes_bfloat16", lambda: False)
     expected = layer(inside())
     with torch.autocast("cpu", torch.bfloat16):
         got = layer(inside())

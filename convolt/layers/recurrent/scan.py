@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convolt.devices import lacks_bfloat16
 from convolt.layers.recurrent.cells import GatedCell, LSTMCell
 
 Step = Callable[[int, Any], tuple[Tensor, Any]]
@@ -64,6 +65,7 @@ def scan(cell: GatedCell, x: Tensor, states: list[Tensor], mask: Tensor | None, 
     Returns:
         (outputs of all steps `(batch, steps, units)` or None, output of the last step `(batch, units)`, last states).
     """
+    fused = fused and not (isinstance(cell, LSTMCell) and lacks_bfloat16(x))  # PyTorch hands LSTMs to oneDNN, which refuses
     if fused and cell.why_not_fused() is None and (mask is None or not (last_states and isinstance(cell, LSTMCell))):
         noise = cell.noise(x[:, 0])
         x = x if noise.inputs is None else x * noise.inputs[0].unsqueeze(1)

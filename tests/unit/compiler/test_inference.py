@@ -11,6 +11,7 @@ import convolt
 from convolt import layers
 from convolt.compiler import inference
 from convolt.compiler.inference import Frozen, Refused, freeze_model
+from convolt.devices import onednn_takes_bfloat16
 
 
 def shaken(model: Any) -> Any:
@@ -86,16 +87,20 @@ MODELS = {  # model, shape of a batch as its forward takes it, what must be foun
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("tiles", [False, True], ids=["", "AMX"])
-def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype, tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("units", ["", "AMX", "none for bfloat16"])
+def test_frozen_models_compute_the_same(name: str, dtype: torch.dtype, units: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, takes = units == "AMX", onednn_takes_bfloat16() and not units.startswith("none")
     monkeypatch.setattr("convolt.compiler.frozen.multiplies_in_tiles", lambda: tiles)  # Winograd's products are then oneDNN's
+    monkeypatch.setattr("convolt.compiler.frozen.onednn_takes_bfloat16", lambda: takes)
     make, shape, in_float32, in_bfloat16 = MODELS[name]
     model, x = shaken(make()), pictures(*shape)
     frozen = freeze_model(model, [x], dtype)
     assert isinstance(frozen, Frozen), frozen
     count = dict(in_float32 if dtype == torch.float32 else in_bfloat16)
-    if (tiles or not torch.cpu.get_capabilities().get("avx512_bf16", False)) and "winograd" in count:  # which wants such units
+    if (tiles or not takes or not torch.cpu.get_capabilities().get("avx512_bf16", False)) and "winograd" in count:  # which wants such units
         count["packed"] += count.pop("winograd")
+    if dtype == torch.bfloat16 and not takes:
+        count["plain"] = count.pop("packed")
     assert frozen.count == count
     for batch in (x, x[:3]):
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
