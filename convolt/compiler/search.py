@@ -110,12 +110,12 @@ class Timed:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast the candidate is: the median of the rounds, in each of which both meet the same noise; of two the lower."""
+        """How many times as fast the candidate is: the median of the rounds, in each of which both meet one noise; of two the lower."""
         return statistics.median_low(self._ratios)
 
     @property
     def doubt(self) -> bool:
-        """Whether noise may have decided: rounds (of many the middle half) disagree on whether a change is worth it, or a single is near."""
+        """Whether noise may have decided: rounds, of many the middle half, disagree on whether it is worth a change, or one is near that."""
         ratios = self._ratios
         if len(ratios) == 1:
             return WORTH / NEAR < ratios[0] < WORTH * NEAR

@@ -154,12 +154,12 @@ def _recurrent_flops(x: Any, *shapes: Any, **_: Any) -> int:
     return int(2 * x[0] * x[1] * sum(rows * columns for rows, columns in weights))
 
 
-_FORMULAS = flop_registry | {operation: shape_wrapper(_recurrent_flops)
+_FORMULAS = flop_registry | {operation: shape_wrapper(_recurrent_flops)  # type: ignore[no-untyped-call]
                              for operation in (torch.ops.aten.mkldnn_rnn_layer, torch.ops.aten._cudnn_rnn)}
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the FLOPs of what runs in it, by PyTorch's formulas. PyTorch's own counter imports its compiler first, which takes seconds."""
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOPs of what runs in it, by PyTorch's formulas. PyTorch's own counter imports its compiler, which takes seconds."""
 
     supports_higher_order_operators = True
     total = 0
@@ -184,7 +184,7 @@ class _Counter(TorchDispatchMode):
 def _run(model: Any, shapes: Sequence[Shape], unknown: int) -> list[Row]:
     """Runs one sample of zeros through the model and notes each call of a part."""
     rows: list[Row] = []
-    counter = _Counter()
+    counter = _Counter()  # type: ignore[no-untyped-call]
     before: dict[nn.Module, int] = {}
     handles = []
     for path, part in _parts(model):
