@@ -115,7 +115,7 @@ class Timed:
 
     @property
     def doubt(self) -> bool:
-        """Whether noise may have decided: rounds, of many the middle half, disagree on whether it is worth a change, or one is near that."""
+        """Whether noise may have decided: rounds, of many the middle half, disagree on whether a change is worth it, or one is near."""
         ratios = self._ratios
         if len(ratios) == 1:
             return WORTH / NEAR < ratios[0] < WORTH * NEAR
