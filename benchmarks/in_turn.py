@@ -55,7 +55,7 @@ class Waiting:
             errors = self._errors.read()
         if self._late:
             return {**self._how.row, "status": f"not done within {self._how.limit:.0f} s"}
-        return self._report_of(self._how.row, status, self._output, errors, time.time() - self._began)
+        return {**self._report_of(self._how.row, status, self._output, errors, time.time() - self._began), "in_turn": True}
 
     def _say(self, word: str) -> None:
         try:

@@ -89,10 +89,24 @@ def own(rows: list[dict[str, Any]], cell: Cell) -> list[dict[str, Any]]:
 
 
 def ratio(rows: list[dict[str, Any]]) -> float | None:
-    """Returns Convolt's median over the best peer's, in one cell."""
+    """Returns how many times as fast as the best peer Convolt is, in one cell: its median over the peer's.
+
+    Where they did their epochs in turn, each is held against the peer's of the same turn, which met the same noise; the median counts.
+    """
+    paired = [r for peer in dict.fromkeys(row["peer"] for row in rows) if peer != "convolt" and (r := paired_ratio(rows, peer))]
+    if paired:
+        return min(paired)
     scores = [s for row in rows if row["peer"] == "convolt" and (s := score(row))]
     best = best_peer(rows)
     return statistics.median(scores) / best if scores and best else None
+
+
+def paired_ratio(rows: list[dict[str, Any]], peer: str) -> float | None:
+    """Returns the median of Convolt's rate over a peer's in the same turn, over all rounds; None where they took none in turn."""
+    in_turn = {(row["peer"], row["round"]): row["rates"] for row in rows if row.get("in_turn") and row["status"] == "ok"}
+    ratios = [mine / theirs for (name, number), own_rates in in_turn.items() if name == "convolt"
+              for mine, theirs in zip(own_rates, in_turn.get((peer, number), []), strict=False)]
+    return statistics.median(ratios) if ratios else None
 
 
 def check(rows: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,9 @@ def test_peers_take_turns_and_one_that_fails_leaves_the_others(suite, tmp_path):
 def test_ratios_are_of_medians_and_networks_are_compared(report):
     rows = [row("convolt", 30.0), row("convolt", 50.0, 2), row("convolt", 10.0, 3), row("flax", 15.0), row("pytorch tuned", 20.0)]
     assert report.ratio(rows) == 1.5
+    in_turn = [row(peer, statistics.median(rates), rates=rates, in_turn=True)
+               for peer, rates in (("convolt", [10.0, 5.0, 9.0]), ("flax", [5.0, 2.5, 8.0]), ("keras jax", [1.0, 1.0, 1.0, 1.0]))]
+    assert report.ratio(in_turn) == 2.0, "of the turns, though 9 / 5 is less"
     report.check([row("convolt", 1.0, parameters=7), row("flax", 1.0, parameters=7)])
     with pytest.raises(ValueError, match="number of parameters"):
         report.check([row("convolt", 1.0, parameters=7), row("flax", 1.0, parameters=8)])
