@@ -5,6 +5,6 @@ right, and `execute` runs what was chosen.
 """
 
 from convolt.compiler.plan import Plan, check_fusions, first_plan, make_plan
-from convolt.compiler.search import Row
+from convolt.compiler.rows import Row
 
 __all__ = ["Plan", "Row", "check_fusions", "first_plan", "make_plan"]

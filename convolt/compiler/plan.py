@@ -22,7 +22,8 @@ from convolt.compiler.fuse import REWRITES, Fused, fuse
 from convolt.compiler.fused import Norm
 from convolt.compiler.host import keep_freed_memory
 from convolt.compiler.measure import Probe
-from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Row, Search, plain_row
+from convolt.compiler.rows import Row, plain_row
+from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Search
 from convolt.compiler.trace import Untraceable, trace
 from convolt.devices import tf32_in_use
 from convolt.errors import ArgumentError, did_you_mean, explain
@@ -104,7 +105,7 @@ class Plan:
                  and not (row.name == GRAPH and self.device == "cpu")]
         lines += [f"      not {row.name}: {row.why}" for row in shown]
         doubts = ", ".join(row.name for row in self.rows if row.doubt)
-        lines += [f"      in doubt, and measured again by the next run: {doubts}"] if doubts else []
+        lines += [f"      in doubt, and measured by the next run: {doubts}"] if doubts else []
         lines += [f"      data {self.residency}: {self.residency_why}"] if self.residency_why else []
         return "\n".join(lines)
 
@@ -322,7 +323,7 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     """
     if folder is None:
         return None
-    processor = platform.processor() or platform.machine()
+    processor: Any = [platform.machine(), sorted(torch.cpu.get_capabilities().items())]  # a home folder may be shared by several kinds
     if plan.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(plan.device)
     shapes = [tuple(x.shape[1:]) for x in inputs] + [(name, *p.shape) for name, p in module.named_parameters()]

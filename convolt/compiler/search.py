@@ -6,9 +6,8 @@ those of batch normalization together. First its loss and gradients are held aga
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
@@ -17,6 +16,7 @@ from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileEr
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
+from convolt.compiler.rows import WORTH, Row, Timed, plain_row
 from convolt.compiler.shares import Shares
 from convolt.devices import multiplies_in_tiles
 
@@ -46,81 +46,9 @@ ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each
 ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
 MOST_ROUNDS = 15
 FAR = 1.25  # times as fast, or as slow: two rounds decide
-NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
-WORTH = 1.03  # a form must be this much faster to be taken
-
-
-@dataclass(frozen=True)
-class Row:
-    """One candidate and what became of it.
-
-    Attributes:
-        name: "layers", "bfloat16" (for float32), a rewrite that was added to the form so far, "compiled" (that form by `torch.compile`),
-            "layers compiled" (no rewrites, but compiled), or "graph of the whole step".
-        seconds: of forward and backward of one batch; None where it was not measured.
-        images_per_second: the same as a rate.
-        loss_error, gradient_error: relative, against float64; None where not measured.
-        verdict: "chosen" or "refused".
-        why: in one line.
-        memory: bytes that the forward pass keeps for the backward pass; None where not measured.
-        doubt: whether the verdict on speed may be noise, since the rounds of its measurement disagree.
-        again: the verdict of a later run that measured anew and found the contrary; "" where there is none.
-    """
-
-    name: str
-    seconds: float | None
-    images_per_second: float | None
-    loss_error: float | None
-    gradient_error: float | None
-    verdict: str
-    why: str
-    memory: int | None = None
-    doubt: bool = False
-    again: str = ""
-
-
-def plain_row(name: str, verdict: str, why: str, seconds: float | None = None, batch_size: int = 0) -> Row:
-    """Returns a row without errors and memory."""
-    return Row(name, seconds, batch_size / seconds if seconds else None, None, None, verdict, why)
 
 
 Form = tuple[nn.Module, torch.dtype]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Rounds of (seconds of a candidate, seconds of what it is compared with)."""
-
-    rounds: list[tuple[float, float]]
-
-    @property
-    def seconds(self) -> float:
-        """Of the candidate."""
-        return min(after for after, _ in self.rounds)
-
-    @property
-    def before(self) -> float:
-        """Of what it is compared with."""
-        return min(before for _, before in self.rounds)
-
-    @property
-    def _ratios(self) -> list[float]:
-        """How many times as fast the candidate is, in each round, smallest first."""
-        return sorted(before / after for after, before in self.rounds)
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast the candidate is: the median of the rounds, in each of which both meet one noise; of two the lower."""
-        return statistics.median_low(self._ratios)
-
-    @property
-    def doubt(self) -> bool:
-        """Whether noise may have decided: rounds, of many the middle half, disagree on whether a change is worth it, or one is near."""
-        ratios = self._ratios
-        if len(ratios) == 1:
-            return WORTH / NEAR < ratios[0] < WORTH * NEAR
-        apart = len(ratios) // 4
-        return ratios[apart] < WORTH <= ratios[-1 - apart]
 
 
 class Search:
@@ -156,6 +84,7 @@ class Search:
         self._best_seconds = 0.0
         self._began = self._compiled_before = 0.0
         self._shares: Shares | None = None
+        self._reference: Gradients | None = None
         self._rows: list[Row] = []
         self.kept: list[str] = []
         self.compiled: Compiled | None = None
@@ -169,20 +98,20 @@ class Search:
             in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
             in_turn.sort(key=lambda rewrite: FIRST.index(word) if (word := rewrite.name.split()[0]) in FIRST else len(FIRST))
             candidates += [rewrite.name for rewrite in in_turn if fuse(self._traced, (rewrite.name,)).count]
-        reference: Gradients | None = None
         for names in _together(candidates):
             if names != (BFLOAT16,) and self._changes_nothing(names):
                 continue
-            if why := self._too_short() or self._hopeless(names):
+            if not (why := self._not_worth()) and (late := self._out_of_time()):
+                self._rows.append(plain_row(", ".join(names), "refused", late, doubt=True))
+                continue
+            if why := why or self._hopeless(names):
                 self._rows.append(plain_row(", ".join(names), "refused", why))
                 continue
-            reference = reference or self._begin()
-            self._try(names, reference)
-            release_freed_memory()
+            self._try(names)
             plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
         self._compile()
         why = self._why_not_layers() or f"{self._batch_size / plain:,.0f} images/s forward and backward"
-        if not (self._why_not_layers() or reference or any(row.seconds for row in self._rows)):
+        if not (self._why_not_layers() or self._reference or any(row.seconds for row in self._rows)):
             why = "the form that needs no search"
         layers = plain_row(LAYERS, "refused" if self._why_not_layers() else "chosen", why, plain, self._batch_size)
         return layers, *self._rows
@@ -244,18 +173,19 @@ class Search:
         share = self._shares.of(fuse(self._traced, names).covers)
         return f"the layers that it replaces take {share:.0%} of the time" if share * HALVED < 1 - 1 / WORTH else ""
 
-    def _too_short(self) -> str:
-        """Returns why the run, or who waits for it, cannot repay the next candidate; "" if it can."""
+    def _not_worth(self) -> str:
+        """Returns why the run cannot repay any candidate; "" if it can."""
+        run = self._best_seconds * (self._steps or 0)
+        return f"the run takes about {run:.0f} s, too short to repay the search" if self._steps and run * GOOD_WIN < SEARCH_SECONDS else ""
+
+    def _out_of_time(self) -> str:
+        """Returns why the run, or who waits for it, cannot repay one more candidate; "" if it can."""
         spent = self._probe.clock() - self._began
         once = min(MOST_COMPILING, self._probe.compiling_seconds() - self._compiled_before)
         if spent - once + SEARCH_SECONDS > max(MOST_SECONDS, MOST_SECONDS * self._best_seconds):
             return f"the search has taken {spent:.0f} s" + (f", {once:.0f} of them for compiling kernels" if once >= 1 else "")
-        if self._steps is None:
-            return ""
-        run = self._best_seconds * self._steps
-        if run * GOOD_WIN < SEARCH_SECONDS:
-            return f"the run takes about {run:.0f} s, too short to repay the search"
-        if spent + SEARCH_SECONDS > max(SEARCH_SECONDS, run * MOST_OF_RUN):
+        run = self._best_seconds * (self._steps or 0)
+        if self._steps is not None and spent + SEARCH_SECONDS > max(SEARCH_SECONDS, run * MOST_OF_RUN):
             return f"the search has taken {spent:.0f} s, enough for a run of about {run:.0f} s"
         return ""
 
@@ -270,8 +200,13 @@ class Search:
     def _allow(self, own: tuple[float, float, float]) -> None:
         self._allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self.precision], own, strict=True)]
 
-    def _try(self, names: tuple[str, ...], reference: Gradients) -> None:
+    def _try(self, names: tuple[str, ...]) -> None:
         """Makes a change to the best form if it is right and faster, and adds its row in any case: if it was made, one for each name."""
+        self._reference = self._reference or self._begin()
+        self._try_beside(names, self._reference)
+        release_freed_memory()
+
+    def _try_beside(self, names: tuple[str, ...], reference: Gradients) -> None:
         lower, name = names == (BFLOAT16,), ", ".join(names)
         precision = torch.bfloat16 if lower else self.precision
         module = self._best if lower or self._traced is None else fuse(self._traced, (*self.kept, *names)).module
@@ -314,32 +249,49 @@ class Search:
     # -- what an earlier search left in doubt --------------------------------------------------------------------------
 
     def reconsider(self, rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Returns an earlier search's rows after measuring those in doubt once more, each with and without in the form that was found.
+        """Returns an earlier search's rows after trying what it had no time for, and measuring once more what is in doubt.
 
-        A verdict that is confirmed is in doubt no more. One that is contradicted stays for now, so that a repeated run takes the same
-        form; if the next run contradicts it as well, it is replaced.
+        The latter is measured with and without it in the form that was found. A verdict that is confirmed is in doubt no more. One that
+        is contradicted stays for now, so that a repeated run takes the same form; if the next run contradicts it as well, it is replaced.
         """
         self._begin_clock()
-        kept = tuple(row.name for row in rows if row.verdict == "chosen" and row.name in _REWRITE_NAMES)
+        self.kept = [row.name for row in rows if row.verdict == "chosen" and row.name in _REWRITE_NAMES]
         if any(row.verdict == "chosen" and row.name == BFLOAT16 for row in rows):
             self.precision = torch.bfloat16
-        self._best_seconds = self._probe.seconds(self._form(kept), self.precision, budget=0.3, least=1)
-        found = [row if not row.doubt or self._too_short() else self._again(row, kept) for row in rows]
+        self._best = self._form(self.kept)
+        self._best_seconds = self._probe.seconds(self._best, self.precision, budget=0.3, least=1)
+        found: list[Row] = []
+        for row in rows:
+            if not row.doubt or self._not_worth() or self._out_of_time():
+                found.append(row)
+            else:
+                found += self._late(row) if row.loss_error is None else [self._again(row)]
         changed = any(row.verdict == "chosen" for row in found[1:])
         why = "another form is faster" if changed else f"{rows[0].images_per_second or 0:,.0f} images/s forward and backward"
         return replace(rows[0], verdict="refused" if changed else "chosen", why=why), *found[1:]
 
-    def _form(self, names: tuple[str, ...]) -> nn.Module:
-        return fuse(self._traced, names).module if names and self._traced is not None else self._model
+    def _late(self, row: Row) -> list[Row]:
+        """Returns the rows of what an earlier search had no time to try."""
+        names = tuple(row.name.split(", "))
+        if names != (BFLOAT16,) and self._changes_nothing(names):
+            return []
+        if why := self._hopeless(names):
+            return [plain_row(row.name, "refused", why)]
+        before = len(self._rows)
+        self._try(names)
+        return self._rows[before:]
 
-    def _again(self, row: Row, kept: tuple[str, ...]) -> Row:
+    def _form(self, names: Sequence[str]) -> nn.Module:
+        return fuse(self._traced, tuple(names)).module if names and self._traced is not None else self._model
+
+    def _again(self, row: Row) -> Row:
         """Returns the row of a candidate after one more measurement."""
         if row.name == BFLOAT16:
-            form = self._form(kept)
+            form = self._form(self.kept)
             timed = self._in_turn((form, torch.bfloat16), (form, torch.float32))
         else:
-            without = tuple(name for name in kept if name != row.name)
-            timed = self._in_turn((self._form((*without, row.name)), self.precision), (self._form(without), self.precision))
+            without = [name for name in self.kept if name != row.name]
+            timed = self._in_turn((self._form([*without, row.name]), self.precision), (self._form(without), self.precision))
         new = self._row(row.name, timed, (row.loss_error or 0.0, row.gradient_error or 0.0), row.memory)
         if new.verdict == row.verdict:
             return replace(row, doubt=False, again="")

@@ -1,7 +1,8 @@
 """Vectors, and small matrix products, inside Numba's kernels, written in LLVM's own words so that the sums stay in registers.
 
 Numba turns loops into vectors, but keeps no block of sums in registers over a loop, without which a product runs at a
-quarter of a processor's rate. What LLVM cannot fit into the registers of a processor with shorter vectors it splits.
+quarter of a processor's rate. LLVM splits what is wider than a processor's vectors; where its registers do not hold a block of
+sums, parts of it are summed one after the other, each number in the same order.
 """
 
 from __future__ import annotations
@@ -43,6 +44,33 @@ class _BFloat(ir.types.Type):  # type: ignore[misc]
         return hash("bfloat")
 
 
+@functools.cache
+def _has(feature: str) -> bool:
+    """Whether the processor that is compiled for has a feature, by LLVM's name."""
+    if os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"):
+        return f"+{feature}" in os.environ.get("NUMBA_CPU_FEATURES", "")
+    return bool(binding.get_host_cpu_features().get(feature, False))
+
+
+def registers() -> tuple[int, int]:
+    """Returns how many vector registers the processor that is compiled for has, and how many float32 each of them holds."""
+    if _has("avx512f"):
+        return 32, 16
+    if _has("avx"):
+        return 16, 8
+    return (32, 4) if _has("neon") else (16, 4)
+
+
+def tiles_of(rows: int, vectors: int) -> list[list[tuple[int, int]]]:
+    """Returns which of so many rows and vectors of sums, as (row, vector), are summed at once: as many as stay in registers."""
+    count, numbers = registers()
+    fitting = [(r * v, r, v) for r in range(1, rows + 1) for v in range(1, vectors + 1)
+               if rows % r == vectors % v == 0 and LANES // numbers * (r * v + v) < count]
+    _, tall, wide = max(fitting)
+    return [[(r, v) for r in range(top, top + tall) for v in range(first, first + wide)]
+            for top in range(0, rows, tall) for first in range(0, vectors, wide)]
+
+
 def product(rows: int, vectors: int) -> Callable[..., None]:
     """Returns an intrinsic `f(a, a_at, a_row, a_outer, a_step, b, b_at, b_step, c, c_at, c_row, outer, count, add)`.
 
@@ -58,34 +86,34 @@ def product(rows: int, vectors: int) -> Callable[..., None]:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pairs = signature.args[0].dtype == types.int32
-        element, wide = (_I32, _PAIRS) if pairs else (_F32, _VECTOR)
+        element, kind = (_I32, _PAIRS) if pairs else (_F32, _VECTOR)
         data = [context.make_array(t)(context, builder, v).data if isinstance(t, types.Array) else v
                 for t, v in zip(signature.args, values, strict=True)]
         a, a_at, a_row, a_outer, a_step, b, b_at, b_step, c, c_at, c_row, outer, count, add = data
         a, b, c = (builder.bitcast(p, t.as_pointer()) for p, t in ((a, element), (b, element), (c, _F32)))
-        places = [[builder.gep(c, [builder.add(builder.add(c_at, builder.mul(c_row, _index(r))), _index(v * LANES))])
-                   for v in range(vectors)] for r in range(rows)]
-        sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(rows)]
-        with builder.if_else(builder.icmp_signed("!=", add, _index(0))) as (then, otherwise):
-            with then:
-                for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
-                    builder.store(_read(builder, places[r][v], _VECTOR), sums[r][v])
-            with otherwise:
-                for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
-                    builder.store(ir.Constant(_VECTOR, [0.0] * LANES), sums[r][v])
-        with cgutils.for_range(builder, outer) as first, cgutils.for_range(builder, count) as second:
-            o, k = first.index, second.index
-            line = builder.add(b_at, builder.mul(b_step, builder.add(builder.mul(o, count), k)))
-            start = builder.add(a_at, builder.add(builder.mul(o, a_outer), builder.mul(k, a_step)))
-            right = [_read(builder, builder.gep(b, [builder.add(line, _index(v * LANES))]), wide) for v in range(vectors)]
-            for r in range(rows):
-                one = builder.load(builder.gep(a, [builder.add(start, builder.mul(a_row, _index(r)))]))
-                left = spread(builder, one, wide)
-                for v in range(vectors):
-                    builder.store(multiply_add(builder, left, right[v], builder.load(sums[r][v]), pairs), sums[r][v])
-        for r, v in ((r, v) for r in range(rows) for v in range(vectors)):
-            store = builder.store(builder.load(sums[r][v]), builder.bitcast(places[r][v], _VECTOR.as_pointer()))
-            store.align = 4
+        for tile in tiles_of(rows, vectors):
+            places = {(r, v): builder.gep(c, [builder.add(builder.add(c_at, builder.mul(c_row, _index(r))), _index(v * LANES))])
+                      for r, v in tile}
+            sums = {part: cgutils.alloca_once(builder, _VECTOR) for part in tile}
+            with builder.if_else(builder.icmp_signed("!=", add, _index(0))) as (then, otherwise):
+                with then:
+                    for part in tile:
+                        builder.store(_read(builder, places[part], _VECTOR), sums[part])
+                with otherwise:
+                    for part in tile:
+                        builder.store(ir.Constant(_VECTOR, [0.0] * LANES), sums[part])
+            with cgutils.for_range(builder, outer) as first, cgutils.for_range(builder, count) as second:
+                o, k = first.index, second.index
+                line = builder.add(b_at, builder.mul(b_step, builder.add(builder.mul(o, count), k)))
+                start = builder.add(a_at, builder.add(builder.mul(o, a_outer), builder.mul(k, a_step)))
+                right = {v: _read(builder, builder.gep(b, [builder.add(line, _index(v * LANES))]), kind)
+                         for v in dict.fromkeys(v for _, v in tile)}
+                left = {r: spread(builder, builder.load(builder.gep(a, [builder.add(start, builder.mul(a_row, _index(r)))])), kind)
+                        for r in dict.fromkeys(r for r, _ in tile)}
+                for r, v in tile:
+                    builder.store(multiply_add(builder, left[r], right[v], builder.load(sums[r, v]), pairs), sums[r, v])
+            for part in tile:
+                builder.store(builder.load(sums[part]), builder.bitcast(places[part], _VECTOR.as_pointer())).align = 4
         return context.get_dummy_value()
 
     @intrinsic
@@ -114,22 +142,22 @@ def gathered_sums(rows: int, vectors: int) -> Callable[..., None]:
                 for t, v in zip(signature.args, values, strict=True)]
         total, t, t_row, source, s, s_row, place, factor, first, count = data
         total, source = (builder.bitcast(p, _F32.as_pointer()) for p in (total, source))
-        tiles = [(r, v) for r in range(rows) for v in range(vectors)]
-        targets = {(r, v): builder.gep(total, [builder.add(builder.add(t, builder.mul(t_row, _index(r))), _index(v * LANES))])
-                   for r, v in tiles}
-        sums = {tile: cgutils.alloca_once(builder, _VECTOR) for tile in tiles}
-        for tile in tiles:
-            builder.store(_read(builder, targets[tile], _VECTOR), sums[tile])
-        with cgutils.for_range(builder, count) as loop:
-            k = builder.add(first, loop.index)
-            left = spread(builder, builder.load(builder.gep(factor, [k])), _VECTOR)
-            start = builder.add(s, builder.load(builder.gep(place, [k])))
-            for r, v in tiles:
-                at = builder.add(builder.add(start, builder.mul(s_row, _index(r))), _index(v * LANES))
-                right = _read(builder, builder.gep(source, [at]), _VECTOR)
-                builder.store(multiply_add(builder, left, right, builder.load(sums[r, v]), False), sums[r, v])
-        for tile in tiles:
-            builder.store(builder.load(sums[tile]), builder.bitcast(targets[tile], _VECTOR.as_pointer())).align = 4
+        for tile in tiles_of(rows, vectors):
+            targets = {(r, v): builder.gep(total, [builder.add(builder.add(t, builder.mul(t_row, _index(r))), _index(v * LANES))])
+                       for r, v in tile}
+            sums = {part: cgutils.alloca_once(builder, _VECTOR) for part in tile}
+            for part in tile:
+                builder.store(_read(builder, targets[part], _VECTOR), sums[part])
+            with cgutils.for_range(builder, count) as loop:
+                k = builder.add(first, loop.index)
+                left = spread(builder, builder.load(builder.gep(factor, [k])), _VECTOR)
+                start = builder.add(s, builder.load(builder.gep(place, [k])))
+                for r, v in tile:
+                    at = builder.add(builder.add(start, builder.mul(s_row, _index(r))), _index(v * LANES))
+                    right = _read(builder, builder.gep(source, [at]), _VECTOR)
+                    builder.store(multiply_add(builder, left, right, builder.load(sums[r, v]), False), sums[r, v])
+            for part in tile:
+                builder.store(builder.load(sums[part]), builder.bitcast(targets[part], _VECTOR.as_pointer())).align = 4
         return context.get_dummy_value()
 
     @intrinsic
@@ -215,19 +243,11 @@ def numbers_at(builder: Any, place: Any, kind: Any, lanes: int = LANES) -> Any:
     return builder.bitcast(builder.shl(builder.zext(found, wide), ir.Constant(wide, [16] * lanes)), floats) if half else found
 
 
-@functools.cache
-def _rounds_by_itself() -> bool:
-    """Whether the processor that is compiled for rounds to bfloat16; elsewhere LLVM would call a function for each number."""
-    if os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"):
-        return "+avx512bf16" in os.environ.get("NUMBA_CPU_FEATURES", "")
-    return bool(binding.get_host_cpu_features().get("avx512bf16", False))
-
-
 def rounded(builder: Any, value: Any) -> Any:
     """Float32 → bits of bfloat16, to nearest, ties to even; not a number stays so."""
     lanes = value.type.count
     halves, wide = ir.VectorType(ir.IntType(16), lanes), ir.VectorType(_I32, lanes)
-    if _rounds_by_itself():
+    if _has("avx512bf16"):  # elsewhere LLVM would call a function for each number
         return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat(), lanes)), halves)
     raw = builder.bitcast(value, wide)
     odd = builder.and_(builder.lshr(raw, ir.Constant(wide, [16] * lanes)), ir.Constant(wide, [1] * lanes))

@@ -14,7 +14,8 @@ from torch import fx, nn
 import convolt
 from convolt import layers
 from convolt.compiler import Plan, make_plan, search
-from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS, Timed
+from convolt.compiler.rows import Row, Timed
+from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS
 from convolt.models import Sequential
 from tests.unit.compiler.test_probe_clock import LOSS, Machine
 
@@ -73,7 +74,7 @@ def plan_on(machine: Machine, cache: Path, steps: int = 10**6) -> tuple[Plan, nn
                      cache=cache)
 
 
-def row(plan: Plan) -> search.Row:
+def row(plan: Plan) -> Row:
     return next(row for row in plan.rows if row.name == "bn+relu")
 
 
@@ -95,7 +96,7 @@ def test_the_median_of_the_rounds_decides_in_each_of_which_both_meet_the_same_no
 def test_a_doubtful_verdict_is_replaced_when_two_later_runs_agree_against_it(tmp_path: Path) -> None:
     first, module = plan_on(Script([0.97, 1.1, 1.05]), tmp_path)
     assert row(first).verdict == "chosen" and row(first).doubt, "two noisy rounds of three"
-    assert "in doubt, and measured again by the next run: bn+relu" in first.describe()
+    assert "in doubt, and measured by the next run: bn+relu" in first.describe()
     second, same = plan_on(Script([0.96, 0.97, 0.96]), tmp_path)
     assert (row(second).verdict, row(second).again, row(second).doubt) == ("chosen", "refused", True)
     assert second.cached and isinstance(same, fx.GraphModule) and isinstance(module, fx.GraphModule), "a repeated run takes the same form"
@@ -122,6 +123,28 @@ def test_a_refused_one_can_come_back(tmp_path: Path) -> None:
         plan, _ = plan_on(machine, tmp_path)
         forms.append(plan.form)
     assert forms == ["layers", "layers", "fused"] and not row(plan).doubt
+
+
+def test_what_a_search_had_no_time_for_is_tried_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "MOST_SECONDS", 0.0)
+        first, module = plan_on(Small(0.5, noise=0.0, busy=0.0), tmp_path)
+    assert row(first).verdict == "refused" and "the search has taken" in row(first).why and not isinstance(module, fx.GraphModule)
+    assert "in doubt, and measured by the next run: bn+relu" in first.describe()
+    second, fused = plan_on(Small(0.5, noise=0.0, busy=0.0), tmp_path)
+    assert row(second).verdict == "chosen" and not row(second).doubt and isinstance(fused, fx.GraphModule) and second.cached
+    settled = Small(0.5)
+    third, _ = plan_on(settled, tmp_path)
+    assert settled.runs == 0 and third.rows == second.rows, "no more is measured"
+
+
+def test_another_processor_measures_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder may be shared by machines with and without some instructions."""
+    plan_on(Small(0.5), tmp_path)
+    has = torch.cpu.get_capabilities()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has | {"amx_bf16": not has.get("amx_bf16", False)})
+    plan, _ = plan_on(Small(2.0), tmp_path)
+    assert not plan.cached and row(plan).verdict == "refused"
 
 
 @pytest.mark.parametrize("factor", [0.92, 1.06])
@@ -162,7 +185,7 @@ def test_a_repeated_fit_measures_again_and_gives_the_same_bits(monkeypatch: pyte
     monkeypatch.setattr(Timed, "doubt", property(lambda self: True))
     again: list[str] = []
     measure = search.Search._again
-    monkeypatch.setattr(search.Search, "_again", lambda self, row, kept: (again.append(row.name), measure(self, row, kept))[1])
+    monkeypatch.setattr(search.Search, "_again", lambda self, row: (again.append(row.name), measure(self, row))[1])
     x, y = np.random.default_rng(0).random((48, 12, 12, 1), "float32"), np.arange(48) % 3
     results = []
     for _ in range(2):

@@ -88,7 +88,8 @@ def test_devices_say_why_not() -> None:
 @pytest.fixture
 def bfloat16_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every fit under "auto" find that bfloat16 is faster."""
-    from convolt.compiler.search import Search, plain_row
+    from convolt.compiler.rows import plain_row
+    from convolt.compiler.search import Search
 
     def run(self: Search) -> tuple[object, ...]:
         return plain_row("layers", "refused", "slower"), plain_row("bfloat16", "chosen" if self._lower else "refused", "faster")

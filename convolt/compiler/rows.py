@@ -1,0 +1,79 @@
+"""What a search found out about its candidates: a row for each, and the rounds of a measurement."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
+WORTH = 1.03  # a form must be this much faster to be taken
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate and what became of it.
+
+    Attributes:
+        name: "layers", "bfloat16" (for float32), a rewrite that was added to the form so far, "compiled" (that form by `torch.compile`),
+            "layers compiled" (no rewrites, but compiled), or "graph of the whole step".
+        seconds: of forward and backward of one batch; None where it was not measured.
+        images_per_second: the same as a rate.
+        loss_error, gradient_error: relative, against float64; None where not measured.
+        verdict: "chosen" or "refused".
+        why: in one line.
+        memory: bytes that the forward pass keeps for the backward pass; None where not measured.
+        doubt: whether the verdict may be wrong: the rounds of its measurement disagree, or there was no time left to try it.
+        again: the verdict of a later run that measured anew and found the contrary; "" where there is none.
+    """
+
+    name: str
+    seconds: float | None
+    images_per_second: float | None
+    loss_error: float | None
+    gradient_error: float | None
+    verdict: str
+    why: str
+    memory: int | None = None
+    doubt: bool = False
+    again: str = ""
+
+
+def plain_row(name: str, verdict: str, why: str, seconds: float | None = None, batch_size: int = 0, doubt: bool = False) -> Row:
+    """Returns a row without errors and memory."""
+    return Row(name, seconds, batch_size / seconds if seconds else None, None, None, verdict, why, doubt=doubt)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Rounds of (seconds of a candidate, seconds of what it is compared with)."""
+
+    rounds: list[tuple[float, float]]
+
+    @property
+    def seconds(self) -> float:
+        """Of the candidate."""
+        return min(after for after, _ in self.rounds)
+
+    @property
+    def before(self) -> float:
+        """Of what it is compared with."""
+        return min(before for _, before in self.rounds)
+
+    @property
+    def _ratios(self) -> list[float]:
+        """How many times as fast the candidate is, in each round, smallest first."""
+        return sorted(before / after for after, before in self.rounds)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the candidate is: the median of the rounds, in each of which both meet one noise; of two the lower."""
+        return statistics.median_low(self._ratios)
+
+    @property
+    def doubt(self) -> bool:
+        """Whether noise may have decided: rounds, of many the middle half, disagree on whether a change is worth it, or one is near."""
+        ratios = self._ratios
+        if len(ratios) == 1:
+            return WORTH / NEAR < ratios[0] < WORTH * NEAR
+        apart = len(ratios) // 4
+        return ratios[apart] < WORTH <= ratios[-1 - apart]
