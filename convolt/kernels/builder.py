@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -165,6 +166,7 @@ def _end() -> None:
 
 def serve(answers: BinaryIO) -> None:
     """Answers requests, one a line on stdin, until there are none: a line of JSON, then the object file."""
+    gc.set_threshold(200_000)  # Numba makes many small objects, and by default collecting them is a seventh of its time
     idle = threading.Timer(0, lambda: None)
     for line in sys.stdin.buffer:
         idle.cancel()
