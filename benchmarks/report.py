@@ -56,9 +56,10 @@ def newest(folder: Path = HERE / "results") -> list[Path]:
 
 
 def hardware_of(path: Path) -> str:
-    """Returns the name of the processor or GPU that a file of results is about."""
+    """Returns the name of the processor or GPU that a file of results is about; of some processors it does not tell what they can do."""
     machine = json.loads(path.read_text())["machine"]
-    return str(machine["gpu"] or machine["cpu"])
+    best = f" with {machine['instructions'][-1]}" if machine.get("instructions") and not machine["gpu"] else ""
+    return f"{machine['gpu'] or machine['cpu']}{best}"
 
 
 def is_of_gpu(path: Path) -> bool:

@@ -63,6 +63,7 @@ def test_subclassed_cnn_on_mnist(tmp_path: Path) -> None:
     assert accuracies(output)[0] >= 0.7
 
 
+@pytest.mark.slow
 def test_subclassed_cnn_on_cifar10(tmp_path: Path, few_pictures: Path) -> None:
     output = run(tmp_path, "subclassed_cnn.py", "--data", "cifar10", "--epochs", "8", data=few_pictures)
     assert "(None, 30, 30, 32)" in output and "Parameters: 167,562" in output
@@ -171,6 +172,7 @@ def test_image_folders_by_default_are_224_pixels_wide(tmp_path: Path) -> None:
     assert len(accuracies(output)) == 1
 
 
+@pytest.mark.slow
 def test_image_folders_on_cifar10(tmp_path: Path, few_pictures: Path) -> None:
     output = run(tmp_path, "image_folders.py", "--data", str(few_pictures / "cifar10"), "--epochs", "2", "--size", "32")
     assert "10 classes" in output and len(accuracies(output)) == 1

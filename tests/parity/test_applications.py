@@ -124,7 +124,7 @@ def test_every_architecture_has_a_reference() -> None:
     assert not [case.name for case in CASES if not case.keras and case.torch is None and case.name not in own]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", shown(CASES))
 def test_parameters_and_fusions_are_those_on_record(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = outline(case)
     trainable = sum(parameter.numel() for parameter in model.parameters())
@@ -193,7 +193,7 @@ def compare_with_keras(keras: Any, case: Case, **options: Any) -> None:
     assert_close(outputs(ours, x), expected, case.tolerance)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.torch_parameters], ids=str)
+@pytest.mark.parametrize("case", shown([case for case in CASES if case.torch_parameters]))
 def test_parameters_are_those_of_the_publisher(case: Case) -> None:
     entry = applications.get(case.name)
     with torch.device("meta"):
@@ -206,7 +206,7 @@ def test_parameters_are_those_of_the_publisher(case: Case) -> None:
         assert {name: tensor.shape for name, tensor in entry.torch.prepared(theirs, model).items()} == own
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.others], ids=str)
+@pytest.mark.parametrize("case", shown([case for case in CASES if case.others]))
 def test_names_of_every_variant_are_those_of_the_publisher(case: Case) -> None:
     entry = applications.get(case.name)
     assert list(entry.others) == list(case.others)

@@ -29,7 +29,7 @@ class Case:
         side: of the pictures of the tests.
         arguments: others, for ours and Keras.
         pixels: whether the inputs are 0 … 255 (models that rescale) rather than -1 … 1.
-        slow: whether outputs and gradients are compared in the slow tests only: too large for every run.
+        slow: whether it is looked at in the slow tests only: too large for every run.
         tolerance: of outputs, relative to the largest.
         no_top: whether `include_top` has no meaning, or the features are of the size alone that the network was made for.
     """
