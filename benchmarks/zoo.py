@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["train", "predict"], choices=["train", "predict"])
     parser.add_argument("--peers", nargs="+", default=list(USUAL), choices=list(PEERS), metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=2.0, help="seconds of steady work of each process")
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds of steady work of each process: in 2 s noise is 8%%")
     parser.add_argument("--limit", type=float, help="seconds after which a process is ended")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the whole run; what does not fit is left")
     parser.add_argument("--alone", action="store_true", help="one process after the other, not an epoch of each in turn")
