@@ -94,9 +94,9 @@ def ratio(rows: list[dict[str, Any]]) -> float | None:
 
     Where they did their epochs in turn, each is held against the peer's of the same turn, which met the same noise; the median counts.
     """
-    paired = [r for peer in dict.fromkeys(row["peer"] for row in rows) if peer != "convolt" and (r := paired_ratio(rows, peer))]
-    if paired:
-        return min(paired)
+    paired = [paired_ratio(rows, peer) for peer in dict.fromkeys(row["peer"] for row in rows if score(row)) if peer != "convolt"]
+    if paired and None not in paired:
+        return min(r for r in paired if r is not None)
     scores = [s for row in rows if row["peer"] == "convolt" and (s := score(row))]
     best = best_peer(rows)
     return statistics.median(scores) / best if scores and best else None

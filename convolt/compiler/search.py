@@ -102,7 +102,8 @@ class Search:
             if names != (BFLOAT16,) and self._changes_nothing(names):
                 continue
             if not (why := self._not_worth()) and (late := self._out_of_time()):
-                self._rows.append(plain_row(", ".join(names), "refused", late, doubt=True))
+                tried = self._reference is not None  # if time was too short for any, the next run's will be
+                self._rows.append(plain_row(", ".join(names), "refused", late, doubt=tried))
                 continue
             if why := why or self._hopeless(names):
                 self._rows.append(plain_row(", ".join(names), "refused", why))

@@ -17,7 +17,9 @@ from convolt.compiler import Plan, make_plan, search
 from convolt.compiler.rows import Row, Timed
 from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS
 from convolt.models import Sequential
-from tests.unit.compiler.test_probe_clock import LOSS, Machine
+from tests.unit.compiler.test_plan import X as INPUTS
+from tests.unit.compiler.test_plan import cnn
+from tests.unit.compiler.test_probe_clock import KINDS, LOSS, Machine
 
 
 def small() -> Sequential:
@@ -126,16 +128,31 @@ def test_a_refused_one_can_come_back(tmp_path: Path) -> None:
 
 
 def test_what_a_search_had_no_time_for_is_tried_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_of(machine: Machine) -> Plan:
+        model = cnn()
+        return make_plan(model, [INPUTS[:2]], machine.probe(model), precision=torch.float32, device=torch.device("cpu"), batch_size=8,
+                         steps=10**6, cache=tmp_path)[0]
+
+    faster = dict.fromkeys(KINDS, 0.8)
     with monkeypatch.context() as patch:
-        patch.setattr(search, "MOST_SECONDS", 0.0)
-        first, module = plan_on(Small(0.5, noise=0.0, busy=0.0), tmp_path)
-    assert row(first).verdict == "refused" and "the search has taken" in row(first).why and not isinstance(module, fx.GraphModule)
-    assert "in doubt, and measured by the next run: bn+relu" in first.describe()
-    second, fused = plan_on(Small(0.5, noise=0.0, busy=0.0), tmp_path)
-    assert row(second).verdict == "chosen" and not row(second).doubt and isinstance(fused, fx.GraphModule) and second.cached
-    settled = Small(0.5)
-    third, _ = plan_on(settled, tmp_path)
-    assert settled.runs == 0 and third.rows == second.rows, "no more is measured"
+        patch.setattr(search, "MOST_SECONDS", SEARCH_SECONDS + 0.5)  # enough for the first candidate
+        first = plan_of(Machine(0.02, faster, noise=0.0, busy=0.0))
+    left = [row for row in first.rows if "the search has taken" in row.why]
+    assert left and all(row.doubt and row.seconds is None for row in left)
+    assert f"measured by the next run: {', '.join(row.name for row in left)}" in first.describe()
+    second = plan_of(Machine(0.02, faster, noise=0.0, busy=0.0))
+    assert second.cached and set(first.fusions) < set(second.fusions) and not any(row.doubt for row in second.rows)
+    settled = Machine(0.02, faster)
+    assert plan_of(settled).rows == second.rows and settled.runs == 0, "no more is measured"
+
+
+def test_a_run_too_short_for_any_candidate_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST_SECONDS", 0.0)
+    first, _ = plan_on(Small(0.5), tmp_path)
+    assert "the search has taken" in row(first).why and not row(first).doubt
+    repeated = Small(0.5)
+    plan_on(repeated, tmp_path)
+    assert repeated.runs == 0
 
 
 def test_another_processor_measures_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
