@@ -5,6 +5,7 @@ Each is looked for in the folder `CONVOLT_DATA`, then in the cache, then downloa
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,15 +112,28 @@ def load_digits(test_fraction: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
         MissingPackageError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits as load
+        rows = _digits()
     except ImportError as error:
         raise MissingPackageError(explain("data set digits", "no scikit-learn", "the package scikit-learn",
                                           "Install it: pip install 'convolt[demo]' (or pip install scikit-learn).")) from error
-    pictures, labels = load(return_X_y=True)
-    x = np.rint(np.asarray(pictures).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    y = np.asarray(labels).astype(np.uint8)
+    x = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    y = rows[:, 64].astype(np.uint8)
     train, test = stratified_split(y, test_fraction, seed)
     return (x[train], y[train]), (x[test], y[test])
+
+
+def _digits() -> np.ndarray:
+    """Returns (1797, 65) numbers: 64 pixels and the label.
+
+    They are read from scikit-learn's file where it lies in its package as ever: to import scikit-learn takes seconds.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        if (file := Path(place, "datasets", "data", "digits.csv.gz")).is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits as load
+
+    return np.column_stack(load(return_X_y=True))
 
 
 def _keras_tuples(path: Path, arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]] | None) -> tuple[Pair, Pair]:

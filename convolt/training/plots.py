@@ -233,25 +233,39 @@ def plot_images(x: Any, labels: Any, class_names: Sequence[str] | None, path: Fi
     chosen = np.arange(count) if guess is None else most_telling(truth, guess, sure)
     chosen = chosen[:MAX_IMAGES]
     pixels = _displayable(np.stack([np.asarray(x[int(i)]) for i in chosen]))
-    columns = math.ceil(math.sqrt(len(chosen)))
-    rows = math.ceil(len(chosen) / columns)
-    ratio = pixels.shape[1] / pixels.shape[2]
     lines = 1 if guess is None or truth is None else 2
     highest = max(int(v.max()) for v in (truth, guess) if v is not None) if truth is not None or guess is not None else 0
     names = _names(class_names, highest + 1)
-    width = max(1.7 * columns, 4.0)
-    heading = "\n".join(textwrap.wrap(title or _heading(truth, guess) or "", int(LETTERS * width)))
-    above = 0.2 + 0.2 * len(heading.splitlines()) if heading else 0.0
-    cell_height = 1.62 * min(ratio, 2.5) + 0.15 * lines + 0.1
-    figure = _figure(width, cell_height * rows + above)
-    if heading:
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=_INK, parse_math=False)
-    for place, (index, picture) in enumerate(zip(chosen, pixels, strict=True)):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    axes, corners, size = _grid(pixels.shape, title or _heading(truth, guess) or "", lines)
+    for index, picture, (left, top) in zip(chosen, pixels, corners, strict=True):
         gray = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
-        axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 100 else "antialiased", **gray)
-        _caption(axes, names, *(None if v is None else v[index] for v in (truth, guess, sure)))
-    _save(figure, path)
+        axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 100 else "antialiased", aspect="auto",
+                    extent=(left, left + size[0], top + size[1], top), **gray)
+        _caption(axes, (left, top), size, names, *(None if v is None else v[index] for v in (truth, guess, sure)))
+    axes.set(xlim=(0, axes.figure.get_figwidth()), ylim=(axes.figure.get_figheight(), 0))
+    _save(axes.figure, path)
+
+
+def _grid(shape: tuple[int, ...], title: str, lines: int) -> tuple[Any, list[tuple[float, float]], tuple[float, float]]:
+    """Returns axes over a whole figure, whose units are inches from its upper left; each picture's corner; and the size of all.
+
+    Axes for each picture, as matplotlib's own grids have them, take seconds.
+    """
+    columns = math.ceil(math.sqrt(shape[0]))
+    rows = math.ceil(shape[0] / columns)
+    ratio = shape[1] / shape[2]
+    width = max(1.7 * columns, 4.0)
+    heading = textwrap.wrap(title, int(LETTERS * width))
+    above = 0.08 + (0.2 * len(heading) + 0.08 if heading else 0.0)
+    height = 1.58 * min(ratio, 2.5)
+    step = width / columns, height + 0.15 * lines + 0.13
+    figure = _figure(width, above + step[1] * rows + 0.08, layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.text(0.1, 0.1, "\n".join(heading), ha="left", va="top", fontsize=11, color=_INK, parse_math=False)
+    corners = [((place % columns + 0.5) * step[0] - height / ratio / 2, above + (place // columns + 1) * step[1] - height - 0.05)
+               for place in range(shape[0])]
+    return axes, corners, (height / ratio, height)
 
 
 def most_telling(truth: NDArray[Any] | None, guess: NDArray[Any], sure: NDArray[Any] | None) -> NDArray[Any]:
@@ -269,13 +283,13 @@ def _heading(truth: NDArray[Any] | None, guess: NDArray[Any] | None) -> str | No
     return f"{wrong:,} of {len(guess):,} wrong ({wrong / len(guess):.2%}); {order}"
 
 
-def _caption(axes: Any, names: Sequence[str], truth: int | None, guess: int | None, sure: float | None) -> None:
+def _caption(axes: Any, corner: tuple[float, float], size: tuple[float, float], names: Sequence[str], truth: int | None, guess: int | None,
+             sure: float | None) -> None:
+    """Writes above a picture and frames it."""
+    from matplotlib.patches import Rectangle
+
     wrong = guess is not None and truth is not None and guess != truth
-    color = _WRONG if wrong else _INK
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(color=_WRONG if wrong else _PALE, linewidth=2.5 if wrong else 0.8)
+    axes.add_artist(Rectangle(corner, *size, fill=False, edgecolor=_WRONG if wrong else _PALE, linewidth=2.5 if wrong else 0.8))
     if guess is None:
         text = "" if truth is None else _clip(names[truth], 20)
     else:
@@ -283,7 +297,8 @@ def _caption(axes: Any, names: Sequence[str], truth: int | None, guess: int | No
         text = _clip(names[guess], 21 - len(percent)) + percent
         if truth is not None:
             text += f"\ntrue: {_clip(names[truth], 14)}" if wrong else "\ncorrect"
-    axes.set_title(text, fontsize=8.5, color=color, pad=3, parse_math=False)
+    axes.text(corner[0] + size[0] / 2, corner[1] - 0.05, text, ha="center", va="bottom", fontsize=8.5, color=_WRONG if wrong else _INK,
+              parse_math=False)
 
 
 def _percent(share: float) -> str:
@@ -348,10 +363,11 @@ def _names(class_names: Sequence[str] | None, count: int) -> list[str]:
 # -- figures -------------------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float, layout: Any = "constrained") -> Any:
+    """`layout` "none": what is drawn fills the figure already."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), dpi=130, layout=layout, facecolor="white")
 
 
 def _plain_frame(axes: Any) -> None:
@@ -386,4 +402,5 @@ def _save(figure: Any, path: FilePath) -> None:
             text.set_fontfamily(families)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.12)
+        tight = {"bbox_inches": "tight", "pad_inches": 0.12} if figure.get_layout_engine() else {}
+        figure.savefig(path, format="png", **tight)

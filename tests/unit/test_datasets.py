@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import importlib.util
 import io
 import os
 import sys
@@ -250,6 +251,15 @@ def test_digits_are_scaled_split_by_class_and_always_the_same():
     np.testing.assert_array_equal(x, again)
     np.testing.assert_array_equal(x_test, again_test)
     assert hashlib.sha256(x_test.tobytes()).hexdigest()[:16] == "87f8ef92d987d458", "the same on every machine"
+
+
+def test_digits_are_read_without_importing_scikit_learn_or_by_it_where_the_file_is_elsewhere(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    read = datasets._digits()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    np.testing.assert_array_equal(read, datasets._digits())
+    np.testing.assert_array_equal(read, np.column_stack(load_digits(return_X_y=True)))
 
 
 def test_digits_without_scikit_learn_name_the_command(monkeypatch):
