@@ -1,8 +1,9 @@
 """The programs in `examples/` on real pictures: few of them in the quick tests, all of them in the slow ones."""
 
-import os
+import contextlib
+import io
 import re
-import subprocess
+import runpy
 import sys
 import tarfile
 from pathlib import Path
@@ -18,12 +19,16 @@ PER_CLASS = {"train": 30, "test": 10}
 
 
 def run(folder: Path, example: str, *arguments: str, data: Path | None = None) -> str:
-    """Runs an example in `folder` and returns what it printed."""
-    environment = os.environ | ({"CONVOLT_DATA": str(data), "CONVOLT_CACHE": str(folder / "cache")} if data else {})
-    done = subprocess.run([sys.executable, "-W", "error", str(EXAMPLES / example), *arguments], cwd=folder, env=environment,
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """Runs an example in `folder`, in this process, and returns what it printed; `test_readme.py` runs some of them as users do."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [example, *arguments])
+        if data:
+            patch.setenv("CONVOLT_DATA", str(data))
+            patch.setenv("CONVOLT_CACHE", str(folder / "cache"))
+        runpy.run_path(str(EXAMPLES / example), run_name="__main__")
+    return printed.getvalue()
 
 
 def accuracies(output: str) -> list[float]:

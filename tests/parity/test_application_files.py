@@ -17,7 +17,7 @@ from tests.parity.test_applications import CASES, CLASSES, assert_close, make, o
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, with NumPy 2
 
 KERAS = [case for case in CASES if case.keras]
-QUICK = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV2", "MobileNetV3Small")
+QUICK = ("ConvNeXtTiny", "EfficientNetB0", "MobileNet", "MobileNetV2", "MobileNetV3Small")
 """Written and read in every run; the others in the slow tests."""
 
 

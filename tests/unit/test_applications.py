@@ -123,8 +123,8 @@ def test_a_state_dict_that_does_not_fit_is_explained(tmp_path: Path) -> None:
         SqueezeNet1_1(weights=tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnetb0", "efficientnetv2-s", "inception_v3",
-                                  "xception"])
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnetb0", "xception",
+                                  *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnetv2-s", "inception_v3"))])
 def test_weights_of_the_other_variant_are_refused(name: str, tmp_path: Path) -> None:
     entry = applications.get(name)
     arguments: dict[str, Any] = {"classes": 3, "input_shape": (entry.smallest, entry.smallest, 3)}

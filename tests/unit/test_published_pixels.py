@@ -37,8 +37,13 @@ def by_start(name: str, path: Path, **options: Any) -> Model:
     return model
 
 
-@pytest.mark.parametrize("load", [by_weights, by_start])
-@pytest.mark.parametrize("publisher", ["keras", "torchvision", "convolt"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("publisher", "load"), [
+    ("keras", by_start), ("torchvision", by_weights), ("convolt", by_start), pytest.param("keras", by_weights, marks=SLOW),
+    pytest.param("torchvision", by_start, marks=SLOW), pytest.param("convolt", by_weights, marks=SLOW),
+])
 def test_pixels_are_those_of_the_publisher(load: Any, publisher: str, tmp_path: Path) -> None:
     convolt.utils.set_random_seed(0)
     options: dict[str, Any] = {"stem": "small", "variant": "torch"} if publisher == "torchvision" else {"stem": "small"}

@@ -16,6 +16,9 @@ SMALL_ENDS = {"convnext": 2}
 """Part of a name → side of the last map of a 32×32 picture, where it is not 4."""
 OTHER_WEIGHTS = ("resn", "wide_resnet", "densenet", "convnext", "googlenet")
 """Where the first convolution has another size; elsewhere only strides change."""
+QUICK = ("resnet18", "resnet50", "resnet50v2", "resnext50", "wide_resnet50_2", "densenet121", "mobilenet", "mobilenet_v2",
+         "mobilenet_v3_small", "efficientnetb0", "efficientnetv2-b0", "convnext_tiny", "googlenet")
+"""One or two of each family and each kind of block; the others, which have more of the same blocks, in the slow tests."""
 
 
 def features(name: str, **arguments: object) -> Model:
@@ -33,10 +36,11 @@ def test_the_families_that_have_one() -> None:
     assert families == {"ResNet", "ResNet V2", "ResNeXt", "Wide ResNet", "DenseNet", "MobileNet", "EfficientNet", "EfficientNet v2",
                         "ConvNeXt", "Inception"}
     assert [n for n in WITH_STEM if applications.get(n).family == "Inception"] == ["googlenet"]
+    assert {applications.get(name).family for name in QUICK} == families
     assert all(applications.get(name).options["stem"] == "large" for name in WITH_STEM), "as in Keras, unless another is asked for"
 
 
-@pytest.mark.parametrize("name", WITH_STEM)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in WITH_STEM])
 def test_a_small_stem_leaves_more_of_the_picture_and_the_same_weights_but_for_the_first(name: str) -> None:
     large, small = features(name), features(name, stem="small")
     side = next((side for part, side in SMALL_ENDS.items() if part in name), 4)
