@@ -8,8 +8,9 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/.demo
 	$(VENV)/bin/convolt train cnn --data digits --epochs 10 --name demo
 
+# Tests start many processes: what the first one compiles, the next ones find.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m "not slow and not gpu and not faults_full"
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m "not slow and not gpu and not faults_full"
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow
@@ -40,7 +41,7 @@ $(VENV)/.demo: $(VENV)/.base
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(RUN) -m pip install -q -e ".[dev,demo]"
+	$(RUN) -m pip install -q --no-compile -e ".[dev,demo]"
 	touch $@
 
 clean:

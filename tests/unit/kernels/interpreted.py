@@ -63,7 +63,7 @@ def test_errors_against_float64(case: Case, dtype: torch.dtype) -> None:
     sweep.check_errors(case, dtype, "triton", "cpu")
 
 
-@pytest.mark.parametrize("dtype", sweep.SLACK, ids=sweep.label)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=sweep.label)
 @pytest.mark.parametrize("case", [c for c in TRITON if c.name in ("odd", "features", "inference", "ten")], ids=str)
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, which interprets, meets the NaN
 def test_nan_comes_out(case: Case, dtype: torch.dtype) -> None:
@@ -72,7 +72,7 @@ def test_nan_comes_out(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("case", [c for c in TRITON if c.name in ("odd", "features", "ten", "pad")], ids=str)
 def test_repeats_are_bit_equal(case: Case) -> None:
-    sweep.check_repeats(case, torch.float32, "triton", "cpu", times=3)
+    sweep.check_repeats(case, torch.float32, "triton", "cpu", times=2)
 
 
 def test_half_precision() -> None:

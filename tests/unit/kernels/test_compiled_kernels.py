@@ -254,7 +254,7 @@ def test_what_is_printed_when_python_starts_is_no_answer(folder: Path, tmp_path:
 
 
 @LOADS
-@pytest.mark.parametrize("flags", [("-I",), ("-S",), ("-E", "-s")])
+@pytest.mark.parametrize("flags", [("-I",), ("-S",), pytest.param(("-E", "-s"), marks=pytest.mark.slow)])
 def test_the_other_process_finds_modules_where_this_one_does(flags: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     """Not by PYTHONPATH, and not in the folder that is current, where another `random` may lie."""
     (tmp_path / "random.py").write_text("raise ImportError('not the one that was meant')")
