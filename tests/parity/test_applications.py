@@ -33,8 +33,12 @@ SMALL_FILE = 12_000_000
 """Models with fewer parameters are written and read in every run."""
 
 
-def shown(cases: Sequence[Case]) -> list[Any]:
-    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in cases]
+DEEP = ("nasnet_mobile", "densenet121")
+"""Hundreds of layers: written and read in the slow tests only, as they are made of the same layers as the others."""
+
+
+def shown(cases: Sequence[Case], slow: Sequence[str] = ()) -> list[Any]:
+    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow or case.name in slow else []) for case in cases]
 
 
 def publishers() -> list[Any]:
@@ -269,7 +273,7 @@ def test_gradients_reach_every_parameter(case: Case) -> None:
     assert not silent
 
 
-@pytest.mark.parametrize("case", shown(CASES))
+@pytest.mark.parametrize("case", shown(CASES, DEEP))
 def test_a_configuration_makes_the_same_model(case: Case) -> None:
     model = outline(case)
     with torch.device("meta"):
@@ -279,7 +283,7 @@ def test_a_configuration_makes_the_same_model(case: Case) -> None:
     assert again.compute_output_shape(model.input_shapes[0]) == model.compute_output_shape(model.input_shapes[0])
 
 
-@pytest.mark.parametrize("case", [case for case in shown(CASES) if case.values[0].parameters < SMALL_FILE])
+@pytest.mark.parametrize("case", [case for case in shown(CASES, DEEP) if case.values[0].parameters < SMALL_FILE])
 def test_a_saved_model_computes_the_same(case: Case, tmp_path: Path) -> None:
     saved_and_loaded(case, tmp_path)
 

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from functools import cache
 
 HEAVY = ("torchmetrics", "matplotlib", "h5py", "rich", "typer", "numba", "triton", "PIL", "sklearn", "tensorboard", "keras",
          "torch._dynamo", "torch._inductor", "sympy", "onnx")  # fmt: skip
 
 
+@cache
 def loaded_after(code: str) -> set[str]:
     listing = "import sys; print(' '.join(sys.modules))"
     out = subprocess.run([sys.executable, "-c", f"{code}\n{listing}"], capture_output=True, text=True, check=True).stdout
