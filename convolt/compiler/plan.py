@@ -25,7 +25,7 @@ from convolt.compiler.measure import Probe
 from convolt.compiler.rows import Row, plain_row
 from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Search
 from convolt.compiler.trace import Untraceable, trace
-from convolt.devices import tf32_in_use
+from convolt.devices import tf32_in_use, why_not_bfloat16
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
@@ -191,6 +191,8 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
     """
     names = check_fusions(fusions)
     base = _bare(device, precision)
+    if precision == torch.bfloat16 and (why := why_not_bfloat16(device)):
+        base = _with_row(base, "refused", "float32", f"bfloat16 was asked for, though float32 is usually faster here: {why}")
     traced = None if fusions == "none" and compiling is None else trace(model, inputs)
     if isinstance(traced, Untraceable):
         base = _with_row(base, "refused", "fused", str(traced)) if fusions != "none" else base

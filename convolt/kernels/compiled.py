@@ -57,6 +57,8 @@ _SCALARS: dict[type, tuple[str, Any, Any]] = {
 
 Function = Callable[[Any], int]
 """Takes the address of a block (see `team_numba`)."""
+UNUSED_DAYS = 60
+"""A kernel that was not loaded for so long is removed: of a version, or for a processor, that is no longer there."""
 HEADER = 5
 """Numbers in a block before those of the arguments."""
 
@@ -284,7 +286,11 @@ def _read(file: Path | None) -> bytes | None:
         digest, code = (content := file.read_bytes())[:32], content[32:]
     except OSError:
         return None
-    return code if hashlib.sha256(code).digest() == digest else None
+    if hashlib.sha256(code).digest() != digest:
+        return None
+    with contextlib.suppress(OSError):  # another user's file, which only its own loading keeps
+        os.utime(file)
+    return code
 
 
 def _write(file: Path | None, code: bytes) -> None:
@@ -298,6 +304,17 @@ def _write(file: Path | None, code: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+    else:
+        _remove_unused(file.parent)
+
+
+@functools.cache
+def _remove_unused(folder: Path) -> None:
+    """Removes the kernels in a folder that no process has loaded for long; once for each process."""
+    for file in folder.glob("*.kernel"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86_400:
+                file.unlink()
 
 
 def _load(name: str, code: bytes) -> tuple[int, Any]:

@@ -106,6 +106,19 @@ def dense() -> Sequential:
 DATA = np.random.default_rng(0).random((16, 6), "float32"), np.arange(16) % 3
 
 
+def test_bfloat16_that_was_asked_for_is_taken_and_a_processor_that_is_slow_at_it_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "not float32: bfloat16 was asked for, though float32 is usually faster here: this processor has neither"
+    for why in ("this processor has neither", None):
+        monkeypatch.setattr("convolt.compiler.plan.why_not_bfloat16", lambda device, why=why: why)
+        model = dense()
+        model.compile("sgd", "sparse_categorical_crossentropy", device="cpu", precision="bfloat16")
+        model.fit(*DATA, batch_size=8, epochs=1, verbose=0)
+        assert model.plan.precision == "bfloat16" and (said in model.plan.describe()) == (why is not None)
+        model.compile("sgd", "sparse_categorical_crossentropy", device="cpu", precision="float32")
+        model.fit(*DATA, batch_size=8, epochs=1, verbose=0)
+        assert "not float32" not in model.plan.describe()
+
+
 def test_training_is_in_bfloat16_and_evaluation_in_float32(bfloat16_plans: None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = dense()
     model.compile("sgd", "sparse_categorical_crossentropy", device="cpu")

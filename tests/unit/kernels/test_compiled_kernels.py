@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,20 @@ def test_a_damaged_file_is_made_anew(folder: Path, damage: bytes | None) -> None
     file.write_bytes(whole[:-1] if damage is None else damage)
     assert added(adding(4)) == [4] * 5
     assert compiled._read(file) is not None and len(list(folder.iterdir())) == 1
+
+
+def test_kernels_that_were_not_loaded_for_long_are_removed(folder: Path) -> None:
+    added(adding(6))
+    (used,) = folder.glob("*.kernel")
+    long_ago = time.time() - (compiled.UNUSED_DAYS + 1) * 86_400
+    unused, other = folder / "add_of_an_older_version.kernel", folder / "notes.txt"
+    for file in (used, unused, other):
+        file.touch()
+        os.utime(file, (long_ago, long_ago))
+    assert added(adding(6)) == [6] * 5, "loaded from the file, which is new by that"
+    compiled._remove_unused.cache_clear()
+    added(adding(7))
+    assert used.exists() and other.exists() and not unused.exists()
 
 
 @pytest.mark.parametrize("what", ["no folder", "disk full"])
