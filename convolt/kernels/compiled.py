@@ -18,9 +18,9 @@ import struct
 import threading
 import time
 from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ from torch import Tensor
 from convolt.kernels import builder, machine_code, threads
 from convolt.kernels.memory import KINDS, Flat
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 _PACKAGE = __name__.rsplit(".", 1)[0]
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 _lock = threading.Lock()
@@ -59,6 +63,8 @@ Function = Callable[[Any], int]
 """Takes the address of a block (see `team_numba`)."""
 UNUSED_DAYS = 60
 """A kernel that was not loaded for so long is removed: of a version, or for a processor, that is no longer there."""
+LONGEST_WAIT = 60.0
+"""Seconds for which a process waits for another that compiles the same kernel."""
 HEADER = 5
 """Numbers in a block before those of the arguments."""
 
@@ -132,9 +138,12 @@ class Compiled:
                 code = _read(file)
                 if code is None:
                     began = time.monotonic()
-                    code = self._compile(request)
+                    with _in_turn(file):
+                        code = _read(file)  # another process may have made it meanwhile
+                        if code is None:
+                            code = self._compile(request)
+                            _write(file, code)
                     _spent[0] += time.monotonic() - began
-                    _write(file, code)
                 address, kept = _load(request["name"], code)
                 self._made[key] = _CALL(address), kept
             return self._made[key]
@@ -306,6 +315,39 @@ def _write(file: Path | None, code: bytes) -> None:
             beside.unlink(missing_ok=True)
     else:
         _remove_unused(file.parent)
+
+
+@contextlib.contextmanager
+def _in_turn(file: Path | None) -> Iterator[None]:
+    """Waits while another process compiles this kernel, such as a rank that began together with this one; not for ever."""
+    lock = None
+    if fcntl is not None and file is not None:
+        beside = file.with_name(f".{file.name}.lock")
+        with contextlib.suppress(OSError):
+            lock = beside.open("w")
+    if lock is None:
+        yield
+        return
+    with lock:
+        until, own = time.monotonic() + LONGEST_WAIT, False
+        while not (own := _locked(lock)) and time.monotonic() < until and not file.exists():
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            if own:
+                beside.unlink(missing_ok=True)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether this process has the lock of an open file now; on file systems without locks each has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @functools.cache

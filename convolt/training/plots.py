@@ -254,7 +254,7 @@ def _grid(shape: tuple[int, ...], title: str, lines: int) -> tuple[Any, list[tup
     columns = math.ceil(math.sqrt(shape[0]))
     rows = math.ceil(shape[0] / columns)
     ratio = shape[1] / shape[2]
-    width = max(1.7 * columns, 4.0)
+    width = max(1.7 * columns, 4.0 if title else 0.0)
     heading = textwrap.wrap(title, int(LETTERS * width))
     above = 0.08 + (0.2 * len(heading) + 0.08 if heading else 0.0)
     height = 1.58 * min(ratio, 2.5)

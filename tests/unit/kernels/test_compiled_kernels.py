@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,34 @@ def test_kernels_that_were_not_loaded_for_long_are_removed(folder: Path) -> None
     compiled._remove_unused.cache_clear()
     added(adding(7))
     assert used.exists() and other.exists() and not unused.exists()
+
+
+@pytest.mark.skipif(compiled.fcntl is None, reason="no locks of files")
+def test_a_kernel_that_another_process_compiles_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert added(adding(8)) == [8] * 5
+    (file,) = folder.glob("*.kernel")
+    code = file.read_bytes()
+    file.unlink()
+    monkeypatch.setattr(Compiled, "_compile", lambda *arguments: pytest.fail("compiled twice"))
+    with file.with_name(f".{file.name}.lock").open("w") as other:
+        compiled.fcntl.flock(other, compiled.fcntl.LOCK_EX)
+        timer = threading.Timer(0.2, lambda: file.write_bytes(code))
+        timer.start()
+        assert added(adding(8)) == [8] * 5
+        timer.join()
+
+
+@pytest.mark.skipif(compiled.fcntl is None, reason="no locks of files")
+def test_one_that_never_ends_is_not_waited_for_long(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "LONGEST_WAIT", 0.1)
+    assert added(adding(9)) == [9] * 5
+    (file,) = folder.glob("*.kernel")
+    file.unlink()
+    with (lock := file.with_name(f".{file.name}.lock")).open("w") as other:
+        compiled.fcntl.flock(other, compiled.fcntl.LOCK_EX)
+        assert added(adding(9)) == [9] * 5
+        assert file.exists() and lock.exists(), "the other's lock is left alone"
+    assert added(adding(9)) == [9] * 5
 
 
 @pytest.mark.parametrize("what", ["no folder", "disk full"])
