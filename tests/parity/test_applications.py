@@ -103,7 +103,7 @@ def settle(model: torch.nn.Module, x: np.ndarray) -> None:
 
 
 def calm(model: Model) -> None:
-    """Makes what residual branches add small, as in trained networks: at full size each of a hundred enlarges the rounding of those before."""
+    """Makes what residual branches add small, as in trained networks: at full size each enlarges the rounding of those before it."""
     graph = trace(model, [to_inside(torch.zeros([2, *model.input_shapes[0][1:]]))])
     assert not isinstance(graph, Untraceable), graph
     modules = {node: graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"}
