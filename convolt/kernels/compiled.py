@@ -325,7 +325,7 @@ def _in_turn(file: Path | None) -> Iterator[None]:
         beside = file.with_name(f".{file.name}.lock")
         with contextlib.suppress(OSError):
             lock = beside.open("w")
-    if lock is None:
+    if lock is None or file is None:
         yield
         return
     with lock:
