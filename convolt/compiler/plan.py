@@ -192,7 +192,7 @@ def make_plan(model: nn.Module, inputs: Sequence[Tensor], probe: Probe | None, *
     names = check_fusions(fusions)
     base = _bare(device, precision)
     if precision == torch.bfloat16 and (why := why_not_bfloat16(device)):
-        base = _with_row(base, "refused", "float32", f"bfloat16 was asked for, though float32 is usually faster here: {why}")
+        base = _with_row(base, "refused", "float32", f"bfloat16 was asked for, which as far as is known is not faster here: {why}")
     traced = None if fusions == "none" and compiling is None else trace(model, inputs)
     if isinstance(traced, Untraceable):
         base = _with_row(base, "refused", "fused", str(traced)) if fusions != "none" else base

@@ -329,7 +329,7 @@ def _in_turn(file: Path | None) -> Iterator[None]:
         yield
         return
     with lock:
-        until, own = time.monotonic() + LONGEST_WAIT, False
+        until = time.monotonic() + LONGEST_WAIT
         while not (own := _locked(lock)) and time.monotonic() < until and not file.exists():
             time.sleep(0.02)
         try:

@@ -17,9 +17,9 @@ from convolt.layers.normalization import check_number
 from convolt.layers.windows import label
 from convolt.layout import Shape, inside_axis, to_inside
 
-_ELEMENTWISE = (activations.linear, activations.relu, activations.relu6, activations.leaky_relu, activations.elu, activations.gelu,
-                activations.silu, activations.tanh, activations.sigmoid, activations.hard_sigmoid, activations.hard_silu)
-"""The usual ones, whose output has the input's shape: to run each on PyTorch's meta device is a third of what building a network takes."""
+_KEEP_SHAPE = (activations.linear, activations.relu, activations.relu6, activations.leaky_relu, activations.elu, activations.gelu,
+               activations.silu, activations.tanh, activations.sigmoid, activations.hard_sigmoid, activations.hard_silu)
+"""The usual ones, whose output has the input's shape: a run on PyTorch's meta device for each is a good part of building a deep network."""
 MASKED = -1e9
 """Logit of masked values; in half precision, -3e4."""
 
@@ -51,7 +51,7 @@ class Activation(Layer):
         self.activation = activations.get(activation)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        if self.activation in _ELEMENTWISE:
+        if self.activation in _KEEP_SHAPE:
             return tuple(input_shape)
         return super().compute_output_shape(input_shape)  # type: ignore[no-any-return]
 
