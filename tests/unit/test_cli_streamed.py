@@ -171,7 +171,7 @@ def run(line):
 lines = ["evaluate model.safetensors --data {} --part train --batch-size 8 --verbose 0 --device cpu",
          "lr-find model.safetensors --data {} --batch-size 8 --steps 10 --device cpu --json",
          "plan model.safetensors --data {} --batch-size 8 --device cpu --json",
-         "export model.safetensors --to pt2 --check {} --samples 800",
+         "export model.safetensors --to pt2 --check {} --samples 1280",
          "predict model.safetensors {} --batch-size 8 --device cpu --out table.csv"]
 for line in lines:
     run(line.format("few"))
@@ -189,8 +189,8 @@ except MemoryError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_memory_stays_bounded(tmp_path):
-    """150 MB of decoded pictures; the system refuses any allocation beyond 96 MB more than the verbs took for a few of them."""
-    fill(tmp_path / "whole", {"pets": 400, "few": 32}, 10)
+    """240 MB of decoded pictures; the system refuses any allocation beyond 96 MB more than the verbs took for a few of them."""
+    fill(tmp_path / "whole", {"pets": 640, "few": 32}, 10)
     for name in ("pets", "few"):
         (tmp_path / "whole" / name).rename(tmp_path / name)
     saved_model(tmp_path / "model.safetensors", 256)
@@ -199,5 +199,5 @@ def test_memory_stays_bounded(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("whole: MemoryError\n")
-    assert "(800 samples)" in done.stdout and "on 80 samples of pets" in done.stdout
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 801
+    assert "(1,280 samples)" in done.stdout and "on 128 samples of pets" in done.stdout
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1281

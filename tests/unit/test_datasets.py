@@ -254,9 +254,12 @@ def test_digits_are_scaled_split_by_class_and_always_the_same():
 
 
 def test_digits_are_read_without_importing_scikit_learn_or_by_it_where_the_file_is_elsewhere(monkeypatch):
+    pytest.importorskip("sklearn")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)  # whose import is an error
+        read = datasets._digits()
     from sklearn.datasets import load_digits
 
-    read = datasets._digits()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     np.testing.assert_array_equal(read, datasets._digits())
     np.testing.assert_array_equal(read, np.column_stack(load_digits(return_X_y=True)))

@@ -156,16 +156,17 @@ class Killed(callbacks.Callback):
 def test_a_compiled_training_is_the_same_repeatable_and_goes_on_bit_equally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"sample_weight": W, "batch_size": 16, "epochs": 3, "verbose": 0, "seed": 1}
     results = []
-    for execution in ("eager", "compile"):
+    for execution in ("eager", "compile", "compile"):
         model = net(execution=execution)
         history = model.fit(X, Y, **options).history
         results.append((history["loss"], model.get_weights()))
     plan = model.plan
     assert plan.execution == "compile" and plan.compiled_for == ((16, 16),), "the last batch of six samples is none of them"
-    assert "compiled" in plan.describe()
+    assert "compiled" in plan.describe() and plan.cached
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
-    for eager, compiled in zip(*(weights for _, weights in results), strict=True):
+    for eager, compiled, again in zip(*(weights for _, weights in results), strict=True):
         np.testing.assert_allclose(eager, compiled, rtol=1e-3, atol=1e-5)
+        assert np.array_equal(compiled, again)
     assert any(not np.array_equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True)), "other code ran"
     with pytest.raises(KeyError, match="killed"):
         net(execution="compile").fit(X, Y, checkpoint=convolt.Checkpoint(tmp_path, every_steps=1), callbacks=[Killed()], **options)
