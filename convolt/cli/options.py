@@ -27,6 +27,7 @@ class Execution(StrEnum):
     """How the steps of a training run."""
 
     AUTO = "auto"
+    REPLAY = "replay"
     EAGER = "eager"
     COMPILE = "compile"
 
@@ -181,8 +182,8 @@ Executed = Annotated[
     Execution,
     typer.Option(
         "--execution",
-        help="auto: the whole step in one CUDA graph where that works, torch.compile where a long run repays it; eager: neither; "
-        "compile: torch.compile in any case.",
+        help="auto: the whole step replayed where that works (on CUDA one graph), torch.compile where a long run repays it; replay: "
+        "without torch.compile; eager: neither; compile: torch.compile in any case.",
     ),
 ]
 MicroBatch = Annotated[

@@ -113,7 +113,7 @@ class CapturedStep:
 
     def train_together(self, batches: Sequence[Any]) -> None:
         """Trains on several batches, one step after the other, in one graph where there are `together` of one shape."""
-        if len(batches) == self._step.together and why_not_together(self._optimizer) is None and len({_shape(b) for b in batches}) == 1:
+        if len(batches) == self._step.together and why_not_together(self._optimizer) is None and len({batch_shape(b) for b in batches}) == 1:
             self._train(batches)
         else:
             for batch in batches:
@@ -142,7 +142,7 @@ class CapturedStep:
         """Returns what each of the steps to come does on the device: the shape of its batch and the optimizer's variant."""
         start, kinds = self._optimizer.steps, []
         for batch in batches:
-            kinds.append((_shape(batch), self._optimizer.variant))
+            kinds.append((batch_shape(batch), self._optimizer.variant))
             self._optimizer.steps += 1
         self._optimizer.steps = start
         return tuple(kinds)
@@ -166,7 +166,7 @@ class CapturedStep:
 
     def _filled(self, batches: Sequence[Any]) -> list[Any]:
         """Returns batches in memory that stays, filled with the given ones."""
-        static = self._static.setdefault(_shape(batches[0]), [])
+        static = self._static.setdefault(batch_shape(batches[0]), [])
         for place, batch in enumerate(batches):
             if place == len(static):
                 static.append(batch.copied())
@@ -214,7 +214,7 @@ def _stage(batch: Any) -> Any:
     return None if batch.pending is None else batch.pending.stage
 
 
-def _shape(batch: Any) -> Any:
+def batch_shape(batch: Any) -> Any:
     return len(batch.y), len(batch.weights), *((t.shape, t.dtype) for t in batch.tensors())
 
 

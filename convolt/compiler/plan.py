@@ -30,6 +30,8 @@ from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
 SEVERAL = "graph of several steps"
+REPLAY = "replay of the whole step"
+ASKED_FOR_EAGER = "asked for eager"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Plan:
         threads: of the host's computation.
         tf32: operations on float32 that are computed in TF32, in words; empty where there are none.
         execution: "eager"; "compile": the form is compiled by `torch.compile`; or "graph": the whole step is captured once and replayed,
-            with the compiled form where `compiled_for` has one.
+            with the compiled form where `compiled_for` has one; or "replay": the whole step is recorded on a CPU and replayed.
         compiled_for: shapes of the inputs for which the form is compiled, other batches run in the form as it is; empty: for none.
         micro_batch: most samples that are computed at once; None: whole batches.
         steps_per_execution: how many steps are executed between two calls of the callbacks, on CUDA as one graph.
@@ -95,14 +97,14 @@ class Plan:
         """Returns the plan in one or two lines."""
         fused = ", ".join(f"{name} ×{count}" for name, count in self.fusions.items())
         form = f"fused ({fused})" if self.form == "fused" else "layer by layer"
-        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and not row.name.startswith("graph of ")), None)
+        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and row.name != REPLAY and not row.name.startswith("graph of ")), None)
         step = self._in_words()
         step += f", at most {self.micro_batch} samples at once" if self.micro_batch else ""
         precision = f"{self.precision} ({self.tf32} in TF32)" if self.tf32 and self.precision == "float32" else self.precision
         lines = [f"Plan: {self.device}, {precision}, {form}{step}, freed memory {self.memory}, {self.threads} threads"
                  + (f": {chosen.why}{self._gain()}" if chosen else "") + (" (measured earlier)" if self.cached else "")]
         shown = [row for row in self.rows if row.verdict == "refused" and row.name != LAYERS
-                 and not (row.name == GRAPH and self.device == "cpu")]
+                 and not (row.name == GRAPH and self.device == "cpu") and not (row.name == REPLAY and row.why == ASKED_FOR_EAGER)]
         lines += [f"      not {row.name}: {row.why}" for row in shown]
         doubts = ", ".join(row.name for row in self.rows if row.doubt)
         lines += [f"      in doubt, and measured by the next run: {doubts}"] if doubts else []
@@ -136,6 +138,12 @@ class Plan:
         rows.append(plain_row(name, "chosen" if count > 1 else "refused", why))
         return dataclasses.replace(self, steps_per_execution=count, rows=tuple(rows))
 
+    def with_replay(self, refused: str | None) -> Plan:
+        """Returns the plan with the whole step recorded and replayed on a CPU, or with the reason why not."""
+        rows = [row for row in self.rows if row.name != REPLAY]
+        rows.append(plain_row(REPLAY, "refused" if refused else "chosen", refused or "the rule on CPUs"))
+        return dataclasses.replace(self, execution="eager" if refused else "replay", rows=tuple(rows))
+
     def step_seconds(self) -> float | None:
         """Returns the measured time of a step's forward and backward pass in the chosen form; None where none was measured."""
         return next((row.seconds for row in reversed(self.rows) if row.seconds and row.verdict == "chosen"), None)
@@ -146,7 +154,8 @@ class Plan:
         in_one = any(row.name == f"graph of {count} steps" and row.verdict == "chosen" for row in self.rows)
         if self.execution == "graph":
             return compiled + (f", {count} steps in one graph" if in_one else ", whole step in one graph")
-        return compiled + (f", callbacks every {count} steps" if count > 1 else "")
+        replayed = ", whole step replayed" if self.execution == "replay" else ""
+        return compiled + replayed + (f", callbacks every {count} steps" if count > 1 else "")
 
     def as_fusions(self) -> str | tuple[str, ...]:
         """Returns what `compile(fusions=…)` takes to get this form again without measuring."""
@@ -154,7 +163,7 @@ class Plan:
 
     def as_execution(self) -> str:
         """Returns what `compile(execution=…)` takes to have the form compiled again, or not, without measuring."""
-        return "compile" if self.compiled_for else "auto" if self.execution == "graph" else "eager"
+        return "compile" if self.compiled_for else "replay" if self.execution in ("graph", "replay") else "eager"
 
     def graph(self) -> str:
         """Returns the model's graph before and after the rewrites."""

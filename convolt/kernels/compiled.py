@@ -20,7 +20,7 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class Compiled:
     def __call__(self, *arguments: Any) -> None:
         """Calls the function itself."""
         function, words = self._ready(False, arguments)
-        self._run(function, array("q", words))
+        self._run(function, array("q", words), arguments)
 
     def over_rows(self, arguments: tuple[Any, ...], rows: int, size: int) -> None:
         """Calls `function(*arguments, first, last)` on parts of `range(rows)`, in threads if the work is large enough (see `threads`).
@@ -101,12 +101,13 @@ class Compiled:
             size: bytes that the whole work reads and writes.
         """
         function, words = self._ready(True, arguments)
-        self._in_parts(function, array("q", words), rows, size)
+        self._in_parts(function, array("q", words), arguments, (), rows, size)
 
     def prepared(self, arguments: tuple[Any, ...], rows: int, size: int) -> Prepared:
         """Returns `over_rows` with such arguments, to be called with the addresses of their arrays: what takes longest is done once."""
         function, words = self._ready(True, arguments)
-        return Prepared(functools.partial(self._in_parts, function, rows=rows, size=size), array("q", words), _addresses(arguments))
+        places = _addresses(arguments)
+        return Prepared(functools.partial(self._in_parts, function, given=(), places=places, rows=rows, size=size), array("q", words), places)
 
     def _ready(self, rows: bool, arguments: tuple[Any, ...]) -> tuple[Function, list[int]]:
         """Returns the machine code for such arguments, and what it is given."""
@@ -116,18 +117,29 @@ class Compiled:
         key = (rows, *kinds)
         return (self._made.get(key) or self._make(key))[0], words
 
-    def _run(self, function: Function, block: array[int]) -> None:
+    def _run(self, function: Function, block: array[int], given: Sequence[Any], places: Sequence[int] = ()) -> None:
+        """Calls machine code; `places` of addresses in the block are found from the arguments `given` where they are not known."""
+        if _watching:
+            _watching[0].called(self.function.__name__, function, block, places or _addresses(given), given)
         if function(block.buffer_info()[0]):
-            raise MemoryError(f"kernel {self.function.__name__}: no memory to work in")
+            raise no_memory(self.function.__name__)
 
-    def _in_parts(self, function: Function, block: array[int], rows: int, size: int) -> None:
+    def _in_parts(self, function: Function, block: array[int], given: Sequence[Any], places: Sequence[int], rows: int, size: int) -> None:
         parts = threads.parts_of(rows, size)
         openmp = threads.openmp() if parts > 1 else 0
         if parts == 1 or openmp:
             block[:HEADER] = array("q", (openmp, torch.get_num_threads(), parts, 0, rows))
-            self._run(function, block)
-        else:
-            threads.in_pool(lambda first, last: self._run(function, array("q", (0, 1, 1, first, last)) + block[HEADER:]), rows, parts)
+            self._run(function, block, given, places)
+            return
+        if _watching:
+            _watching[0].elsewhere(self.function.__name__)
+
+        def run(first: int, last: int) -> None:
+            part = array("q", (0, 1, 1, first, last)) + block[HEADER:]
+            if function(part.buffer_info()[0]):
+                raise no_memory(self.function.__name__)
+
+        threads.in_pool(run, rows, parts)
 
     def _make(self, key: tuple[Any, ...]) -> tuple[Function, Any]:
         """Returns the machine code for a kind of call, loaded, and what has to be kept."""
@@ -168,6 +180,29 @@ class Compiled:
         from convolt.kernels import team_numba
 
         return team_numba.object_code(request["name"], self.function, request["kinds"], request["rows"], self._fastmath)
+
+
+def no_memory(name: str) -> MemoryError:
+    """Returns the error of a kernel that could not have the memory in which it works."""
+    return MemoryError(f"kernel {name}: no memory to work in")
+
+
+class Watcher(Protocol):
+    """What is told of each call of machine code (see `watch`)."""
+
+    def called(self, name: str, function: Function, block: Sequence[int], places: Sequence[int], arguments: Sequence[Any]) -> None:
+        """A kernel is about to be called with a block, in which addresses lie at `places`."""
+
+    def elsewhere(self, name: str) -> None:
+        """A kernel is about to be called in parts, on threads of Python."""
+
+
+_watching: list[Watcher] = []
+
+
+def watch(watcher: Watcher | None) -> None:
+    """Has a watcher told of all calls of kernels from now on, in any thread; None: nobody any more."""
+    _watching[:] = [] if watcher is None else [watcher]
 
 
 class Prepared:

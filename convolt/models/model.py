@@ -216,8 +216,9 @@ class Model(Looking, Transfer, OwnSteps, Layer):
                 measured to be faster and right, evaluation in float32.
             device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
             fusions: which rewrites of the graph are used: "auto" measures, "none", "all", or names (see `convolt.compiler.fuse`).
-            execution: "auto" captures the whole step in a CUDA graph where that works, and compiles the model with `torch.compile` where
-                a long run repays it and it is measured to be right and faster; "eager": neither; "compile": compiled in any case.
+            execution: "auto" records the whole step and replays it where that works, on CUDA as a graph, and compiles the model with
+                `torch.compile` where a long run repays it and it is measured to be right and faster; "replay": the former alone;
+                "eager": neither; "compile": compiled in any case.
             micro_batch: most samples that are computed at once. The gradients of a batch's parts are added up, so that it gives
                 the update of the whole batch with less memory; normalization by batch statistics sees the parts. None: whole
                 batches, until memory runs out, when half as many are tried.

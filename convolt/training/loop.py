@@ -95,6 +95,7 @@ def train_epoch(model: Any, step: Runner, data: Resident | Streamed, at: Cursor,
     hooks = callbacks.listens("on_train_batch_begin", "on_train_batch_end")
     if not at.within:
         step.train_totals.reset()
+    step.begin_epoch()
     done, seen = at.batch, at.seen
     for batches in executions(keeper.batches(data, at), lambda: step.together, done):  # a plan may choose it after the first step
         if hooks:

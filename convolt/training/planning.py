@@ -15,20 +15,21 @@ from convolt.compiler.compiled import Compiling, shapes_of, why_not_compiled
 from convolt.compiler.execute import CapturedStep, CudaGraphs, Pace, choose_together, why_not_captured, why_not_together
 from convolt.compiler.host import computing
 from convolt.compiler.measure import Probe
-from convolt.compiler.plan import GRAPH
+from convolt.compiler.plan import ASKED_FOR_EAGER, GRAPH
+from convolt.compiler.replay import ReplayedStep, why_not_replayed
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import CheckpointError, explain
 from convolt.training.batch_size import AUTO
 from convolt.training.feeding import Feeding
 from convolt.training.memory import part_of
-from convolt.training.own_step import other_optimizer
+from convolt.training.own_step import defines, other_optimizer
 from convolt.training.sampling import Drawing
 from convolt.training.step import Step
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed_bfloat16": torch.bfloat16}
 
-EXECUTIONS = ("auto", "eager", "compile")
+EXECUTIONS = ("auto", "replay", "eager", "compile")
 
 CHECKED_SAMPLES = 16
 """Of a batch, on which a candidate is held against float64: enough for statistics, few enough for time and memory.
@@ -50,10 +51,10 @@ class FirstStep:
         plan: called with the next batch; returns what runs from then on.
     """
 
-    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep]) -> None:
-        self._runner: Step | CapturedStep = step
+    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep | ReplayedStep]) -> None:
+        self._runner: Step | CapturedStep | ReplayedStep = step
         self._begun = begun
-        self._plan: Callable[[Batch], Step | CapturedStep] | None = plan
+        self._plan: Callable[[Batch], Step | CapturedStep | ReplayedStep] | None = plan
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
@@ -75,7 +76,7 @@ class FirstStep:
             self._runner.train_together(left)
 
 
-Runner = Step | CapturedStep | FirstStep
+Runner = Step | CapturedStep | ReplayedStep | FirstStep
 """What trains on one batch after the other."""
 
 
@@ -90,6 +91,7 @@ class Planning(Feeding):
     execution: str
     steps_per_execution: int | str
     _pace: Pace
+    _replay: ReplayedStep | None
     _step: Step | None
     _example: list[torch.Tensor]
 
@@ -123,7 +125,7 @@ class Planning(Feeding):
         if not self.plan.provisional:
             return self._planned(step)
 
-        def make(batch: Batch) -> Step | CapturedStep:
+        def make(batch: Batch) -> Step | CapturedStep | ReplayedStep:
             self.plan = self._plan(step, data, batch, data.steps * epochs if data.steps else None)
             runner = self._planned(step)
             chosen(self.plan)
@@ -131,14 +133,43 @@ class Planning(Feeding):
 
         return FirstStep(step, begun, make)
 
-    def _planned(self, step: Step) -> Step | CapturedStep:
+    def _planned(self, step: Step) -> Step | CapturedStep | ReplayedStep:
         """Returns the step, or what captures it in a graph, as the plan says."""
         if self.plan is not None and self.steps_per_execution == AUTO:
             self.plan = self._with_together(self.plan)
             step.together = self.plan.steps_per_execution
-        if self.plan is None or self.plan.execution != "graph":
+        if self.plan is not None and self.plan.execution == "graph":
+            return CapturedStep(step, self.optimizer, CudaGraphs(self.device), self._capture_failed)
+        return self._replayed(step) if self.device.type == "cpu" else step
+
+    def _replayed(self, step: Step) -> Step | ReplayedStep:
+        """Returns what records and replays the step, which a later training goes on with, or the step where the plan says why not."""
+        if self.plan is None or self.plan.compiled_for:
             return step
-        return CapturedStep(step, self.optimizer, CudaGraphs(self.device), self._capture_failed)
+        self.plan = self.plan.with_replay(self._why_not_replayed(step))
+        if self.plan.execution != "replay":
+            return step
+        if self._replay is None or not self._replay.is_of(step, self.optimizer):
+            self._replay = ReplayedStep(step, self.optimizer, self._losses_and_metrics(), self._replay_failed)
+        self._replay.begin_training(self._replay_failed)
+        return self._replay
+
+    def _why_not_replayed(self, step: Step) -> str | None:
+        if self.execution == "eager":
+            return ASKED_FOR_EAGER
+        if defines(self.model, "train_step"):
+            return "train_step may do more than compute"
+        if self._pace.hooks:
+            return "callbacks are called at each batch"
+        return why_not_replayed(step.module, self._losses_and_metrics(), self.optimizer, self.device)
+
+    def _losses_and_metrics(self) -> list[Any]:
+        losses = [loss for head in self._heads for loss in (head.loss, head.soft_loss) if loss is not None]
+        return [*losses, *(metric for head in self._heads for metric in head.all_metrics())]
+
+    def _replay_failed(self, reason: str) -> None:
+        assert self.plan is not None
+        self.plan = self.plan.with_replay(reason)
 
     def _with_together(self, plan: Plan) -> Plan:
         """Returns the plan with as many steps in a graph as suits the present training."""
@@ -206,7 +237,7 @@ class Planning(Feeding):
     def _why_no_graph(self, data: Resident | Streamed) -> str | None:
         """Returns why the steps will not be graphs; None if they will."""
         if self.execution == "eager":
-            return "asked for eager"
+            return ASKED_FOR_EAGER
         refused = why_not_captured(self.optimizer, self.device) if isinstance(data, Resident) else "batches of a stream differ in shape"
         return refused or other_optimizer(self.model)
 
@@ -215,7 +246,7 @@ class Planning(Feeding):
         if saved is not None:
             return Compiling(saved.compiled_for, why_not_compiled(self.device), asked=True) if saved.compiled_for else None
         asked = self.execution == "compile"
-        if not asked and (self.execution == "eager" or not (self.fusions == "auto" or self.precision == "auto")):
+        if not asked and (self.execution in ("eager", "replay") or not (self.fusions == "auto" or self.precision == "auto")):
             return None
         return Compiling(shapes_of(example), why_not_compiled(self.device), asked)
 

@@ -149,6 +149,9 @@ class Step:
         self.kept = KeptState(model)
         self._changing = False
 
+    def begin_epoch(self) -> None:
+        """Is called before the batches of each epoch, for what stands in for the step."""
+
     def train_together(self, batches: Sequence[Batch]) -> None:
         """Trains on several batches, one step after the other."""
         for batch in batches:

@@ -13,6 +13,7 @@ from convolt import devices, losses, optimizers
 from convolt import metrics as metric_classes
 from convolt.compiler import Plan, check_fusions
 from convolt.compiler.execute import Pace
+from convolt.compiler.replay import ReplayedStep
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import ArgumentError, DataError, NonFiniteError, did_you_mean, explain
 from convolt.training import given, inputs, loop, nonfinite
@@ -48,8 +49,8 @@ class Trainer(Planning):
         precision: "auto", "float32" or "bfloat16"; "auto" trains in bfloat16 where that was measured to be faster and right.
         device: "auto" or a device's name.
         fusions: "auto", "none", "all" or names of rewrites.
-        execution: "auto" (a graph of the whole step where that works, `torch.compile` where a long run repays it), "eager", or
-            "compile" (`torch.compile` in any case).
+        execution: "auto" (the whole step recorded and replayed where that works, `torch.compile` where a long run repays it),
+            "replay" (the former alone), "eager" (neither), or "compile" (`torch.compile` in any case).
         micro_batch: most samples that are computed at once; None: whole batches, while they fit.
         steps_per_execution: steps between two calls of the callbacks, in one graph where that works; "auto": as many as nobody notices.
     """
@@ -84,6 +85,7 @@ class Trainer(Planning):
         self._step: Step | None = None
         self._bound: list[Tensor] = []
         self._pace = Pace()
+        self._replay: ReplayedStep | None = None
         self._notes: list[str] = []
         if model.output_names:  # misspelt names are told now, not when fit starts
             self._heads = self._make_heads(model.output_names)

@@ -1,0 +1,238 @@
+"""A recorded step as a program: one Python function, a line for each operation, in which nothing is left to be decided.
+
+No layer, no autograd and no choice of a kernel is in it any more; for a small network these take as long as the arithmetic. A tensor
+that a line makes is forgotten after the last line that uses it, so that no more memory is needed than in the step itself. Small ones
+that kernels fill stay where they are from one step to the next, so that a kernel's call is one call of machine code.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
+from convolt.kernels.compiled import no_memory
+
+STAYING_BYTES = 8 << 20
+"""Of memory that stays from one step to the next, at most."""
+_EMPTY = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"})
+
+Program = Callable[..., None]
+"""Takes the step's inputs, and does what the step did."""
+
+
+class CannotReplayError(RuntimeError):
+    """A recorded step cannot be made a program; the message says why."""
+
+
+def make_program(recording: Recording) -> Program:
+    """Returns the program of a recording.
+
+    Raises:
+        CannotReplayError: something in it cannot be said in a program.
+    """
+    return _Writer(recording).program()
+
+
+def source_of(program: Program) -> str:
+    """Returns a program's text."""
+    return str(program.__doc__)
+
+
+class _Writer:
+    """Writes a program line by line.
+
+    Args:
+        recording: of the step.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._calls = _wanted(recording.calls)
+        self._last = self._last_uses()
+        self._staying = self._blocks_that_stay()
+        self._lines: list[str] = []
+        self._grad = False
+        self._names: dict[str, Any] = {"fail": _fail, "set_grad": torch.set_grad_enabled, "memory": [*recording.outside.values(), *self._staying.values()]}
+        self._tensors: dict[Place, str] = {}  # what has a name
+        self._bases: dict[int, tuple[str, Place]] = {}  # the first tensor of a block that is another one in each step
+        self._addresses: dict[int, str] = {}
+        self._alive: dict[int, list[str]] = {}  # names that are forgotten with a block
+        self._count = 0
+
+    def program(self) -> Program:
+        """Returns the function."""
+        self._check_that_all_is_filled()
+        for place in self._recording.inputs:
+            self._bases[place.block] = (f"x{place.block}", place)
+            self._tensors[place] = f"x{place.block}"
+        for number, call in enumerate(self._calls):
+            self._write(call, number)
+            self._forget(number)
+        given = ", ".join(f"x{place.block}" for place in self._recording.inputs)
+        text = "\n".join([f"def program({given}):", *(f"    {line}" for line in self._lines), "    return None"])
+        exec(compile(text, "<a training step>", "exec"), self._names)  # noqa: S102 - of names and numbers alone
+        made: Program = self._names["program"]
+        made.__doc__ = text
+        return torch.inference_mode()(made)
+
+    def _check_that_all_is_filled(self) -> None:
+        """Some operations write into memory without a call of PyTorch's dispatcher: it is then read, but nothing has filled it."""
+        empty: dict[int, str] = {}
+        for call in self._calls:
+            for place in places_in((call.args, call.kwargs)):
+                if place.block in empty and not call.kept and self._recording.sizes[place.block]:
+                    raise CannotReplayError(f"what {call.name} reads was written by something that is not recorded")
+                empty.pop(place.block, None)
+            empty |= {place.block: call.name for place in call.made if place is not None and call.name in _EMPTY}
+
+    # -- what is where -------------------------------------------------------------------------------------------------
+
+    def _last_uses(self) -> dict[int, int]:
+        """Returns for each block the last call that uses it."""
+        return {place.block: number for number, call in enumerate(self._calls) for place in _places_of(call)}
+
+    def _blocks_that_stay(self) -> dict[int, torch.UntypedStorage]:
+        """Returns memory for blocks that are filled only after they were made, smallest first, as long as there is room for them."""
+        made = {place.block for call in self._calls if call.name in _EMPTY for place in call.made if place is not None}
+        sizes, room, found = self._recording.sizes, STAYING_BYTES, {}
+        for block in sorted(made, key=lambda each: (sizes[each], each)):
+            if sizes[block] > room:
+                break
+            room -= sizes[block]
+            found[block] = torch.empty(sizes[block], dtype=torch.uint8).untyped_storage()
+        return found
+
+    def _memory(self, block: int) -> torch.UntypedStorage | None:
+        """Returns the memory of a block that is the same in each step; None of another one."""
+        outside = self._recording.outside.get(block)
+        return self._staying.get(block) if outside is None else outside
+
+    # -- lines ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, call: Call, number: int) -> None:
+        if call.is_kernel:
+            self._write_kernel(call)
+            return
+        if call.name in _EMPTY and all(place is None or place.block in self._staying for place in call.made):
+            return
+        if call.grad != self._grad:  # autograd's part is left out in any case
+            self._grad = call.grad
+            self._lines.append(f"set_grad({call.grad})")
+        function = self._constant("o", getattr(call.function, "_op", call.function))
+        args = [self._argument(value) for value in call.args]
+        args += [f"{name}={self._argument(value)}" for name, value in call.kwargs]
+        text = f"{function}({', '.join(args)})"
+        new = [(index, place) for index, place in enumerate(call.made) if place is not None and self._last[place.block] > number]
+        if not new:
+            self._lines.append(text)
+        elif len(call.made) == 1 and not _gives_a_list(call.function):
+            self._lines.append(f"{self._born(new[0][1])} = {text}")
+        else:
+            self._lines.append(f"t = {text}")
+            self._lines += [f"{self._born(place)} = t[{index}]" for index, place in new if place.block not in self._bases]
+            self._lines.append("del t")
+
+    def _born(self, place: Place) -> str:
+        """Returns the name of a tensor that is made in this line."""
+        name = self._tensors[place] = f"v{place.block}"
+        self._bases[place.block] = (name, place)
+        self._alive.setdefault(place.block, []).append(name)
+        return name
+
+    def _write_kernel(self, call: Call) -> None:
+        words = [word.value if isinstance(word, Literal) else 0 for word in call.args]
+        block = array("q", words)
+        kept = self._constant("b", block)
+        for at, word in enumerate(call.args):
+            if not isinstance(word, Spot):
+                continue
+            memory = self._memory(word.block)
+            if memory is not None:
+                block[at] = memory.data_ptr() + word.offset
+            else:
+                self._lines.append(f"{kept}[{at}] = {self._address(word.block)}" + (f" + {word.offset}" if word.offset else ""))
+        function, address = self._constant("k", call.function), block.buffer_info()[0]
+        self._constant("a", [word.value for word in call.args if isinstance(word, Literal)])  # arrays of which the addresses are
+        self._lines.append(f"if {function}({address}): fail({call.name!r})")
+
+    def _address(self, block: int) -> str:
+        """Returns the name of a block's address in this step."""
+        if block not in self._addresses:
+            name, place = self._bases[block]
+            start = "" if block < len(self._recording.inputs) or not place.offset else f" - {place.offset * place.dtype.itemsize}"
+            self._addresses[block] = f"p{block}"
+            self._lines.append(f"p{block} = {name}.data_ptr(){start}")
+        return self._addresses[block]
+
+    def _argument(self, value: Any) -> str:
+        if isinstance(value, Place):
+            return self._tensor(value)
+        if isinstance(value, Literal):
+            plain = value.value is None or type(value.value) in (bool, int) or (type(value.value) is float and value.value - value.value == 0)
+            return repr(value.value) if plain else self._constant("c", value.value)
+        inside = ", ".join(self._argument(each) for each in value)
+        return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if len(value) == 1 else f"({inside})"
+
+    def _tensor(self, place: Place) -> str:
+        """Returns the name of a tensor, which a line before gives it where it has none."""
+        if place in self._tensors:
+            return self._tensors[place]
+        memory = self._memory(place.block)
+        if memory is not None:
+            tensor = torch.empty(0, dtype=place.dtype).set_(memory, place.offset, place.shape, place.strides)
+            name = self._tensors[place] = self._constant("c", tensor)
+            return name
+        if place.block not in self._bases:
+            raise CannotReplayError("a tensor is used before it is made")
+        base, origin = self._bases[place.block]
+        if place.dtype != origin.dtype:
+            raise CannotReplayError(f"numbers of {origin.dtype} are taken for {place.dtype}")
+        name = self._tensors[place] = f"w{self._next()}"
+        offset = f"{base}.storage_offset() + {place.offset}" if place.block < len(self._recording.inputs) else str(place.offset)
+        self._lines.append(f"{name} = {base}.as_strided({place.shape}, {place.strides}, {offset})")
+        self._alive.setdefault(place.block, []).append(name)
+        return name
+
+    def _forget(self, number: int) -> None:
+        """Ends the life of what no later line uses."""
+        ended = [block for block in {place.block for place in _places_of(self._calls[number])} if self._last[block] == number]
+        names = [name for block in sorted(ended) for name in self._alive.pop(block, [])]
+        if names:
+            self._lines.append(f"del {', '.join(names)}")
+
+    def _constant(self, kind: str, value: Any) -> str:
+        name = f"{kind}{self._next()}"
+        self._names[name] = value
+        return name
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+
+def _wanted(calls: Sequence[Call]) -> list[Call]:
+    """Returns the calls without those whose results nobody uses."""
+    used: set[int] = set()
+    found = []
+    for call in reversed(calls):
+        if call.kept or any(place is not None and place.block in used for place in call.made):
+            used |= {place.block for place in places_in((call.args, call.kwargs))}
+            found.append(call)
+    return found[::-1]
+
+
+def _places_of(call: Call) -> Iterable[Place | Spot]:
+    return [*places_in((call.args, call.kwargs)), *(place for place in call.made if place is not None)]
+
+
+def _gives_a_list(function: Any) -> bool:
+    return len(function._schema.returns) != 1 or not isinstance(function._schema.returns[0].type, torch.TensorType)
+
+
+def _fail(name: str) -> None:
+    raise no_memory(name)

@@ -1,0 +1,196 @@
+"""The whole training step on a CPU, recorded once and replayed as a program without autograd and layers.
+
+The first steps run as ever. Two of them are recorded; if both did the same, that is made a program (`convolt.compiler.program`), and
+what comes is done by it, with the same results to the last bit. A smaller last batch has a program of its own. Numbers that change
+from step to step lie in tensors, which the optimizer fills before each step, as for a CUDA graph (`convolt.compiler.execute`).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from convolt.compiler.execute import WARM_UP_STEPS, batch_shape
+from convolt.compiler.program import CannotReplayError, Program, make_program
+from convolt.compiler.record import Recorder, Recording
+
+MOST_PROGRAMS = 8
+"""Of batches of different shapes; the others' steps run as ever."""
+
+
+class ReplayedStep:
+    """A training step that is recorded, and then replayed for each batch of the same shape.
+
+    It stands in for the step in the loop: what it does not change, such as `evaluate`, is the step's own.
+
+    Args:
+        step: with `device_part(batch)`, the part of a step between the optimizer's `prepare_step` and `finish_step`; `attempt`, which
+            tries again with smaller micro-batches; and `room.limit`, their size.
+        optimizer: of the step; `variant` names what it does on the device.
+        parts: losses and metrics of the step.
+        on_failure: called with the reason when a step cannot be replayed.
+    """
+
+    def __init__(self, step: Any, optimizer: Any, parts: Sequence[Any], on_failure: Callable[[str], None]) -> None:
+        self._step = step
+        self._optimizer = optimizer
+        self._parts = parts
+        self._on_failure = on_failure
+        self._settings: Any = None
+        self._runs: Counter[Any] = Counter()
+        self._recordings: dict[Any, Recording] = {}
+        self._programs: dict[Any, Program] = {}
+        self._unsure: set[Any] = set()
+        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+    def is_of(self, step: Any, optimizer: Any) -> bool:
+        """Whether this is the replay of a step with an optimizer."""
+        return self._step is step and self._optimizer is optimizer
+
+    def begin_training(self, on_failure: Callable[[str], None]) -> None:
+        """Begins another training with what is known from the one before."""
+        self._on_failure, self._failed = on_failure, False
+
+    def begin_epoch(self) -> None:
+        """Looks whether callbacks, or whoever was at work before the training, have changed a layer, its weights' place, or the optimizer.
+
+        If so, the next step of each kind is recorded once more, and replayed from then on only if it did the same as before.
+        """
+        settings = [_settings_of(part) for part in (*self._step.module.modules(), self._optimizer, *self._parts)]
+        if settings != self._settings:
+            self._settings = settings
+            self._unsure = set(self._programs)
+
+    def train(self, batch: Any) -> None:
+        """Trains on one batch."""
+        if self._failed:
+            self._step.train(batch)
+            return
+        kind = (_kind_of(batch), self._optimizer.variant, self._step.room.limit, self._step.module.training, torch.get_num_threads())
+        program = self._programs.get(kind)
+        if program is not None and kind not in self._unsure:
+            self._optimizer.prepare_step()
+            program(*batch.tensors())
+            self._optimizer.finish_step()
+            return
+        runs, self._runs[kind] = self._runs[kind], self._runs[kind] + 1
+        known = program is not None or len(self._programs) < MOST_PROGRAMS
+        if self._runs.total() <= WARM_UP_STEPS or not runs or not known:
+            self._step.train(batch)
+        else:
+            self._record(batch, kind)
+
+    def train_together(self, batches: Sequence[Any]) -> None:
+        """Trains on several batches, one step after the other."""
+        for batch in batches:
+            self.train(batch)
+
+    def _record(self, batch: Any, kind: Any) -> None:
+        """Trains on a batch, and makes a program once two steps have done the same."""
+        made: list[Recording] = []
+
+        def work() -> None:
+            with Recorder(batch.tensors()) as recorder:
+                made[:] = [recorder.recording]
+                self._step.device_part(batch)
+
+        self._optimizer.prepare_step()
+        self._step.attempt(work, batch)
+        self._optimizer.finish_step()
+        recording, before = made[0], self._recordings.get(kind)
+        self._recordings[kind] = recording
+        if recording.reason:
+            self._give_up(recording.reason)
+        elif kind in self._unsure:
+            self._unsure.discard(kind)
+            if before is None or before.difference(recording):
+                del self._programs[kind]
+        elif before is not None:
+            self._make(kind, before, recording)
+
+    def _make(self, kind: Any, before: Recording, recording: Recording) -> None:
+        if difference := before.difference(recording):
+            self._give_up(f"two steps differ: {difference}")
+            return
+        try:
+            self._programs[kind] = make_program(recording)
+        except CannotReplayError as error:
+            self._give_up(str(error))
+
+    def _give_up(self, reason: str) -> None:
+        self._failed = True
+        self._recordings.clear()
+        self._programs.clear()
+        self._on_failure(reason)
+
+
+def why_not_replayed(module: nn.Module, parts: Sequence[Any], optimizer: Any, device: torch.device) -> str | None:
+    """Returns why a step cannot be replayed, by rule; None if it can.
+
+    A replay calls no Python of layers, losses and metrics. Those of Convolt and PyTorch need no more than what a recording has.
+
+    Args:
+        module: that runs, the model or what stands in for it.
+        parts: losses and metrics.
+        optimizer: of the step.
+        device: where it runs.
+    """
+    if device.type != "cpu":
+        return f"steps are recorded on CPUs, not on {device.type}"
+    if not getattr(optimizer, "capturable", True):
+        return f"the optimizer {optimizer.name!r} keeps its learning rate on the host"
+    if threading.current_thread() is not threading.main_thread():
+        return "kernels run on Python's threads outside of the main thread"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on around fit"
+    if torch.is_anomaly_enabled():
+        return "autograd looks for anomalies"
+    for name, layer in module.named_modules():
+        if own := _own_code(layer):
+            return f"{name or 'the model'} calls {own}, which may do more than compute"
+        if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
+            return f"{name or 'the model'} has hooks"
+    return next((f"{own} may do more than compute" for part in (*parts, optimizer) if (own := _own_code(part))), None)
+
+
+def _own_code(part: Any) -> str:
+    """Returns the name of code in a layer, loss or metric that is neither Convolt's nor PyTorch's; "" if there is none."""
+    if not _is_known(type(part)):
+        return type(part).__name__
+    for value in vars(part).values():
+        inside = value if isinstance(value, (list, tuple)) else [value]
+        for each in inside:
+            named = each if hasattr(each, "__module__") and not isinstance(each, functools.partial) else getattr(each, "func", each)
+            if callable(each) and not isinstance(each, nn.Module) and not (_is_known(named) or _is_known(type(named))):
+                return str(getattr(named, "__name__", type(named).__name__))
+    return ""
+
+
+def _settings_of(part: Any) -> list[Any]:
+    """Returns what of a layer, loss, metric or optimizer a program takes for granted: numbers, names, and where tensors lie."""
+    found: list[Any] = [part]
+    for name, value in vars(part).items():
+        if name in ("_parameters", "_buffers"):
+            found += [(key, t.data_ptr(), t.requires_grad) for key, t in value.items() if t is not None]
+        elif type(value) in (float, str, bool, tuple, type(None)) or (type(value) is int and isinstance(part, nn.Module)):
+            found.append((name, value))
+        elif callable(value):
+            found.append((name, id(value)))
+    return found
+
+
+def _kind_of(batch: Any) -> Any:
+    return batch_shape(batch), None if batch.pending is None else batch.pending.stage
+
+
+def _is_known(code: Any) -> bool:
+    return str(getattr(code, "__module__", "")).split(".")[0] in ("convolt", "torch", "torchmetrics", "_operator", "builtins")
