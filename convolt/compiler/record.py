@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convolt.kernels import compiled
+from convolt.kernels.memory import Flat
 
 _READS = frozenset({"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero", "aten::item"})
 """What tells the host a value."""
@@ -155,7 +156,7 @@ class Recorder(TorchDispatchMode):
             if tensor.layout != torch.strided or tensor.untyped_storage()._cdata in self._numbers:
                 self.fail("the batch's tensors are not dense, or share their memory")
                 return
-            self._new_block(tensor, tensor.storage_offset())
+            self._new_block(tensor, int(tensor.storage_offset()))
             self.recording.inputs.append(self._place(tensor))
 
     @classmethod
@@ -164,11 +165,11 @@ class Recorder(TorchDispatchMode):
 
     def __enter__(self) -> Any:
         compiled.watch(self)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         compiled.watch(None)
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._living.clear()
 
     def fail(self, reason: str) -> None:
@@ -232,13 +233,14 @@ class Recorder(TorchDispatchMode):
             number = self._new_block(tensor, 0)
             if not made:
                 self.recording.outside[number] = tensor.untyped_storage()
-        offset = tensor.storage_offset() - self._starts[number]
+        offset = int(tensor.storage_offset()) - self._starts[number]
         return Place(number, offset, tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def _new_block(self, tensor: Tensor, start: int) -> int:
         memory, number = tensor.untyped_storage(), len(self._starts)
         self._numbers[memory._cdata] = number
-        self._living.append(StorageWeakRef(memory))  # which also keeps the number `_cdata` from being given to another one
+        # It also keeps the number `_cdata` from being given to another block.
+        self._living.append(StorageWeakRef(memory))  # type: ignore[no-untyped-call]
         self._starts.append(start)
         self.recording.sizes.append(memory.nbytes())
         if memory.nbytes():
@@ -249,7 +251,7 @@ class Recorder(TorchDispatchMode):
         """Returns where an address points; None if into nothing that is known."""
         at = bisect.bisect_right(self._bases, (address, len(self._starts)))
         for base, number in reversed(self._bases[:at]):
-            if address < base + self.recording.sizes[number] and not self._living[number].expired():
+            if address < base + self.recording.sizes[number] and not self._living[number].expired():  # type: ignore[no-untyped-call]
                 start = 0
                 if number < len(self.recording.inputs):
                     start = self._starts[number] * self.recording.inputs[number].dtype.itemsize
@@ -281,7 +283,7 @@ class Recorder(TorchDispatchMode):
     def _meet(self, arguments: Sequence[Any]) -> None:
         """Makes the memory of a kernel's arguments known."""
         for argument in arguments:
-            tensor = argument[3] if isinstance(argument, compiled.Flat) else argument
+            tensor = argument[3] if isinstance(argument, Flat) else argument
             if isinstance(tensor, Tensor):
                 self._place(tensor)
 
@@ -290,8 +292,7 @@ class Recorder(TorchDispatchMode):
         array = next((a for a in arguments if isinstance(a, np.ndarray) and a.ctypes.data == address and a.size), None)
         if array is not None:
             return Literal(_Kept(address, array), f"array {array.tobytes()!r}")
-        empty = any(isinstance(a, (np.ndarray, Tensor)) and not a.size if isinstance(a, np.ndarray) else _is_empty(a) for a in arguments)
-        if address and not empty:
+        if address and not any(map(_is_empty, arguments)):
             self.fail(f"the kernel {name} was given memory that belongs to no tensor")
         return Literal(0, "nothing")
 
@@ -313,8 +314,8 @@ class _Kept(int):
 
 
 def _is_empty(argument: Any) -> bool:
-    tensor = argument[3] if isinstance(argument, compiled.Flat) else argument
-    return isinstance(tensor, Tensor) and tensor.numel() == 0
+    given = argument[3] if isinstance(argument, Flat) else argument
+    return (isinstance(given, Tensor) and given.numel() == 0) or (isinstance(given, np.ndarray) and given.size == 0)
 
 
 def places_in(values: Any) -> list[Place | Spot]:

@@ -8,6 +8,7 @@ from step to step lie in tensors, which the optimizer fills before each step, as
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -162,16 +163,20 @@ def why_not_replayed(module: nn.Module, parts: Sequence[Any], optimizer: Any, de
     return next((f"{own} may do more than compute" for part in (*parts, optimizer) if (own := _own_code(part))), None)
 
 
-def _own_code(part: Any) -> str:
+def _own_code(part: Any, seen: frozenset[int] = frozenset()) -> str:
     """Returns the name of code in a layer, loss or metric that is neither Convolt's nor PyTorch's; "" if there is none."""
     if not _is_known(type(part)):
         return type(part).__name__
+    seen |= {id(part)}
     for value in vars(part).values():
-        inside = value if isinstance(value, (list, tuple)) else [value]
-        for each in inside:
-            named = each if hasattr(each, "__module__") and not isinstance(each, functools.partial) else getattr(each, "func", each)
-            if callable(each) and not isinstance(each, nn.Module) and not (_is_known(named) or _is_known(type(named))):
-                return str(getattr(named, "__name__", type(named).__name__))
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            code = each.func if isinstance(each, functools.partial) else each
+            code = code if inspect.isroutine(code) or isinstance(code, type) else type(code)
+            if callable(each) and not isinstance(each, nn.Module) and not _is_known(code):
+                return code.__name__
+            inner = type(each).__module__.startswith("convolt.") and hasattr(each, "__dict__") and not isinstance(each, nn.Module)
+            if inner and id(each) not in seen and (own := _own_code(each, seen)):
+                return own
     return ""
 
 

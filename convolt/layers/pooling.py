@@ -89,6 +89,9 @@ class _MaxPooling(_Pooling):
         super().__init__(pool_size, strides, padding, data_format, **kwargs)
 
     def _pool(self, x: Tensor, padding: Sequence[int], ceil_mode: bool) -> Tensor:
+        if self.rank == 1 and self.training:  # the kernel for gradients also where none is wanted: one that a recorder of operations sees
+            values: Tensor = F.max_pool1d_with_indices(x, self.pool_size, self.strides, padding, 1, ceil_mode)[0]  # type: ignore[arg-type]
+            return values
         return MAXIMUM[self.rank](x, self.pool_size, self.strides, padding, 1, ceil_mode)
 
 

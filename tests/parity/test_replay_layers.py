@@ -21,12 +21,17 @@ CASES = list(all_cases())
 class Stepping:
     """A layer that is trained by plain gradient descent on the sum of its squared outputs.
 
+    Args:
+        case: of the layer.
+        differentiated: whether its inputs have gradients, too.
+
     Attributes:
         total: of the losses so far.
     """
 
-    def __init__(self, case: LayerCase) -> None:
+    def __init__(self, case: LayerCase, differentiated: bool) -> None:
         torch.manual_seed(3)
+        self.differentiated = differentiated
         self.case, self.layer = case, self._built(case)
         self.total = torch.zeros((), dtype=torch.float64)
         torch.manual_seed(7)
@@ -43,7 +48,7 @@ class Stepping:
         return [x * torch.empty(()).uniform_(0.9, 1.1) if x.is_floating_point() else x.clone() for x in given]
 
     def step(self, inputs: list[Tensor]) -> None:
-        inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
+        inputs = [x.detach().requires_grad_(self.differentiated and x.is_floating_point()) for x in inputs]
         output = self.layer(*self.case.arguments(inputs))
         loss = output.float().square().mean()
         if loss.requires_grad:
@@ -75,9 +80,10 @@ def after(steps: int, stepping: Stepping, step: Callable[[list[Tensor]], None]) 
     return stepping.state()
 
 
+@pytest.mark.parametrize("differentiated", [True, False], ids=["inner", "first"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_layers_train_the_same_from_a_recording(case: LayerCase) -> None:
-    eager, replayed = Stepping(case), Stepping(case)
+def test_layers_train_the_same_from_a_recording(case: LayerCase, differentiated: bool) -> None:
+    eager, replayed = Stepping(case, differentiated), Stepping(case, differentiated)
     torch.manual_seed(7)
     expected = after(6, eager, eager.step)
     torch.manual_seed(7)
