@@ -30,7 +30,13 @@ class CaptureWarning(ConvoltWarning):
 
 
 class GraphBackend(Protocol):
-    """What can capture work on a device: CUDA graphs, or a stand-in that replays on the CPU."""
+    """What can capture work on a device: CUDA graphs, or recordings on the CPU.
+
+    Attributes:
+        keeps: whether a capture takes little memory, so that it can be used again later.
+    """
+
+    keeps: bool
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """Runs work in the way that a capture needs beforehand."""
@@ -45,6 +51,8 @@ class CudaGraphs:
     Args:
         device: where the work runs.
     """
+
+    keeps = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -113,7 +121,8 @@ class CapturedStep:
 
     def train_together(self, batches: Sequence[Any]) -> None:
         """Trains on several batches, one step after the other, in one graph where there are `together` of one shape."""
-        if len(batches) == self._step.together and why_not_together(self._optimizer) is None and len({batch_shape(b) for b in batches}) == 1:
+        alike = len({batch_shape(batch) for batch in batches}) == 1
+        if len(batches) == self._step.together and why_not_together(self._optimizer) is None and alike:
             self._train(batches)
         else:
             for batch in batches:
@@ -215,6 +224,7 @@ def _stage(batch: Any) -> Any:
 
 
 def batch_shape(batch: Any) -> Any:
+    """Returns what batches must have in common for one graph, or one program, to be right for them."""
     return len(batch.y), len(batch.weights), *((t.shape, t.dtype) for t in batch.tensors())
 
 

@@ -108,6 +108,7 @@ class Probe:
         self._device = device
         self.clock = clock
         self._graphs = graphs
+        self._kept_runs: dict[tuple[nn.Module, torch.dtype], Callable[[], Any]] = {}
 
     def compiling_seconds(self) -> float:
         """Returns how much of the clock's time has gone into compiling kernels, which is done once on a machine."""
@@ -173,9 +174,16 @@ class Probe:
         if self._graphs is None:
             run()
             return run
+        if (module, precision) in self._kept_runs:
+            kept = self._kept_runs[module, precision]
+            kept()
+            return kept
         self._graphs.warm_up(run)
         try:
-            return self._graphs.capture(run, [own for seeded in _generators(self._model) for own in seeded.values()])
+            captured = self._graphs.capture(run, [own for seeded in _generators(self._model) for own in seeded.values()])
+            if self._graphs.keeps:
+                self._kept_runs[module, precision] = captured
+            return captured
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # CUDA reports what a graph cannot hold as a RuntimeError

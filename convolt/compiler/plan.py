@@ -97,7 +97,8 @@ class Plan:
         """Returns the plan in one or two lines."""
         fused = ", ".join(f"{name} ×{count}" for name, count in self.fusions.items())
         form = f"fused ({fused})" if self.form == "fused" else "layer by layer"
-        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and row.name != REPLAY and not row.name.startswith("graph of ")), None)
+        how = (REPLAY, *(row.name for row in self.rows if row.name.startswith("graph of ")))
+        chosen = next((row for row in reversed(self.rows) if row.verdict == "chosen" and row.name not in how), None)
         step = self._in_words()
         step += f", at most {self.micro_batch} samples at once" if self.micro_batch else ""
         precision = f"{self.precision} ({self.tf32} in TF32)" if self.tf32 and self.precision == "float32" else self.precision

@@ -7,12 +7,12 @@ that kernels fill stay where they are from one step to the next, so that a kerne
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
 from convolt.kernels.compiled import no_memory
@@ -52,12 +52,13 @@ class _Writer:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._calls = _wanted(recording.calls)
+        self._calls = _wanted(recording)
         self._last = self._last_uses()
         self._staying = self._blocks_that_stay()
         self._lines: list[str] = []
         self._grad = False
-        self._names: dict[str, Any] = {"fail": _fail, "set_grad": torch.set_grad_enabled, "memory": [*recording.outside.values(), *self._staying.values()]}
+        self._names: dict[str, Any] = {"fail": _fail, "set_grad": torch.set_grad_enabled,
+                                       "memory": [*recording.outside.values(), *self._staying.values()]}
         self._tensors: dict[Place, str] = {}  # what has a name
         self._bases: dict[int, tuple[str, Place]] = {}  # the first tensor of a block that is another one in each step
         self._addresses: dict[int, str] = {}
@@ -75,7 +76,7 @@ class _Writer:
             self._forget(number)
         given = ", ".join(f"x{place.block}" for place in self._recording.inputs)
         text = "\n".join([f"def program({given}):", *(f"    {line}" for line in self._lines), "    return None"])
-        exec(compile(text, "<a training step>", "exec"), self._names)  # noqa: S102 - of names and numbers alone
+        exec(compile(text, "<a training step>", "exec"), self._names)
         made: Program = self._names["program"]
         made.__doc__ = text
         return torch.inference_mode()(made)
@@ -173,7 +174,7 @@ class _Writer:
         if isinstance(value, Place):
             return self._tensor(value)
         if isinstance(value, Literal):
-            plain = value.value is None or type(value.value) in (bool, int) or (type(value.value) is float and value.value - value.value == 0)
+            plain = value.value is None or type(value.value) in (bool, int) or (type(value.value) is float and math.isfinite(value.value))
             return repr(value.value) if plain else self._constant("c", value.value)
         inside = ", ".join(self._argument(each) for each in value)
         return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if len(value) == 1 else f"({inside})"
@@ -215,11 +216,11 @@ class _Writer:
         return self._count
 
 
-def _wanted(calls: Sequence[Call]) -> list[Call]:
+def _wanted(recording: Recording) -> list[Call]:
     """Returns the calls without those whose results nobody uses."""
-    used: set[int] = set()
+    used = set(recording.left)
     found = []
-    for call in reversed(calls):
+    for call in reversed(recording.calls):
         if call.kept or any(place is not None and place.block in used for place in call.made):
             used |= {place.block for place in places_in((call.args, call.kwargs))}
             found.append(call)

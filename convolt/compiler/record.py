@@ -106,6 +106,7 @@ class Recording:
         inputs: places of the step's inputs, in blocks of their own.
         sizes: bytes of each block.
         outside: number of a block → memory that was there before the step, and stays.
+        left: blocks that the step has made and somebody still has after it: their contents are a result.
         reason: why the step cannot be replayed; "" if it can.
     """
 
@@ -113,15 +114,16 @@ class Recording:
     inputs: list[Place] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     outside: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
     reason: str = ""
 
     def difference(self, other: Recording) -> str:
         """Returns what another step did otherwise, in words; "" if nothing."""
         if self.inputs != other.inputs:
             return "batches that lie otherwise in memory"
-        for mine, its in zip(self.calls, other.calls, strict=False):
-            if mine != its:
-                return f"{mine.name} with {_arguments(mine)}, then {its.name} with {_arguments(its)}"
+        for ours, theirs in zip(self.calls, other.calls, strict=False):
+            if ours != theirs:
+                return f"{ours.name} with {_arguments(ours)}, then {theirs.name} with {_arguments(theirs)}"
         if len(self.calls) != len(other.calls):
             return f"{len(self.calls)} calls, then {len(other.calls)}"
         if self.outside.keys() != other.outside.keys():
@@ -145,7 +147,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self._thread = threading.get_ident()
         self._numbers: dict[int, int] = {}
@@ -170,6 +172,9 @@ class Recorder(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         compiled.watch(None)
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        before = {*self.recording.outside, *range(len(self.recording.inputs))}
+        self.recording.left = {number for number, memory in enumerate(self._living)
+                               if number not in before and not memory.expired()}  # type: ignore[no-untyped-call]
         self._living.clear()
 
     def fail(self, reason: str) -> None:
@@ -260,7 +265,8 @@ class Recorder(TorchDispatchMode):
 
     # -- kernels -----------------------------------------------------------------------------------------------------
 
-    def called(self, name: str, function: Callable[[Any], int], block: Sequence[int], places: Sequence[int], arguments: Sequence[Any]) -> None:
+    def called(self, name: str, function: Callable[[Any], int], block: Sequence[int], places: Sequence[int],
+               arguments: Sequence[Any]) -> None:
         """Notes the call of a kernel (see `compiled.watch`).
 
         Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from convolt.compiler.execute import WARM_UP_STEPS, batch_shape
 from convolt.compiler.program import CannotReplayError, Program, make_program
 from convolt.compiler.record import Recorder, Recording
 
+LONG_RUN = 0.05
+"""Seconds of a run beside which the milliseconds that Python takes make no difference between two forms."""
 MOST_PROGRAMS = 8
 """Of batches of different shapes; the others' steps run as ever."""
 
@@ -132,6 +135,47 @@ class ReplayedStep:
         self._recordings.clear()
         self._programs.clear()
         self._on_failure(reason)
+
+
+class Recordings:
+    """Runs of a candidate as they will be in a replayed step, for timing: a `GraphBackend` on the CPU.
+
+    What cannot be replayed, and what is long beside all that Python does, is timed as it is.
+
+    Args:
+        clock: returns seconds.
+    """
+
+    keeps = True
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._long = False
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Runs work once."""
+        began = self._clock()
+        work()
+        self._long = self._clock() - began > LONG_RUN
+
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
+        """Returns a program of the work, which it runs twice for that, or the work itself."""
+        if self._long:
+            return work
+        first, second = self._recorded(work), self._recorded(work)
+        if first.reason or first.difference(second):
+            return work
+        try:
+            return make_program(second)
+        except CannotReplayError:
+            return work
+
+    @staticmethod
+    def _recorded(work: Callable[[], None]) -> Recording:
+        recorder = Recorder([])
+        with recorder:
+            work()
+        return recorder.recording
 
 
 def why_not_replayed(module: nn.Module, parts: Sequence[Any], optimizer: Any, device: torch.device) -> str | None:

@@ -31,7 +31,7 @@ _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
 FIRST = ("gemm", "winograd")  # the rewrites that win most, by the first word of their names; nothing is compiled for the first one
-RULES = 15  # of the choice; a new number makes earlier measurements void
+RULES = 16  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -110,6 +110,7 @@ class Search:
                 continue
             self._try(names)
             plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
+        self._reconsider_precision()
         self._compile()
         why = self._why_not_layers() or f"{self._batch_size / plain:,.0f} images/s forward and backward"
         if not (self._why_not_layers() or self._reference or any(row.seconds for row in self._rows)):
@@ -199,7 +200,7 @@ class Search:
         return reference
 
     def _allow(self, own: tuple[float, float, float]) -> None:
-        self._allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self.precision], own, strict=True)]
+        self._allowed = _allowed(own, self.precision)
 
     def _try(self, names: tuple[str, ...]) -> None:
         """Makes a change to the best form if it is right and faster, and adds its row in any case: if it was made, one for each name."""
@@ -231,6 +232,18 @@ class Search:
                 self._allow(errors)
             else:
                 self.kept += names
+
+    def _reconsider_precision(self) -> None:
+        """Takes float32 after all where the rewrites that were found since bfloat16 was chosen are as fast in it."""
+        at = next((i for i, row in enumerate(self._rows) if row.name == BFLOAT16 and row.verdict == "chosen"), None)
+        if at is None or not self.kept or self._reference is None or self._out_of_time():
+            return
+        plain, fused = (self._probe.gradients(form, torch.float32).errors(self._reference) for form in (self._model, self._best))
+        timed = None if _too_far(fused, _allowed(plain, torch.float32)) else self._timed(LAYERS, (self._best, torch.float32), fused)
+        if timed is not None and timed.ratio >= 1.0:
+            why = f"float32 is {timed.ratio:.2f}× as fast with the rewrites below"
+            self._rows[at] = replace(self._rows[at], verdict="refused", why=why, doubt=timed.doubt)
+            self.precision, self._best_seconds = torch.float32, timed.seconds
 
     def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float]) -> Timed | None:
         """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
@@ -394,6 +407,11 @@ def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
         return alone
     first = sum(name.split()[0] in (BFLOAT16, *FIRST) for name in candidates)
     return [*alone[:first], norms, *alone[first:]]
+
+
+def _allowed(own: Sequence[float], precision: torch.dtype) -> list[float]:
+    """Returns the errors that are allowed where those of the plain form in a precision are as given."""
+    return [max(stated, 2 * error) for stated, error in zip(TOLERANCE[precision], own, strict=True)]
 
 
 def _too_far(errors: Sequence[float], allowed: Sequence[float]) -> str:

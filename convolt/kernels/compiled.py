@@ -107,7 +107,8 @@ class Compiled:
         """Returns `over_rows` with such arguments, to be called with the addresses of their arrays: what takes longest is done once."""
         function, words = self._ready(True, arguments)
         places = _addresses(arguments)
-        return Prepared(functools.partial(self._in_parts, function, given=(), places=places, rows=rows, size=size), array("q", words), places)
+        run = functools.partial(self._in_parts, function, given=(), places=places, rows=rows, size=size)
+        return Prepared(run, array("q", words), places)
 
     def _ready(self, rows: bool, arguments: tuple[Any, ...]) -> tuple[Function, list[int]]:
         """Returns the machine code for such arguments, and what it is given."""

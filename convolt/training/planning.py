@@ -12,11 +12,11 @@ import torch
 from convolt import devices
 from convolt.compiler import Plan, first_plan, make_plan
 from convolt.compiler.compiled import Compiling, shapes_of, why_not_compiled
-from convolt.compiler.execute import CapturedStep, CudaGraphs, Pace, choose_together, why_not_captured, why_not_together
+from convolt.compiler.execute import CapturedStep, CudaGraphs, GraphBackend, Pace, choose_together, why_not_captured, why_not_together
 from convolt.compiler.host import computing
 from convolt.compiler.measure import Probe
 from convolt.compiler.plan import ASKED_FOR_EAGER, GRAPH
-from convolt.compiler.replay import ReplayedStep, why_not_replayed
+from convolt.compiler.replay import Recordings, ReplayedStep, why_not_replayed
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.data.files import cache_folder
 from convolt.errors import CheckpointError, explain
@@ -217,7 +217,7 @@ class Planning(Feeding):
         searches = saved is None and batch is not None and any(head.loss is not None for head in self._heads)
         refused = self._why_no_graph(data)
         plan, step.module = make_plan(
-            self.model, [x[:2] for x in example], self._probe(step, batch, not refused) if searches and batch else None,
+            self.model, [x[:2] for x in example], self._probe(step, batch, self._graphs_of(step, refused)) if searches and batch else None,
             precision=step.precision if saved is None else PRECISIONS[saved.precision], device=self.device,
             lower=devices.why_not_bfloat16(self.device) if self.precision == "auto" and saved is None else "",
             batch_size=batch.size if batch else 0, steps=steps, fusions=self.fusions if saved is None else saved.as_fusions(),
@@ -250,7 +250,13 @@ class Planning(Feeding):
             return None
         return Compiling(shapes_of(example), why_not_compiled(self.device), asked)
 
-    def _probe(self, step: Step, batch: Batch, in_graphs: bool) -> Probe:
+    def _graphs_of(self, step: Step, refused: str | None) -> GraphBackend | None:
+        """Returns what captures candidates for timing as the step will run; None where it runs as it is."""
+        if refused is None:
+            return CudaGraphs(self.device)
+        return Recordings() if self._why_not_replayed(step) is None else None
+
+    def _probe(self, step: Step, batch: Batch, graphs: GraphBackend | None) -> Probe:
         """Returns what measures on a batch, in graphs or not, and what holds results against float64 on a part of it."""
         few = batch if batch.size <= CHECKED_SAMPLES else part_of(batch, slice(0, CHECKED_SAMPLES))
 
@@ -260,7 +266,6 @@ class Planning(Feeding):
         def checked_loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
             return step.loss_alone(few, module, precision)
 
-        graphs = CudaGraphs(self.device) if in_graphs else None
         return Probe(self.model, loss_of, self.device, checked_loss_of, graphs=graphs)
 
 

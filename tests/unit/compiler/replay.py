@@ -128,6 +128,8 @@ class ReplayOnCpu:
         kernels: how often the last captured graph calls a kernel of Numba.
     """
 
+    keeps = False
+
     def __init__(self, snapshot: Callable[[], Callable[[], None]]) -> None:
         self.snapshot = snapshot
         self.captures = self.replays = self.kernels = 0

@@ -41,7 +41,8 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def net(execution: str = "replay", optimizer: Any = "adam", parts: tuple[Any, ...] = (), seed: int | None = None, **options: Any) -> Sequential:
+def net(execution: str = "replay", optimizer: Any = "adam", parts: tuple[Any, ...] = (), seed: int | None = None,
+        **options: Any) -> Sequential:
     convolt.utils.set_random_seed(0)
     model = Sequential([
         layers.Input((12, 12, 1)), layers.Rescaling(1 / 255), layers.Conv2D(8, 3, kernel_regularizer="l2", kernel_constraint="max_norm"),
@@ -81,8 +82,9 @@ def test_replayed_and_eager_trainings_are_one(name: str, options: dict[str, Any]
     assert programs(replayed) >= 2, "for the batches of eight and the last one of four"
 
 
-@pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"seed": 7}, {"fusions": "none"}, {"precision": "bfloat16", "fusions": "none"}],
-                         ids=str)
+@pytest.mark.parametrize("options", [
+    {"precision": "bfloat16"}, {"seed": 7}, {"fusions": "none"}, {"precision": "bfloat16", "fusions": "none"},
+], ids=str)  # fmt: skip
 def test_in_each_precision_and_form(options: dict[str, Any]) -> None:
     assert_same(fitted(replayed := net(**options)), fitted(net("eager", **options)))
     assert programs(replayed) == 2
@@ -295,9 +297,9 @@ def test_tensors_live_no_longer_than_in_the_step() -> None:
         assert alive[-1]() is None, "the recorder does not keep it"
 
     source = source_of(make_program(record(work)))
-    made = [line.split(" = ")[0].strip() for line in source.splitlines() if " = " in line]
-    forgotten = {name.strip() for line in source.splitlines() if line.strip().startswith("del ") for name in line.split("del ")[1].split(",")}
-    assert made and set(made) == forgotten
+    lines = [line.strip() for line in source.splitlines()]
+    made = {line.split(" = ")[0] for line in lines if " = " in line}
+    assert made and made == {name for line in lines if line.startswith("del ") for name in line.removeprefix("del ").split(", ")}
 
 
 def test_a_kernel_on_threads_of_python_cannot_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
