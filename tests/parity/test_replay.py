@@ -1,8 +1,8 @@
-"""A recorded step is the step itself, bit for bit, whatever layer is in it."""
+"""A recorded step is the step itself, bit for bit, whatever layers, losses and metrics are in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ from convolt.compiler.record import Recorder, Recording
 from convolt.layers import registry
 from convolt.layers.base import Layer
 from convolt.layout import to_inside
+from convolt.losses import targets_to_inside
+from tests.parity import loss_cases, metric_cases
 from tests.parity.cases import LayerCase, all_cases
 
 CASES = list(all_cases())
@@ -94,3 +96,73 @@ def test_layers_train_the_same_from_a_recording(case: LayerCase, differentiated:
     found = after(3, replayed, lambda inputs: program(*inputs))
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def same_sums(make_step: Callable[[], tuple[Callable[[Tensor, Tensor], None], Callable[[], list[Tensor]]]], y: Tensor, p: Tensor) -> None:
+    """Compares what six batches leave, eagerly and from a recording: samples in another order in each, predictions slightly moved."""
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(6):
+            order = torch.randperm(len(y), generator=generator)
+            yield y[order], p[order] * (1 - 0.01 * torch.rand((), generator=generator))
+
+    step, state = make_step()
+    for batch in batches():
+        step(*batch)
+    expected = state()
+    step, state = make_step()
+    found = list(batches())
+    step(*found[0])
+    recordings = []
+    for batch in found[1:3]:
+        with Recorder(batch) as recorder:
+            step(*batch)
+        recordings.append(recorder.recording)
+    assert recordings[0].reason == "" and recordings[0].difference(recordings[1]) == ""
+    program = make_program(recordings[1])
+    for batch in found[3:]:
+        program(*batch)
+    for a, b in zip(expected, state(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+LOSSES = [case for case in loss_cases.CASES + loss_cases.OWN_CASES if case.loss != "CTC"]
+
+
+def test_the_one_loss_that_looks_at_values_is_told() -> None:
+    case = next(case for case in loss_cases.CASES + loss_cases.OWN_CASES if case.loss == "CTC")
+    y, p = case.arrays(case.shapes[-1])
+    with Recorder([]) as recorder:
+        case.make()(targets_to_inside(torch.tensor(y), p.ndim), to_inside(torch.tensor(p)))
+    assert recorder.recording.reason == "_ctc_loss lets the host look at a value"
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=str)
+def test_losses_give_the_same_gradients_from_a_recording(case: loss_cases.Case) -> None:
+    y, p = case.arrays(case.shapes[-1])
+
+    def make() -> tuple[Callable[[Tensor, Tensor], None], Callable[[], list[Tensor]]]:
+        loss, total, gradients = case.make(), torch.zeros((), dtype=torch.float64), torch.zeros_like(to_inside(torch.tensor(p)))
+
+        def step(y: Tensor, p: Tensor) -> None:
+            x = p.detach().requires_grad_()
+            value = loss(y, x)
+            value.backward()
+            with torch.no_grad():
+                total.add_(value)
+                gradients.add_(x.grad)
+
+        return step, lambda: [total, gradients]
+
+    same_sums(make, targets_to_inside(torch.tensor(y), p.ndim), to_inside(torch.tensor(p)))
+
+
+@pytest.mark.parametrize("case", metric_cases.CASES + metric_cases.OWN_CASES, ids=str)
+def test_metrics_have_the_same_state_from_a_recording(case: metric_cases.Case) -> None:
+    y, p = case.arrays()[:2]
+
+    def make() -> tuple[Callable[[Tensor, Tensor], None], Callable[[], list[Tensor]]]:
+        metric = case.make()
+        return lambda y, p: metric.update(y, p), lambda: list(metric.state().values())
+
+    same_sums(make, *metric_cases.inside(y, p))
