@@ -254,7 +254,7 @@ class Planning(Feeding):
         """Returns what captures candidates for timing as the step will run; None where it runs as it is."""
         if refused is None:
             return CudaGraphs(self.device)
-        return Recordings() if self._why_not_replayed(step) is None else None
+        return Recordings() if self.execution != "compile" and self._why_not_replayed(step) is None else None
 
     def _probe(self, step: Step, batch: Batch, graphs: GraphBackend | None) -> Probe:
         """Returns what measures on a batch, in graphs or not, and what holds results against float64 on a part of it."""

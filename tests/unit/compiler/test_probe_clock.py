@@ -95,9 +95,9 @@ def test_nobody_waits_long_for_the_search_however_long_the_run_is(layers: float)
 
 
 def test_what_takes_little_of_a_long_step_is_not_tried() -> None:
-    model = Sequential([L.Input((48, 48, 32)), L.Conv2D(64, 7, padding="same"), L.GlobalAveragePooling2D(), L.Dense(3),
+    model = Sequential([L.Input((72, 72, 32)), L.Conv2D(64, 9, padding="same"), L.GlobalAveragePooling2D(), L.Dense(3),
                         L.BatchNormalization(), L.ReLU()])
-    machine, x = Machine(0.3, {"Norm": 0.1}), torch.rand(8, 32, 48, 48)
+    machine, x = Machine(0.3, {"Norm": 0.1}), torch.rand(8, 32, 72, 72)
     probe = Probe(model, lambda module, precision: machine.loss_of(lambda _: module(x.to(precision)), precision), torch.device("cpu"),
                   clock=lambda: machine.now)
     plan, module = make_plan(model, [x[:2]], probe, precision=torch.float32, device=torch.device("cpu"), batch_size=8, steps=10**6)
