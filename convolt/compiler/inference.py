@@ -20,6 +20,7 @@ from convolt import activations, kernels
 from convolt.compiler.frozen import Chain, cast_weights, freeze
 from convolt.compiler.fuse import fuse
 from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands
+from convolt.compiler.repeated import Repeated
 from convolt.compiler.trace import Untraceable, trace
 from convolt.kernels.memory import is_dense
 from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, SeparableConv2D, ZeroPadding2D
@@ -92,6 +93,7 @@ class _Kept:
         work: in products.
         size: of the model, in which its work is told.
         result: the frozen form, or why there is none.
+        repeated: calls of what the model is computed by.
         few: views of about 64 numbers from all over each weight, by type. Whoever changes weights uncounted moves every number.
         numbers: the bytes of these when the model was frozen.
     """
@@ -100,6 +102,7 @@ class _Kept:
     size: _Size
     work: float = 0.0
     result: Frozen | Refused | None = None
+    repeated: Repeated | None = None
     few: list[list[Tensor]] = field(default_factory=list)
     numbers: list[bytes] = field(default_factory=list)
 
@@ -154,6 +157,7 @@ class Runner:
     def __init__(self, model: nn.Module, samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
         self._model, self._samples, self._dtype, self._say = model, samples, dtype, say
         self._module: nn.Module | None = None
+        self._repeated: Repeated | None = None
         self._plain = _asks_for_no_gradients(model)
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -163,18 +167,20 @@ class Runner:
         each call of one. Unlike tensors of `torch.inference_mode`, what a layer keeps from such a call can be trained with.
         """
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd() if self._plain else nullcontext():
-            return self._run(inputs)
+            if self._repeated is None:
+                self._module, self._repeated = self._choose(inputs)
+                self._repeated.look(self._module)
+            return self._repeated(self._run, *inputs)
 
-    def _run(self, inputs: Sequence[Tensor]) -> Any:
-        if self._module is None:
-            self._module = self._choose(inputs)
+    def _run(self, *inputs: Tensor) -> Any:
+        assert self._module is not None
         device = inputs[0].device.type
         if self._dtype == torch.float32 and not torch.is_autocast_enabled(device):
             return self._module(*inputs)
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             return self._module(*inputs)
 
-    def _choose(self, inputs: Sequence[Tensor]) -> nn.Module:
+    def _choose(self, inputs: Sequence[Tensor]) -> tuple[nn.Module, Repeated]:
         key = weights_key(self._model, inputs, self._dtype)
         known = _kept.get(self._model)
         if known is None or not known.is_of(key):
@@ -183,7 +189,10 @@ class Runner:
             known.work += known.size.work(inputs[0], self._samples)
             if known.size.weights and known.work >= known.size.work_of_freezing(inputs[0].device):
                 self._say(f"predict: {known.freeze(self._model, inputs, self._dtype)}")
-        return known.result.module if isinstance(known.result, Frozen) else self._model
+        module = known.result.module if isinstance(known.result, Frozen) else self._model
+        if known.repeated is None or not known.repeated.is_of(module):
+            known.repeated = Repeated(module)
+        return module, known.repeated
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
 from convolt.kernels.compiled import no_memory
@@ -21,8 +22,8 @@ STAYING_BYTES = 8 << 20
 """Of memory that stays from one step to the next, at most."""
 _EMPTY = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"})
 
-Program = Callable[..., None]
-"""Takes the step's inputs, and does what the step did."""
+Program = Callable[..., list[Tensor]]
+"""Takes the step's inputs, does what the step did, and returns the results that the recording has."""
 
 
 class CannotReplayError(RuntimeError):
@@ -75,7 +76,8 @@ class _Writer:
             self._write(call, number)
             self._forget(number)
         given = ", ".join(f"x{place.block}" for place in self._recording.inputs)
-        text = "\n".join([f"def program({given}):", *(f"    {line}" for line in self._lines), "    return None"])
+        results = ", ".join([self._tensor(place) for place in self._recording.results])
+        text = "\n".join([f"def program({given}):", *(f"    {line}" for line in self._lines), f"    return [{results}]"])
         exec(compile(text, "<a training step>", "exec"), self._names)
         made: Program = self._names["program"]
         made.__doc__ = text
@@ -94,12 +96,14 @@ class _Writer:
     # -- what is where -------------------------------------------------------------------------------------------------
 
     def _last_uses(self) -> dict[int, int]:
-        """Returns for each block the last call that uses it."""
-        return {place.block: number for number, call in enumerate(self._calls) for place in _places_of(call)}
+        """Returns for each block the last call that uses it; one after all of them for the blocks of results."""
+        uses = {place.block: number for number, call in enumerate(self._calls) for place in _places_of(call)}
+        return uses | {place.block: len(self._calls) for place in self._recording.results}
 
     def _blocks_that_stay(self) -> dict[int, torch.UntypedStorage]:
         """Returns memory for blocks that are filled only after they were made, smallest first, as long as there is room for them."""
         made = {place.block for call in self._calls if call.name in _EMPTY for place in call.made if place is not None}
+        made -= {place.block for place in self._recording.results}
         sizes, room, found = self._recording.sizes, STAYING_BYTES, {}
         for block in sorted(made, key=lambda each: (sizes[each], each)):
             if sizes[block] > room:
@@ -218,7 +222,7 @@ class _Writer:
 
 def _wanted(recording: Recording) -> list[Call]:
     """Returns the calls without those whose results nobody uses."""
-    used = set(recording.left)
+    used = recording.left | {place.block for place in recording.results}
     found = []
     for call in reversed(recording.calls):
         if call.kept or any(place is not None and place.block in used for place in call.made):

@@ -104,6 +104,7 @@ class Recording:
     Attributes:
         calls: in their order.
         inputs: places of the step's inputs, in blocks of their own.
+        results: places of what is asked for (see `Recorder.give`).
         sizes: bytes of each block.
         outside: number of a block → memory that was there before the step, and stays.
         left: blocks that the step has made and somebody still has after it: their contents are a result.
@@ -112,6 +113,7 @@ class Recording:
 
     calls: list[Call] = field(default_factory=list)
     inputs: list[Place] = field(default_factory=list)
+    results: list[Place] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     outside: dict[int, torch.UntypedStorage] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
@@ -119,8 +121,8 @@ class Recording:
 
     def difference(self, other: Recording) -> str:
         """Returns what another step did otherwise, in words; "" if nothing."""
-        if self.inputs != other.inputs:
-            return "batches that lie otherwise in memory"
+        if (self.inputs, self.results) != (other.inputs, other.results):
+            return "batches, or results, that lie otherwise in memory"
         for ours, theirs in zip(self.calls, other.calls, strict=False):
             if ours != theirs:
                 return f"{ours.name} with {_arguments(ours)}, then {theirs.name} with {_arguments(theirs)}"
@@ -181,6 +183,11 @@ class Recorder(TorchDispatchMode):
         """Notes why what is done here cannot be replayed; the first reason is kept."""
         self.recording.reason = self.recording.reason or reason
 
+    def give(self, results: Sequence[Tensor]) -> None:
+        """Has a program give these tensors back."""
+        if not self.recording.reason:
+            self.recording.results = [self._place(result) for result in results]
+
     # -- PyTorch's operations ----------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -215,7 +222,8 @@ class Recorder(TorchDispatchMode):
 
     def _described(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self._place(value)
+            opaque = value.layout == torch._mkldnn  # type: ignore[attr-defined]
+            return Literal(value, f"weights for oneDNN {id(value)}") if opaque else self._place(value)  # they were laid out beforehand
         if isinstance(value, (list, tuple)):
             return type(value)(self._described(each) for each in value) if type(value) in (list, tuple) else self._literal(value)
         return self._literal(value)

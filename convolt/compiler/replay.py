@@ -69,7 +69,7 @@ class ReplayedStep:
 
         If so, the next step of each kind is recorded once more, and replayed from then on only if it did the same as before.
         """
-        settings = [_settings_of(part) for part in (*self._step.module.modules(), self._optimizer, *self._parts)]
+        settings = [settings_of(part) for part in (*self._step.module.modules(), self._optimizer, *self._parts)]
         if settings != self._settings:
             self._settings = settings
             self._unsure = set(self._programs)
@@ -79,56 +79,64 @@ class ReplayedStep:
         if self._failed:
             self._step.train(batch)
             return
-        kind = (_kind_of(batch), self._optimizer.variant, self._step.room.limit, self._step.module.training, torch.get_num_threads())
-        program = self._programs.get(kind)
-        if program is not None and kind not in self._unsure:
-            self._optimizer.prepare_step()
-            program(*batch.tensors())
-            self._optimizer.finish_step()
-            return
-        runs, self._runs[kind] = self._runs[kind], self._runs[kind] + 1
-        known = program is not None or len(self._programs) < MOST_PROGRAMS
-        if self._runs.total() <= WARM_UP_STEPS or not runs or not known:
+        kind = (*_kind_of(batch), self._optimizer.variant, self._step.room.limit, self._step.module.training)
+        program = self._program(kind)
+        if program is None and not self._is_to_record(kind):
             self._step.train(batch)
+            return
+        self._optimizer.prepare_step()
+        if program is not None:
+            program(*batch.tensors())
         else:
-            self._record(batch, kind)
+            self._step.attempt(lambda: self._record(kind, batch, lambda: self._step.device_part(batch)), batch)
+            if reason := self._recordings[kind].reason:
+                self._give_up(reason)
+        self._optimizer.finish_step()
+
+    def evaluate(self, batch: Any) -> None:
+        """Evaluates a batch, as `Step.evaluate` does; validation between two epochs of the training is recorded as well."""
+        kind = (*_kind_of(batch), "evaluation", self._step.test_room.limit, self._step.module.training)
+        program = None if self._failed else self._program(kind)
+        if program is not None:
+            program(*batch.tensors())
+        elif self._failed or not self._is_to_record(kind):
+            self._step.evaluate(batch)
+        else:
+            self._record(kind, batch, lambda: self._step.evaluate(batch))
 
     def train_together(self, batches: Sequence[Any]) -> None:
         """Trains on several batches, one step after the other."""
         for batch in batches:
             self.train(batch)
 
-    def _record(self, batch: Any, kind: Any) -> None:
-        """Trains on a batch, and makes a program once two steps have done the same."""
-        made: list[Recording] = []
+    def _program(self, kind: Any) -> Program | None:
+        return None if kind in self._unsure else self._programs.get(kind)
 
-        def work() -> None:
-            with Recorder(batch.tensors()) as recorder:
-                made[:] = [recorder.recording]
-                self._step.device_part(batch)
+    def _is_to_record(self, kind: Any) -> bool:
+        """Whether the step to come is recorded: not the first ones, in which kernels are compiled and algorithms chosen."""
+        runs, self._runs[kind] = self._runs[kind], self._runs[kind] + 1
+        known = kind in self._programs or len(self._programs) < MOST_PROGRAMS
+        refused = kind in self._recordings and bool(self._recordings[kind].reason)
+        return self._runs.total() > WARM_UP_STEPS and runs > 0 and known and not refused
 
-        self._optimizer.prepare_step()
-        self._step.attempt(work, batch)
-        self._optimizer.finish_step()
-        recording, before = made[0], self._recordings.get(kind)
+    def _record(self, kind: Any, batch: Any, work: Callable[[], None]) -> None:
+        """Does the work, and makes it a program once it has done the same twice."""
+        recorder = Recorder(batch.tensors())
+        with recorder:
+            work()
+        recording, before = recorder.recording, self._recordings.get(kind)
         self._recordings[kind] = recording
-        if recording.reason:
-            self._give_up(recording.reason)
-        elif kind in self._unsure:
+        if kind in self._unsure:
             self._unsure.discard(kind)
-            if before is None or before.difference(recording):
+            if recording.reason or before is None or before.difference(recording):
                 del self._programs[kind]
-        elif before is not None:
-            self._make(kind, before, recording)
-
-    def _make(self, kind: Any, before: Recording, recording: Recording) -> None:
-        if difference := before.difference(recording):
-            self._give_up(f"two steps differ: {difference}")
-            return
-        try:
-            self._programs[kind] = make_program(recording)
-        except CannotReplayError as error:
-            self._give_up(str(error))
+        elif before is not None and not recording.reason:
+            try:
+                if difference := before.difference(recording):
+                    raise CannotReplayError(f"two steps differ: {difference}")
+                self._programs[kind] = make_program(recording)
+            except CannotReplayError as error:
+                recording.reason = str(error)
 
     def _give_up(self, reason: str) -> None:
         self._failed = True
@@ -166,9 +174,14 @@ class Recordings:
         if first.reason or first.difference(second):
             return work
         try:
-            return make_program(second)
+            program = make_program(second)
         except CannotReplayError:
             return work
+
+        def replay() -> None:
+            program()
+
+        return replay
 
     @staticmethod
     def _recorded(work: Callable[[], None]) -> Recording:
@@ -199,12 +212,18 @@ def why_not_replayed(module: nn.Module, parts: Sequence[Any], optimizer: Any, de
         return "autocast is on around fit"
     if torch.is_anomaly_enabled():
         return "autograd looks for anomalies"
+    own = (f"{own} may do more than compute" for part in (*parts, optimizer) if (own := _own_code(part)))
+    return why_not_recorded(module) or next(own, None)
+
+
+def why_not_recorded(module: nn.Module) -> str | None:
+    """Returns why what a module does in Python may be more than a recording has; None if it is not."""
     for name, layer in module.named_modules():
         if own := _own_code(layer):
             return f"{name or 'the model'} calls {own}, which may do more than compute"
         if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
             return f"{name or 'the model'} has hooks"
-    return next((f"{own} may do more than compute" for part in (*parts, optimizer) if (own := _own_code(part))), None)
+    return None
 
 
 def _own_code(part: Any, seen: frozenset[int] = frozenset()) -> str:
@@ -224,9 +243,9 @@ def _own_code(part: Any, seen: frozenset[int] = frozenset()) -> str:
     return ""
 
 
-def _settings_of(part: Any) -> list[Any]:
+def settings_of(part: Any) -> list[Any]:
     """Returns what of a layer, loss, metric or optimizer a program takes for granted: numbers, names, and where tensors lie."""
-    found: list[Any] = [part]
+    found: list[Any] = [id(part)]
     for name, value in vars(part).items():
         if name in ("_parameters", "_buffers"):
             found += [(key, t.data_ptr(), t.requires_grad) for key, t in value.items() if t is not None]
@@ -237,8 +256,8 @@ def _settings_of(part: Any) -> list[Any]:
     return found
 
 
-def _kind_of(batch: Any) -> Any:
-    return batch_shape(batch), None if batch.pending is None else batch.pending.stage
+def _kind_of(batch: Any) -> tuple[Any, ...]:
+    return batch_shape(batch), None if batch.pending is None else batch.pending.stage, torch.get_num_threads()
 
 
 def _is_known(code: Any) -> bool:

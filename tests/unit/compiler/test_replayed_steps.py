@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import convolt
 from convolt import layers, optimizers
-from convolt.compiler import replay
+from convolt.compiler import inference, repeated, replay
 from convolt.compiler.program import CannotReplayError, make_program, source_of
 from convolt.compiler.record import Recorder
 from convolt.data.augment import RandomFlip, RandomRotation
@@ -309,3 +310,75 @@ def test_a_kernel_on_threads_of_python_cannot_be_replayed(monkeypatch: pytest.Mo
     monkeypatch.setattr(kernels_compiled.threads, "parts_of", lambda rows, size: 2)
     x = torch.rand(4, 8, 12, 12).to(memory_format=torch.channels_last)
     assert "runs on Python's threads" in record(lambda given: kernels.relu_max_pool(given), x).reason
+
+
+# -- evaluation and prediction -------------------------------------------------------------------------------------------
+
+
+def test_validation_between_epochs_is_the_same() -> None:
+    options = {"validation_data": (X[:30], Y[:30], W[:30]), "validation_batch_size": 8}
+    assert_same(fitted(replayed := net(), **options), fitted(net("eager"), **options))
+    assert sum("evaluation" in kind for kind in replayed.trainer._replay._programs) == 2, "for the batches of eight and the last one of six"
+
+
+def repeated_of(model: Sequential) -> Any:
+    return inference._kept[model].repeated
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("samples", [40, 2000], ids=["layers", "frozen"])
+def test_predictions_from_a_recording_are_those_of_the_layers(precision: str, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if samples == 2000:
+        monkeypatch.setitem(inference.FREEZING, "cpu", 0.0)
+    model = net(precision=precision)
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+    x = RNG.integers(0, 256, (samples + 3, 12, 12, 1)).astype("uint8")
+    found = model.predict(x, batch_size=8, verbose=0)
+    assert len(repeated_of(model)._programs) == 1, "the last three samples come once"
+    again = model.predict(x, batch_size=8, verbose=0)
+    monkeypatch.setattr(repeated, "why_not_recorded", lambda module: "for the comparison")
+    expected = model.predict(x, batch_size=8, verbose=0)
+    assert np.array_equal(found, expected) and np.array_equal(again, expected)
+
+
+def test_predictions_follow_weights_and_layers_that_change() -> None:
+    model = net(fusions="none")
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+    model.predict(X, batch_size=8, verbose=0)
+    assert repeated_of(model)._programs
+    model.layers[-1].set_weights([weight * 2 for weight in model.layers[-1].get_weights()])
+    doubled = model.predict(X, batch_size=8, verbose=0)
+    np.testing.assert_allclose(doubled, model(X), rtol=1e-5, atol=1e-6)
+    model.predict(X, batch_size=8, verbose=0)
+    model.layers[-1].activation = convolt.activations.sigmoid
+    np.testing.assert_allclose(model.predict(X, batch_size=8, verbose=0), model(X), rtol=1e-5, atol=1e-6)
+
+
+def test_several_outputs_come_in_their_order_and_threads_call_the_layers() -> None:
+    x = layers.Input((5,))
+    hidden = layers.Dense(7, activation="relu")(x)
+    model = convolt.Model(x, {"second": layers.Dense(2)(hidden), "first": layers.Dense(3)(hidden), "same": x})
+    given = RNG.random((40, 5)).astype("float32")
+    expected = model.predict(given[:8], batch_size=8, verbose=0)
+    found = model.predict(given, batch_size=8, verbose=0)
+    assert list(found) == ["second", "first", "same"] and len(repeated_of(model)._programs) == 1
+    for name in found:
+        assert np.array_equal(found[name][:8], expected[name])
+    programs_before = dict(repeated_of(model)._programs)
+    repeated_of(model)._programs = {kind: (lambda *inputs: pytest.fail("a program ran outside of the main thread"), None)
+                                    for kind in programs_before}
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(model.predict(given, batch_size=8, verbose=0)))
+    thread.start()
+    thread.join()
+    assert np.array_equal(results[0]["first"], found["first"])
+
+
+def test_a_model_is_forgotten_with_what_was_recorded_of_it() -> None:
+    model = net(fusions="none")
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+    model.predict(X, batch_size=8, verbose=0)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

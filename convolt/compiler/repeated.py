@@ -1,0 +1,81 @@
+"""Calls of a model in inference mode, one batch after the other: on a CPU they are recorded, and then replayed without layers."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from convolt.compiler.program import CannotReplayError, Program, make_program
+from convolt.compiler.record import Recorder, Recording
+from convolt.compiler.replay import MOST_PROGRAMS, settings_of, why_not_recorded
+
+
+class Repeated:
+    """What a module makes of batches; from the fourth one of a shape on without calling its layers, with the same result to the last bit.
+
+    It is replayed in the main thread alone: programs have memory of their own, in which two threads would meet.
+
+    Args:
+        module: in inference mode, with weights that stay as they are. It is the caller's to keep.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = weakref.ref(module)
+        self._runs: Counter[Any] = Counter()
+        self._recordings: dict[Any, Recording] = {}
+        self._programs: dict[Any, tuple[Program, TreeSpec]] = {}
+        self._settings: Any = None
+        self._ready = False
+
+    def is_of(self, module: nn.Module) -> bool:
+        """Whether these are calls of a module."""
+        return self._module() is module
+
+    def look(self, module: nn.Module) -> None:
+        """Forgets what was recorded if the module has changed since the last look; called before the first of several batches."""
+        self._ready = threading.current_thread() is threading.main_thread() and why_not_recorded(module) is None
+        settings = [settings_of(part) for part in module.modules()] if self._ready else None
+        if settings != self._settings:
+            self._settings = settings
+            self._recordings.clear()
+            self._programs.clear()
+
+    def __call__(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
+        """Returns `call(*inputs)`, which calls the module in its precision."""
+        if not self._ready or any(x.device.type != "cpu" for x in inputs) or torch.is_autocast_enabled("cpu"):
+            return call(*inputs)
+        kind = (torch.get_num_threads(), *((x.shape, x.stride(), x.dtype) for x in inputs))
+        if kind in self._programs:
+            program, structure = self._programs[kind]
+            return tree_unflatten(program(*inputs), structure)
+        self._runs[kind] += 1
+        if self._runs[kind] == 1 or len(self._programs) == MOST_PROGRAMS or (kind in self._recordings and self._recordings[kind].reason):
+            return call(*inputs)
+        return self._recorded(kind, call, inputs)
+
+    def _recorded(self, kind: Any, call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
+        """Returns what the call does, and makes it a program if it did the same as the last one."""
+        recorder = Recorder(inputs)
+        with recorder:
+            outputs = call(*inputs)
+            flat, structure = tree_flatten(outputs)
+            if not all(isinstance(output, Tensor) for output in flat):
+                recorder.fail("an output that is no tensor")
+            recorder.give(flat)
+        recording, before = recorder.recording, self._recordings.get(kind)
+        self._recordings[kind] = recording
+        if before is not None and not recording.reason:
+            try:
+                if difference := before.difference(recording):
+                    raise CannotReplayError(f"two calls differ: {difference}")
+                self._programs[kind] = make_program(recording), structure
+            except CannotReplayError as error:
+                recording.reason = str(error)
+        return outputs
