@@ -31,11 +31,11 @@ MOST_PROGRAMS = 8
 class ReplayedStep:
     """A training step that is recorded, and then replayed for each batch of the same shape.
 
-    It stands in for the step in the loop: what it does not change, such as `evaluate`, is the step's own.
+    It stands in for the step in the loop; what it does not change is the step's own.
 
     Args:
         step: with `device_part(batch)`, the part of a step between the optimizer's `prepare_step` and `finish_step`; `attempt`, which
-            tries again with smaller micro-batches; and `room.limit`, their size.
+            tries again with smaller micro-batches; `room.limit` and `test_room.limit`, their size; and `evaluate(batch)`.
         optimizer: of the step; `variant` names what it does on the device.
         parts: losses and metrics of the step.
         on_failure: called with the reason when a step cannot be replayed.
@@ -61,8 +61,8 @@ class ReplayedStep:
         return self._step is step and self._optimizer is optimizer
 
     def begin_training(self, on_failure: Callable[[str], None]) -> None:
-        """Begins another training with what is known from the one before."""
-        self._on_failure, self._failed = on_failure, False
+        """Begins another training with what is known from the one before, and looks at it once more."""
+        self._on_failure, self._failed, self._settings = on_failure, False, None
 
     def begin_epoch(self) -> None:
         """Looks whether callbacks, or whoever was at work before the training, have changed a layer, its weights' place, or the optimizer.
@@ -249,15 +249,18 @@ def settings_of(part: Any) -> list[Any]:
     for name, value in vars(part).items():
         if name in ("_parameters", "_buffers"):
             found += [(key, t.data_ptr(), t.requires_grad) for key, t in value.items() if t is not None]
-        elif type(value) in (float, str, bool, tuple, type(None)) or (type(value) is int and isinstance(part, nn.Module)):
+        elif isinstance(value, (float, str, bool, type(None))) or (isinstance(value, int) and isinstance(part, nn.Module)):
             found.append((name, value))
+        elif isinstance(value, tuple):
+            found.append((name, repr(value)))
         elif callable(value):
             found.append((name, id(value)))
     return found
 
 
 def _kind_of(batch: Any) -> tuple[Any, ...]:
-    return batch_shape(batch), None if batch.pending is None else batch.pending.stage, torch.get_num_threads()
+    strides = tuple(tensor.stride() for tensor in batch.tensors())
+    return batch_shape(batch), strides, None if batch.pending is None else batch.pending.stage, torch.get_num_threads()
 
 
 def _is_known(code: Any) -> bool:

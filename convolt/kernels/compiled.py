@@ -120,8 +120,8 @@ class Compiled:
 
     def _run(self, function: Function, block: array[int], given: Sequence[Any], places: Sequence[int] = ()) -> None:
         """Calls machine code; `places` of addresses in the block are found from the arguments `given` where they are not known."""
-        if _watching:
-            _watching[0].called(self.function.__name__, function, block, places or _addresses(given), given)
+        if (watcher := _watcher) is not None:
+            watcher.called(self.function.__name__, function, block, places or _addresses(given), given)
         if function(block.buffer_info()[0]):
             raise no_memory(self.function.__name__)
 
@@ -132,8 +132,8 @@ class Compiled:
             block[:HEADER] = array("q", (openmp, torch.get_num_threads(), parts, 0, rows))
             self._run(function, block, given, places)
             return
-        if _watching:
-            _watching[0].elsewhere(self.function.__name__)
+        if (watcher := _watcher) is not None:
+            watcher.elsewhere(self.function.__name__)
 
         def run(first: int, last: int) -> None:
             part = array("q", (0, 1, 1, first, last)) + block[HEADER:]
@@ -198,12 +198,13 @@ class Watcher(Protocol):
         """A kernel is about to be called in parts, on threads of Python."""
 
 
-_watching: list[Watcher] = []
+_watcher: Watcher | None = None
 
 
 def watch(watcher: Watcher | None) -> None:
     """Has a watcher told of all calls of kernels from now on, in any thread; None: nobody any more."""
-    _watching[:] = [] if watcher is None else [watcher]
+    global _watcher
+    _watcher = watcher
 
 
 class Prepared:

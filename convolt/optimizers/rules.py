@@ -128,6 +128,11 @@ class AdamFused(Rule):
         super().__init__(params, **hyper)
         self._steps: dict[torch.device, Tensor] = {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fills in what `torch.optim.Optimizer` does not copy."""
+        super().__setstate__(state)
+        self._steps = {}
+
     def slots_of(self, group: dict[str, Any]) -> tuple[str, ...]:
         return AdamForeach.slots_of(self, group)  # type: ignore[arg-type]
 

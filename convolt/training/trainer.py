@@ -93,6 +93,10 @@ class Trainer(Planning):
             check_names(loss, losses.get)
             check_names([metrics, weighted_metrics], metric_classes.get)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what was recorded, which belongs to this model's memory: a copy records its own steps."""
+        return {**self.__dict__, "_replay": None}
+
     # -- the doors -------------------------------------------------------------------------------------------------
 
     def fit(self, x: Any, y: Any, *, checkpoint: Any = None, resume: str | bool = "auto", resume_allow: Sequence[str] = (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
@@ -114,6 +115,30 @@ def test_batches_that_lie_elsewhere_in_memory_each_time(streamed: bool) -> None:
         found.append(model.get_weights())
     assert_same(found[1], found[0])
     assert programs(model) == 2
+
+
+def test_batches_in_another_order_of_memory_are_of_another_kind() -> None:
+    def batches() -> Any:
+        for i in range(40):
+            x = X[i : i + 8].astype("float32")
+            yield (x if i % 2 else np.asfortranarray(x)), Y[i : i + 8]
+
+    found = []
+    for execution in ("eager", "replay"):
+        model = net(execution)
+        convolt.utils.set_random_seed(1)
+        model.fit(batches(), steps_per_epoch=40, epochs=1, verbose=0)
+        found.append(model.get_weights())
+    assert_same(found[1], found[0])
+    assert programs(model) == 2
+
+
+def test_a_copy_of_a_model_records_steps_of_its_own() -> None:
+    model = net(fusions="none")
+    fitted(model)
+    twin = copy.deepcopy(model)
+    assert_same(fitted(twin), fitted(model))
+    assert programs(twin) == programs(model) == 2
 
 
 def test_a_training_is_gone_on_with_and_other_steps_come_between() -> None:
