@@ -32,6 +32,7 @@ class Repeated:
         self._recordings: dict[Any, Recording] = {}
         self._programs: dict[Any, tuple[Program, TreeSpec]] = {}
         self._settings: Any = None
+        self._known = False
         self._ready = False
 
     def is_of(self, module: nn.Module) -> bool:
@@ -40,12 +41,12 @@ class Repeated:
 
     def look(self, module: nn.Module) -> None:
         """Forgets what was recorded if the module has changed since the last look; called before the first of several batches."""
-        self._ready = threading.current_thread() is threading.main_thread() and why_not_recorded(module) is None
-        settings = [settings_of(part) for part in module.modules()] if self._ready else None
+        settings = [settings_of(part) for part in module.modules()]
         if settings != self._settings:
-            self._settings = settings
+            self._settings, self._known = settings, why_not_recorded(module) is None
             self._recordings.clear()
             self._programs.clear()
+        self._ready = self._known and threading.current_thread() is threading.main_thread()
 
     def __call__(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
         """Returns `call(*inputs)`, which calls the module in its precision."""

@@ -249,6 +249,8 @@ def settings_of(part: Any) -> list[Any]:
     for name, value in vars(part).items():
         if name in ("_parameters", "_buffers"):
             found += [(key, t.data_ptr(), t.requires_grad) for key, t in value.items() if t is not None]
+        elif name.endswith("_hooks"):
+            found.append((name, len(value)))
         elif isinstance(value, (float, str, bool, type(None))) or (isinstance(value, int) and isinstance(part, nn.Module)):
             found.append((name, value))
         elif isinstance(value, tuple):
