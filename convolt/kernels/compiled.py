@@ -104,10 +104,10 @@ class Compiled:
         self._in_parts(function, array("q", words), arguments, (), rows, size)
 
     def prepared(self, arguments: tuple[Any, ...], rows: int, size: int) -> Prepared:
-        """Returns `over_rows` with such arguments, to be called with the addresses of their arrays: what takes longest is done once."""
+        """Returns `over_rows` with such arguments, to be called with tensors in the arrays' places: what takes longest is done once."""
         function, words = self._ready(True, arguments)
         places = _addresses(arguments)
-        run = functools.partial(self._in_parts, function, given=(), places=places, rows=rows, size=size)
+        run = functools.partial(self._in_parts, function, places=places, rows=rows, size=size)
         return Prepared(run, array("q", words), places)
 
     def _ready(self, rows: bool, arguments: tuple[Any, ...]) -> tuple[Function, list[int]]:
@@ -208,23 +208,23 @@ def watch(watcher: Watcher | None) -> None:
 
 
 class Prepared:
-    """A call of which nothing but the addresses of its arrays changes from time to time.
+    """A call of which nothing but its arrays' places in memory changes from time to time.
 
     Args:
-        run: takes the block.
+        run: takes the block, and the tensors `given`.
         block: that a kernel is given.
         places: of the addresses in it.
     """
 
-    def __init__(self, run: Callable[[array[int]], None], block: array[int], places: Sequence[int]) -> None:
+    def __init__(self, run: Callable[..., None], block: array[int], places: Sequence[int]) -> None:
         self._run, self._block, self._places = run, block, places
 
-    def __call__(self, *addresses: int) -> None:
-        """Runs with arrays, in the arguments' order, that lie there and are as those it was prepared with."""
+    def __call__(self, *arrays: Tensor | None) -> None:
+        """Runs with arrays, in the arguments' order, that are as those it was prepared with; None where these are empty."""
         block = self._block[:]
-        for place, address in zip(self._places, addresses, strict=True):
-            block[place] = address
-        self._run(block)
+        for place, given in zip(self._places, arrays, strict=True):
+            block[place] = 0 if given is None else given.data_ptr()
+        self._run(block, given=arrays)
 
 
 def _addresses(arguments: Sequence[Any]) -> list[int]:

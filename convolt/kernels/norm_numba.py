@@ -416,10 +416,6 @@ def _float32(vector: Tensor | None) -> Tensor | None:
     return vector.detach().to(torch.float32).contiguous()
 
 
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
 @functools.lru_cache(maxsize=1024)
 def _forward_calls(shape: torch.Size, dtype: torch.dtype, add: bool, weighed: bool, biased: bool, followed: bool, factor: float, eps: float,
                    activation: str) -> _Calls:
@@ -448,10 +444,8 @@ def forward(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Ten
     out, parts, kept = empty_like(x), torch.empty(calls.room), torch.empty(3, x.shape[1])
     weight, bias = _float32(weight), _float32(bias)
     share = momentum.to(torch.float32) if isinstance(momentum, Tensor) else _on_device(momentum)
-    calls.first(x.data_ptr(), parts.data_ptr())
-    places = (running[0].data_ptr(), running[1].data_ptr()) if followed else (0, 0)
-    calls.second(x.data_ptr(), _address(residual), out.data_ptr(), parts.data_ptr(), _address(weight), _address(bias), *places,
-                 share.data_ptr(), kept.data_ptr())
+    calls.first(x, parts)
+    calls.second(x, residual, out, parts, weight, bias, *(running if followed else (None, None)), share, kept)
     mean, rstd, var = kept.unbind()
     if followed:
         torch.autograd.graph.increment_version(running)
@@ -498,8 +492,7 @@ def backward(grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, rstd: Te
     parts, dx, affine_grad = torch.empty(calls.room), empty_like(x), torch.empty(2, x.shape[1])
     smooth, weight, bias = HOW[activation][0] in SMOOTH, _float32(weight), _float32(bias)
     masked = dx if smooth else grad if out is None else empty_like(grad)  # what is dear to compute is kept where dx will be
-    vectors = mean.data_ptr(), rstd.data_ptr(), _address(weight), _address(bias)
-    calls.first(grad.data_ptr(), x.data_ptr(), _address(out), masked.data_ptr(), parts.data_ptr(), *vectors)
-    calls.second(masked.data_ptr(), x.data_ptr(), dx.data_ptr(), parts.data_ptr(), *vectors, affine_grad.data_ptr())
+    calls.first(grad, x, out, masked, parts, mean, rstd, weight, bias)
+    calls.second(masked, x, dx, parts, mean, rstd, weight, bias, affine_grad)
     dweight, dbias = affine_grad.unbind()
     return dx, masked, dweight, dbias

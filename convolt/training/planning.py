@@ -231,8 +231,10 @@ class Planning(Feeding):
                 raise CheckpointError(explain("plan", why_not_compiled(self.device), "torch.compile, as in the checkpoint's plan",
                                               "Install what is missing; resume=False starts anew."))
             return replace(saved, before=plan.before, after=plan.after)
-        return plan.with_execution(refused, 1 if self.steps_per_execution == AUTO else int(self.steps_per_execution),
+        plan = plan.with_execution(refused, 1 if self.steps_per_execution == AUTO else int(self.steps_per_execution),
                                    why_not_together(self.optimizer))
+        replays = self.device.type == "cpu" and not plan.compiled_for
+        return plan.with_replay(self._why_not_replayed(step)) if replays else plan
 
     def _why_no_graph(self, data: Resident | Streamed) -> str | None:
         """Returns why the steps will not be graphs; None if they will."""

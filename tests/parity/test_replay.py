@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convolt.compiler.program import make_program
 from convolt.compiler.record import Recorder, Recording
+from convolt.compiler.repeated import Repeated
 from convolt.layers import registry
 from convolt.layers.base import Layer
 from convolt.layout import to_inside
@@ -18,6 +19,8 @@ from tests.parity import loss_cases, metric_cases
 from tests.parity.cases import LayerCase, all_cases
 
 CASES = list(all_cases())
+LOOKS: dict[str, str] = {}
+"""Layers that are called in inference as they are, with the reason."""
 
 
 class Stepping:
@@ -98,6 +101,20 @@ def test_layers_train_the_same_from_a_recording(case: LayerCase, differentiated:
     found = after(3, replayed, lambda inputs: program(*inputs))
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_layers_predict_the_same_from_a_recording(case: LayerCase) -> None:
+    stepping = Stepping(case, differentiated=False)
+    layer = stepping.layer.eval()
+    repeated = Repeated(layer)
+    repeated.look(layer)
+    with torch.no_grad():
+        for _ in range(5):
+            inputs = stepping.inputs()
+            expected = layer(*case.arguments(inputs))
+            assert torch.equal(repeated(lambda *given: layer(*case.arguments(list(given))), *inputs), expected)
+    assert len(repeated._programs) == 1 or case.layer in LOOKS
 
 
 def same_sums(make_step: Callable[[], tuple[Callable[[Tensor, Tensor], None], Callable[[], list[Tensor]]]], y: Tensor, p: Tensor) -> None:

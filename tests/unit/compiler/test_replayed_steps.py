@@ -17,6 +17,7 @@ from torch import Tensor
 import convolt
 from convolt import layers, optimizers
 from convolt.compiler import inference, repeated, replay
+from convolt.compiler.fuse import REWRITES
 from convolt.compiler.program import CannotReplayError, make_program, source_of
 from convolt.compiler.record import Recorder
 from convolt.data.augment import RandomFlip, RandomRotation
@@ -407,3 +408,41 @@ def test_a_model_is_forgotten_with_what_was_recorded_of_it() -> None:
     del model
     gc.collect()
     assert gone() is None
+
+
+# -- fused forms ---------------------------------------------------------------------------------------------------------
+
+
+def network_of_all(**options: Any) -> Any:
+    """Returns a network in which each rewrite has something to do."""
+    convolt.utils.set_random_seed(0)
+    image = layers.Input((16, 16, 3))
+    x = layers.MaxPooling2D()(layers.Conv2D(32, 3, padding="same", activation="relu")(image))
+    x = layers.MaxPooling2D()(layers.Conv2D(32, 3, padding="same", activation="relu")(x))
+    y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same", use_bias=False)(x)))
+    y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same")(y)))
+    y = layers.MaxPooling2D(3, 1)(layers.ZeroPadding2D(1)(y))
+    z = layers.ReLU(6)(layers.BatchNormalization()(layers.DepthwiseConv2D(7, padding="same")(y)))
+    z = layers.BatchNormalization()(layers.Conv2D(64, 1)(z))
+    y = layers.ReLU()(layers.Add()([z, y]))
+    y = layers.Add()([layers.BatchNormalization()(layers.Conv2D(64, 1, activation="relu")(y)), y])
+    y = layers.MaxPooling2D()(layers.ReLU()(layers.Add()([y, y])))
+    outputs = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(layers.BatchNormalization()(y)))
+    model = convolt.Model(image, outputs)
+    model.compile("adam", "sparse_categorical_crossentropy", device="cpu", **options)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [rewrite.name for rewrite in REWRITES])
+def test_each_rewrite_can_be_replayed(name: str, precision: str) -> None:
+    x = RNG.random((96, 16, 16, 3)).astype("float32")
+    found = []
+    for execution in ("eager", "replay"):
+        model = network_of_all(fusions=(name,), precision=precision, execution=execution)
+        convolt.utils.set_random_seed(1)
+        model.fit(x, np.arange(96) % 3, batch_size=16, epochs=2, verbose=0, seed=1)
+        found.append(model.get_weights())
+    assert model.plan.fusions.get(name), model.plan.describe()
+    assert model.plan.execution == "replay" and programs(model) == 1, model.plan.describe()
+    assert_same(found[1], found[0])
