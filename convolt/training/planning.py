@@ -233,7 +233,7 @@ class Planning(Feeding):
             return replace(saved, before=plan.before, after=plan.after)
         plan = plan.with_execution(refused, 1 if self.steps_per_execution == AUTO else int(self.steps_per_execution),
                                    why_not_together(self.optimizer))
-        replays = self.device.type == "cpu" and not plan.compiled_for
+        replays = self.device.type == "cpu" and plan.execution == "eager"
         return plan.with_replay(self._why_not_replayed(step)) if replays else plan
 
     def _why_no_graph(self, data: Resident | Streamed) -> str | None:

@@ -16,7 +16,7 @@ def test_each_candidate_has_its_figures_and_a_reason(capsys: pytest.CaptureFixtu
     assert lines[0].startswith("cnn on digits, batch 16: ")
     assert lines[1].split()[:2] == ["candidate", "images/s"]
     names = [line.split("  ")[1] for line in lines[2:] if line]
-    assert names[0] == "layers" and "bn+relu" in names and names[-1] == "graph of the whole step"
+    assert names[0] == "layers" and "bn+relu" in names and names[-2:] == ["graph of the whole step", "replay of the whole step"]
     assert all("chosen" in line or "refused" in line for line in lines[2:] if line)
     assert "MiB" in lines[3]
 
