@@ -125,6 +125,21 @@ class Probe:
             loss = self._run(module, precision, self._loss_of if whole else self._checked_loss_of)
             return self._collect(loss, [p.grad for p in self._trained()])
 
+    def moved_gradients(self, precision: torch.dtype, share: float) -> Gradients:
+        """Returns what `gradients` does of the model itself, with each weight off by a random share of it of that size."""
+        weights = self._trained()
+        kept = [p.detach().clone() for p in weights]
+        generator = torch.Generator(self._device).manual_seed(0)
+        try:
+            with torch.no_grad():
+                for p in weights:
+                    p.mul_(1 + share * torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype))
+            return self.gradients(self._model, precision)
+        finally:
+            with torch.no_grad():
+                for p, value in zip(weights, kept, strict=True):
+                    p.copy_(value)
+
     def reference(self, whole: bool = False) -> Gradients:
         """Returns loss and gradients of the model itself in float64, or in float32 where the device has no float64.
 
