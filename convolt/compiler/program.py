@@ -39,6 +39,19 @@ def make_program(recording: Recording) -> Program:
     return _Writer(recording).program()
 
 
+def program_of(first: Recording, second: Recording) -> Program:
+    """Returns the program of two recordings of the same work, if both did the same.
+
+    Raises:
+        CannotReplayError: they did not, or `make_program` says why there is none.
+    """
+    if reason := first.reason or second.reason:
+        raise CannotReplayError(reason)
+    if difference := first.difference(second):
+        raise CannotReplayError(f"two of them differ: {difference}")
+    return make_program(second)
+
+
 def source_of(program: Program) -> str:
     """Returns a program's text."""
     return str(program.__doc__)

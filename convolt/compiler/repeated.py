@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from convolt.compiler.program import CannotReplayError, Program, make_program
+from convolt.compiler.program import CannotReplayError, Program, program_of
 from convolt.compiler.record import Recorder, Recording
 from convolt.compiler.replay import MOST_PROGRAMS, settings_of, why_not_recorded
 
@@ -74,9 +74,7 @@ class Repeated:
         self._recordings[kind] = recording
         if before is not None and not recording.reason:
             try:
-                if difference := before.difference(recording):
-                    raise CannotReplayError(f"two calls differ: {difference}")
-                self._programs[kind] = make_program(recording), structure
+                self._programs[kind] = program_of(before, recording), structure
             except CannotReplayError as error:
                 recording.reason = str(error)
         return outputs

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from convolt.compiler.execute import WARM_UP_STEPS, batch_shape
-from convolt.compiler.program import CannotReplayError, Program, make_program
+from convolt.compiler.program import CannotReplayError, Program, program_of
 from convolt.compiler.record import Recorder, Recording
 
 LONG_RUN = 0.05
@@ -132,9 +132,7 @@ class ReplayedStep:
                 del self._programs[kind]
         elif before is not None and not recording.reason:
             try:
-                if difference := before.difference(recording):
-                    raise CannotReplayError(f"two steps differ: {difference}")
-                self._programs[kind] = make_program(recording)
+                self._programs[kind] = program_of(before, recording)
             except CannotReplayError as error:
                 recording.reason = str(error)
 
@@ -170,11 +168,8 @@ class Recordings:
         """Returns a program of the work, which it runs twice for that, or the work itself."""
         if self._long:
             return work
-        first, second = self._recorded(work), self._recorded(work)
-        if first.reason or first.difference(second):
-            return work
         try:
-            program = make_program(second)
+            program = program_of(self._recorded(work), self._recorded(work))
         except CannotReplayError:
             return work
 
