@@ -19,8 +19,6 @@ from tests.parity import loss_cases, metric_cases
 from tests.parity.cases import LayerCase, all_cases
 
 CASES = list(all_cases())
-LOOKS: dict[str, str] = {}
-"""Layers that are called in inference as they are, with the reason."""
 
 
 class Stepping:
@@ -114,7 +112,7 @@ def test_layers_predict_the_same_from_a_recording(case: LayerCase) -> None:
             inputs = stepping.inputs()
             expected = layer(*case.arguments(inputs))
             assert torch.equal(repeated(lambda *given: layer(*case.arguments(list(given))), *inputs), expected)
-    assert len(repeated._programs) == 1 or case.layer in LOOKS
+    assert len(repeated._programs) == 1
 
 
 def same_sums(make_step: Callable[[], tuple[Callable[[Tensor, Tensor], None], Callable[[], list[Tensor]]]], y: Tensor, p: Tensor) -> None:
