@@ -6,6 +6,7 @@ or refused with what was found: there is no silent fallback. ROCm is called "cud
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -49,6 +50,14 @@ class DeviceInfo:
 def multiplies_in_tiles() -> bool:
     """Whether the CPU has units for matrices of bfloat16 (AMX), several times as fast as its vectors."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+@functools.cache
+def multiplies_at_half_rate() -> bool:
+    """Whether PyTorch's products of float32 matrices take half of the CPU's rate: MKL leaves AVX-512 to Intel's own processors."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    wide = both and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return bool(wide and _cpuinfo("vendor_id") not in ("", "GenuineIntel"))
 
 
 def onednn_takes_bfloat16() -> bool:

@@ -31,6 +31,15 @@ def cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         yield cache
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _rewrites_of_any_processor() -> Iterator[None]:
+    """Which rewrites there are does not depend on who made the processor that the tests run on; some tests say so themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("fuse", "fused"):
+            patch.setattr(f"convolt.compiler.{module}.multiplies_at_half_rate", lambda: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_measurements(cache_of_the_run: Path) -> Iterator[None]:
     """Each test measures by itself: plans and speeds do not outlive it."""

@@ -23,6 +23,7 @@ from convolt.compiler.fused import (
     GemmConv,
     Norm,
     NormPool,
+    Products,
     ReluPool,
     SparseConvReluPool,
     WinogradConv,
@@ -41,6 +42,7 @@ from convolt.compiler.nodes import (
     summands,
     window_of,
 )
+from convolt.devices import multiplies_at_half_rate
 from convolt.kernels.conv import MOST_CHANNELS
 from convolt.kernels.depthwise import FEWEST_CHANNELS as FEWEST_TO_ITSELF
 from convolt.kernels.depthwise import LARGEST_OF_ONEDNN
@@ -48,7 +50,7 @@ from convolt.kernels.gemm import gemm_passes
 from convolt.kernels.pool_reference import DEAD
 from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
-from convolt.layers import Conv2D, DepthwiseConv2D, ZeroPadding2D
+from convolt.layers import Conv2D, Dense, DepthwiseConv2D, EinsumDense, GroupQueryAttention, MultiHeadAttention, ZeroPadding2D
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,19 @@ def _gemm_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
     return Match(GemmConv(conv), (first_input(node),), (node,)) if pays else None
 
 
+def _products(graph: fx.GraphModule, node: fx.Node) -> Match | None:
+    """Dense layers and attention in float32, on a CPU on which PyTorch's own products take half of the processor's rate."""
+    layer = module_of(graph, node)
+    kinds = (Dense, EinsumDense, GroupQueryAttention, MultiHeadAttention, nn.Linear)
+    if layer is None or type(layer) not in kinds or not multiplies_at_half_rate():
+        return None
+    plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in layer.parameters())
+    inputs = [value for value in node.args if isinstance(value, fx.Node)]
+    if not plain or node.kwargs or len(inputs) < len(node.args):
+        return None
+    return Match(Products(layer), tuple(inputs), (node,))
+
+
 def _has_even_zeros(conv: nn.Conv2d) -> bool:
     """Whether padding is by zeros, as many on either side."""
     return conv.padding_mode == "zeros" and (conv.padding != "same" or all(size % 2 for size in conv.kernel_size))
@@ -331,6 +346,7 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
     Rewrite("depthwise conv", "convolution of each channel by itself, with a weights' gradient of our own (CPU)", _depthwise),
     Rewrite("gemm conv", "convolution of many channels to few places by products of matrices, pass by pass (CPU)", _gemm_conv),
+    Rewrite("onednn products", "dense layers' and attention's products of float32 matrices by oneDNN (CPU)", _products),
     Rewrite("conv+relu", "bias and ReLU written over a convolution's result, on CUDA in one pass", _conv_relu, leftover=True),
 )
 

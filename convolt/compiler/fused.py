@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convolt import activations, kernels
+from convolt.devices import multiplies_at_half_rate
 from convolt.layers import BatchNormalization, Conv2D, DepthwiseConv2D
 
 FEW_FILTERS = 64
@@ -115,7 +116,8 @@ class WinogradConv(nn.Module):
     Tiles of 2 × 2 results in bfloat16, and in float32 for few filters; else tiles of 4 × 4, whose sums of 36 inputs bfloat16 is
     too short for. Measured on ResNet-18's shapes (batch 128, two cores, forward and backward in ms), in bfloat16 oneDNN / 2 × 2:
     64 at 32 × 32: 69 / 51, 128 at 16 × 16: 63 / 43, 256 at 8 × 8: 61 / 41, 512 at 4 × 4: 67 / 46; in float32 2 × 2 / 4 × 4:
-    77 / 81, 69 / 61, 82 / 65, 87 / 82.
+    77 / 81, 69 / 61, 82 / 65, 87 / 82 with AMX, and, as PyTorch's products are slow there, 44 / 50, 37 / 41, 45 / 41, 43 / 59 on an
+    AMD EPYC with AVX-512.
     """
 
     def __init__(self, conv: nn.Module, relu: bool) -> None:
@@ -138,7 +140,8 @@ class WinogradConv(nn.Module):
     def _takes_tiles(self, x: Tensor, padding: tuple[int, int]) -> bool:
         weight = cast(Tensor, self.conv.weight)
         fits = x.ndim == 4 and x.dtype == weight.dtype == torch.float32 and kernels.choose("tiled_conv", x) != "reference"
-        return fits and max(weight.shape[:2]) > FEW_FILTERS and kernels.tiles_pay(x.shape, len(weight), padding)
+        pays = max(weight.shape[:2]) > FEW_FILTERS and not multiplies_at_half_rate()
+        return fits and pays and kernels.tiles_pay(x.shape, len(weight), padding)
 
 
 class Depthwise(OneConv):
@@ -168,6 +171,25 @@ class GemmConv(OneConv):
             return cast(Tensor, conv(x))
         y = kernels.gemm_conv(given, conv.weight, conv.bias, strides=strides, padding=padding, passes=passes)
         return cast(Tensor, getattr(conv, "activation", activations.linear)(y))
+
+
+class Products(nn.Module):
+    """Dense layers and attention on a CPU whose products of float32 matrices, and those of their gradients, are oneDNN's.
+
+    Args:
+        layer: one of Convolt's, or PyTorch's `Linear`.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Returns what the layer does."""
+        with kernels.products_by_onednn():
+            if isinstance(self.layer, nn.Linear):
+                return kernels.linear(inputs[0], self.layer.weight, self.layer.bias)
+            return self.layer(*inputs)
 
 
 def _as_autocast(x: Tensor) -> Tensor:

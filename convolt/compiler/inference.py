@@ -31,6 +31,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 CONVOLUTIONS = (Conv2D, DepthwiseConv2D, SeparableConv2D)
 """Convolt's that can be frozen."""
 
+LEFT = ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool", "onednn products")
+"""Rewrites of what is not part of a frozen chain."""
+
 CALL = 4e6
 """Products (see `_Size.work`) in the time that calling a layer takes by itself: about 20 µs on two cores of a CPU."""
 
@@ -295,7 +298,7 @@ def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tup
                 count["cast"] += 1
     graph.graph.lint()
     graph.recompile()
-    return fuse(graph, ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool")).module, dict(count)
+    return fuse(graph, LEFT).module, dict(count)
 
 
 def _merge_activations(graph: fx.GraphModule) -> None:

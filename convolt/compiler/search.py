@@ -37,8 +37,8 @@ plain form is off by 1.0e-3 to 4.1e-3, tiles by 1.6e-3 to 5.6e-3, and once by 1.
 _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-FIRST = ("gemm", "winograd")  # the rewrites that win most, by the first word of their names; nothing is compiled for the first one
-RULES = 17  # of the choice; a new number makes earlier measurements void
+FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; nothing is compiled for the first two
+RULES = 18  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -175,6 +175,8 @@ class Search:
             return ""
         if names == ("winograd conv",) and self.precision == torch.bfloat16 and multiplies_in_tiles():
             return "this processor multiplies bfloat16 in tiles (AMX), beside which the transforms take longer than they save"
+        if names == ("onednn products",) and self.precision == torch.bfloat16:
+            return "products in bfloat16 are oneDNN's in any case"
         if self._best_seconds < LONG_STEP:
             return ""
         refused = (row for row in self._rows if row.name.startswith("bn+") and row.seconds and row.verdict == "refused")

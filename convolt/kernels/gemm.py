@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from convolt.errors import ShapeError, explain
 from convolt.kernels.memory import channels_last, empty_channels_last
+from convolt.kernels.product import product
 
 Pair = tuple[int, int]
 
@@ -106,8 +107,7 @@ class _GemmConv(torch.autograd.Function):
         if not passes.forward:
             return F.conv2d(x, given, bias, strides, padding)
         out = _outside(x.shape, given.shape, strides, padding)
-        patches, flat = _patches(x, _of(given), strides, padding, out), _rows(given)
-        y = patches @ flat.t() if bias is None else torch.addmm(bias, patches, flat.t())
+        y = product(_patches(x, _of(given), strides, padding, out), _rows(given).t(), bias)
         return y.view(len(x), *out, len(given)).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -134,8 +134,8 @@ def weight_gradient(grad: Tensor, x: Tensor, window: Pair, strides: Pair, paddin
     """Returns the gradient (F, C, kh, kw) of the weights; `grad` and `x` have channels-last memory."""
     filters, channels = grad.shape[1], x.shape[1]
     flat = grad.permute(0, 2, 3, 1).reshape(grad.numel() // filters, filters)
-    product = flat.t() @ _patches(x, window, strides, padding, _of(grad))
-    return product.view(filters, *window, channels).permute(0, 3, 1, 2)
+    total = product(flat.t(), _patches(x, window, strides, padding, _of(grad)))
+    return total.view(filters, *window, channels).permute(0, 3, 1, 2)
 
 
 def input_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], strides: Pair, padding: Pair) -> Tensor:
@@ -158,11 +158,11 @@ def input_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], strides: 
             below, right = (start[i] + part.shape[2 + i] - grad.shape[2 + i] for i in range(2))
             around = F.pad(grad.permute(0, 2, 3, 1), (0, 0, -left, right, -above, below)).permute(0, 3, 1, 2)
             patches = _patches(around, _of(taps), (1, 1), (0, 0), _of(part))
-            product = patches @ taps.permute(2, 3, 0, 1).reshape(patches.shape[1], shape[1])
-            product = product.view(len(grad), *_of(part), shape[1]).permute(0, 3, 1, 2)
+            found = product(patches, taps.permute(2, 3, 0, 1).reshape(patches.shape[1], shape[1]))
+            found = found.view(len(grad), *_of(part), shape[1]).permute(0, 3, 1, 2)
             if strides == (1, 1):
-                return product
-            part.copy_(product)
+                return found
+            part.copy_(found)
     return dx
 
 

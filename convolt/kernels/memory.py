@@ -60,6 +60,11 @@ def numbers(x: Tensor) -> Flat:
     return _flat(x, KINDS[x.dtype, 1])
 
 
+def in_order(x: Tensor) -> Tensor:
+    """Returns the numbers of a dense tensor as they lie in memory, whatever the order of its axes; never copies."""
+    return x.as_strided((x.numel(),), (1,))
+
+
 def bits_to_come(dtype: torch.dtype, count: int) -> Flat:
     """Returns what `bits` will return of a tensor whose address is not known yet (see `compiled.Prepared`)."""
     return Flat((_BITS[dtype], 0, count, None))

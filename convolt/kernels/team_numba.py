@@ -29,6 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _locked = cast(Callable[[F], F], global_compiler_lock)
 _INT, _NARROW, _VOID = ir.IntType(64), ir.IntType(32), ir.VoidType()
 _BYTES, _BLOCK = ir.IntType(8).as_pointer(), ir.IntType(64).as_pointer()
+LINE = 64
+"""Bytes of a cache line: a vector that lies in two of them takes twice as long to load."""
 _OPENMP, _THREADS, _PARTS, _FIRST, _LAST, HEADER = range(6)
 _NEXT, _FAILED, _GIVEN = range(3)
 _MEMORY = (_INT, _BYTES, _BYTES, _BYTES, _INT, _BYTES)  # Numba's record: references, what frees it, for that, address, size, allocator
@@ -221,8 +223,8 @@ def _define_memory(module: Any) -> None:
         found = builder.call(target, arguments)
         builder.ret(found) if target is take else builder.ret_void()
     for name, kinds in (("NRT_MemInfo_alloc", [_INT]), ("NRT_MemInfo_alloc_aligned", [_INT, _NARROW])):
-        builder, (size, *steps) = _defined(module, name, ir.FunctionType(_BYTES, kinds))
-        _allocate(builder, take, size, builder.zext(steps[0], _INT) if steps else ir.Constant(_INT, 16))
+        builder, (size, *_) = _defined(module, name, ir.FunctionType(_BYTES, kinds))
+        _allocate(builder, take, size)
 
 
 def _defined(module: Any, name: str, kind: Any) -> tuple[Any, Any]:
@@ -232,14 +234,14 @@ def _defined(module: Any, name: str, kind: Any) -> tuple[Any, Any]:
     return ir.IRBuilder(function.append_basic_block("entry")), function.args
 
 
-def _allocate(builder: Any, take: Any, size: Any, align: Any) -> None:
-    """Takes memory for Numba's record of an array and, behind it, the array; returns null where there is none."""
-    room, nothing = ir.Constant(_INT, 8 * len(_MEMORY)), ir.Constant(_BYTES, None)
-    place = builder.call(take, [builder.add(size, builder.add(align, room))])
+def _allocate(builder: Any, take: Any, size: Any) -> None:
+    """Takes memory for Numba's record of an array and, from the beginning of a cache line on, the array; null where there is none."""
+    record, nothing = 8 * len(_MEMORY), ir.Constant(_BYTES, None)
+    place = builder.call(take, [builder.add(size, ir.Constant(_INT, record + LINE))])
     with builder.if_then(builder.icmp_unsigned("==", place, nothing)):
         builder.ret(place)
-    behind = builder.add(builder.ptrtoint(place, _INT), builder.add(align, ir.Constant(_INT, 8 * len(_MEMORY) - 1)))
-    data = builder.inttoptr(builder.sub(behind, builder.urem(behind, align)), _BYTES)
+    behind = builder.add(builder.ptrtoint(place, _INT), ir.Constant(_INT, record + LINE - 1))
+    data = builder.inttoptr(builder.and_(behind, ir.Constant(_INT, -LINE)), _BYTES)
     made = builder.bitcast(place, ir.LiteralStructType(_MEMORY).as_pointer())
     for field, value in enumerate((ir.Constant(_INT, 1), nothing, nothing, data, size, nothing)):
         builder.store(value, cgutils.gep_inbounds(builder, made, 0, field))

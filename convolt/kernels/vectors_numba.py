@@ -283,6 +283,19 @@ def store_pairs(typing: Any, array: Any, at: Any, first: Any, second: Any) -> An
 
 
 @intrinsic
+def prefetch(typing: Any, array: Any, at: Any) -> Any:
+    """Has the processor bring the cache line with a number of a flat array, which is soon needed; any index will do."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = pointer(context, builder, array, values, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [place, *(ir.Constant(_I32, value) for value in (0, 3, 1))])  # to be read, into all caches, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def zeros(typing: Any) -> Any:
     """Sixteen zeros."""
     return vector(), lambda context, builder, signature, values: ir.Constant(_VECTOR, [0.0] * LANES)

@@ -14,9 +14,11 @@ from torch import Tensor
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.instructions import load, store, store_pairs
 from convolt.kernels.jit import LANES, overload, register_jitable, types
+from convolt.kernels.memory import in_order, is_dense
 
 PANEL, ROWS = 32, 8  # columns and rows of a product
 POINTS, TAPS = 16, 9
+GROUP = 16  # rows that are read at once: of channels-last weights, a cache line
 
 U = np.uintp  # see conv_numba: unsigned indices, or LLVM makes no vectors
 HALF = np.float32(0.5)
@@ -46,13 +48,25 @@ def _line_back(source: Any, s: Any, step: Any, target: Any, t: Any, stride: Any)
 
 
 @register_jitable
-def _points(w: Any, s: Any, across: Any, taps: Any, half: Any, out: Any, o: Any) -> None:
-    """The 16 sums of the windows at s, s + across, … of a panel; columns of a window come first."""
-    for j in range(PANEL):
-        for tap in range(TAPS):
-            taps[tap * PANEL + j] = w[s + j * across + tap]
+def _read(w: Any, s: Any, deep: Any, across: Any, step: Any, taps: Any) -> None:
+    """taps[k, tap, column] of `GROUP` k and a panel of columns, in the order in which they lie in memory."""
+    if across == 1:
+        for k in range(GROUP):
+            for tap in range(TAPS):
+                for j in range(0, PANEL, LANES):
+                    store(taps, (k * TAPS + tap) * PANEL + j, load(w, s + k * deep + tap * step + j))
+    else:
+        for j in range(PANEL):
+            for tap in range(TAPS):
+                for k in range(GROUP):
+                    taps[(k * TAPS + tap) * PANEL + j] = w[s + j * across + tap * step + k * deep]
+
+
+@register_jitable
+def _points(taps: Any, t: Any, half: Any, out: Any, o: Any) -> None:
+    """The 16 sums of the windows of a panel whose taps begin at t; columns of a window come first."""
     for column in range(3):
-        _line(taps, U(column * PANEL), U(3 * PANEL), half, U(column * PANEL), U(3 * PANEL))
+        _line(taps, U(t + column * PANEL), U(3 * PANEL), half, U(column * PANEL), U(3 * PANEL))
     for row in range(4):
         _line(half, U(row * 3 * PANEL), WIDE, out, U(o + row * PANEL), U(4 * PANEL))
 
@@ -76,43 +90,50 @@ def _write_of(out: Any, u: Any, at: Any, step: Any) -> Any:
     return paired if u.dtype == types.int32 else single
 
 
-def _transform_rows(w: Any, u: Any, across: Any, deep: Any, inner: Any, columns: Any, together: Any, first: Any, last: Any) -> None:
-    """Rows first … last - 1 of u[point, panel, k // together, PANEL], k from 0 to inner; windows lie `deep` and `across` apart."""
-    taps, half = np.empty(TAPS * PANEL, np.float32), np.empty(12 * PANEL, np.float32)
-    out = np.empty(2 * POINTS * PANEL, np.float32)
-    steps = inner // together
-    for row in range(first, last):
-        panel, k = row // steps, row % steps * together
-        for i in range(together):
-            _points(w, panel * PANEL * across + (k + i) * deep, across, taps, half, out, i * POINTS * PANEL)
-        _write(out, u, row * PANEL, steps * columns)
+def _transform_rows(w: Any, u: Any, across: Any, deep: Any, step: Any, inner: Any, columns: Any, together: Any, first: Any,
+                    last: Any) -> None:
+    """u[point, panel, k // together, PANEL] for groups of k, from 0 to inner, of each panel; windows lie `deep` and `across` apart.
+
+    The taps of a window lie `step` apart.
+    """
+    taps, half = np.empty(GROUP * TAPS * PANEL, np.float32), np.empty(12 * PANEL, np.float32)
+    out, groups = np.empty(2 * POINTS * PANEL, np.float32), inner // GROUP
+    for group in range(first, last):
+        panel, start = group // groups, group % groups * GROUP
+        _read(w, panel * PANEL * across + start * deep, deep, across, step, taps)
+        for k in range(0, GROUP, together):
+            for i in range(together):
+                _points(taps, (k + i) * TAPS * PANEL, half, out, i * POINTS * PANEL)
+            _write(out, u, (panel * inner + start + k) // together * PANEL, inner // together * columns)
 
 
-def _gradient_rows(sums: Any, dw: Any, channels: Any, filters: Any, parts: Any, first: Any, last: Any) -> None:
-    """Gᵀ (Σ of the parts) G of channels first … last - 1, from sums to dw[filter, channel, tap].
+def _gradient_rows(sums: Any, dw: Any, strides: Any, channels: Any, filters: Any, parts: Any, first: Any, last: Any) -> None:
+    """Gᵀ (Σ of the parts) G of groups of `ROWS` channels, first … last - 1, from sums to dw, whose `strides` are (filter, channel, tap).
 
     The sums are those of `_weight_products`: [part, point, channel // ROWS, filter // PANEL, channel % ROWS, filter % PANEL].
     """
-    points, half = np.empty(POINTS * PANEL, np.float32), np.empty(12 * PANEL, np.float32)
-    taps = np.empty(TAPS * PANEL, np.float32)
-    size = POINTS * channels * filters
-    for channel in range(first, last):
+    together = ROWS * PANEL  # sums of a point that lie side by side
+    points, half = np.empty(POINTS * together, np.float32), np.empty(12 * PANEL, np.float32)
+    taps, size = np.empty(ROWS * TAPS * PANEL, np.float32), POINTS * channels * filters
+    for group in range(first, last):
         for panel in range(0, filters, PANEL):
             for point in range(POINTS):
-                s = (point * channels + channel // ROWS * ROWS) * filters + panel * ROWS + channel % ROWS * PANEL
-                for j in range(0, PANEL, LANES):
+                s = (point * channels + group * ROWS) * filters + panel * ROWS
+                for j in range(0, together, LANES):
                     total = load(sums, s + j)
                     for part in range(1, parts):
                         total = total + load(sums, s + j + part * size)
-                    store(points, point * PANEL + j, total)
-            for row in range(4):
-                _line_back(points, U(row * PANEL), U(4 * PANEL), half, U(row * PANEL), U(4 * PANEL))
-            for column in range(3):
-                _line_back(half, U(column * 4 * PANEL), WIDE, taps, U(column * PANEL), U(3 * PANEL))
-            for j in range(PANEL):
-                o = ((panel + j) * channels + channel) * TAPS
-                for tap in range(TAPS):
-                    dw[o + tap] = taps[tap * PANEL + j]
+                    store(points, point * together + j, total)
+            for row in range(ROWS):
+                for line in range(4):
+                    _line_back(points, U(line * together + row * PANEL), U(4 * together), half, U(line * PANEL), U(4 * PANEL))
+                for column in range(3):
+                    _line_back(half, U(column * 4 * PANEL), WIDE, taps, U((row * TAPS + column) * PANEL), U(3 * PANEL))
+            for j in range(PANEL):  # a filter's windows for all channels of the group: they share cache lines
+                o = (panel + j) * strides[0] + group * ROWS * strides[1]
+                for row in range(ROWS):
+                    for tap in range(TAPS):
+                        dw[o + row * strides[1] + tap * strides[2]] = taps[(row * TAPS + tap) * PANEL + j]
 
 
 _transform = Compiled(_transform_rows, fastmath={"contract"})
@@ -128,20 +149,28 @@ def transform(weight: Tensor, dtype: torch.dtype, back: bool) -> Any:
         back: whether k counts filters and the columns are channels, for products with gradients; else the reverse.
     """
     filters, channels = weight.shape[:2]
-    w = weight.detach().float().contiguous().view(-1)
+    w = weight.detach().float()
+    w = w if _has_steps(w) else w.contiguous()
+    (deep, across), step = (w.stride()[:2] if back else w.stride()[1::-1]), w.stride(3)
     inner, columns = (filters, channels) if back else (channels, filters)
-    deep, across = (TAPS * channels, TAPS) if back else (TAPS, TAPS * channels)
     together = 2 if dtype == torch.bfloat16 else 1
     u = torch.empty(POINTS * inner * columns // together, dtype=torch.int32 if together == 2 else torch.float32)
-    rows = columns // PANEL * (inner // together)
-    _transform.over_rows((w, u, across, deep, inner, columns, together), rows, w.nbytes + u.nbytes)
+    groups = columns // PANEL * (inner // GROUP)
+    _transform.over_rows((in_order(w), u, across, deep, step, inner, columns, together), groups, w.nbytes + u.nbytes)
     return u
 
 
-def gradient(sums: Tensor, channels: int, filters: int) -> Tensor:
-    """Returns the gradient (F, C, 3, 3), float32, of sums of products in parts, which are added in order."""
-    dw = torch.empty(filters, channels, 3, 3)
+def gradient(sums: Tensor, weight: Tensor) -> Tensor:
+    """Returns the gradient of a weight (F, C, 3, 3), in float32 and as it lies in memory, of sums of products in parts, added in order."""
+    filters, channels = weight.shape[:2]
+    dw = torch.empty_like(weight, dtype=torch.float32)
+    dw = dw if _has_steps(dw) else torch.empty(weight.shape)
     parts = sums.numel() // (POINTS * channels * filters)
-    arrays = (sums.view(-1), dw.view(-1), channels, filters, parts)
-    _gradient.over_rows(arrays, channels, sums.nbytes)
+    strides = (*dw.stride()[:2], dw.stride(3))
+    _gradient.over_rows((sums.view(-1), in_order(dw), strides, channels, filters, parts), channels // ROWS, sums.nbytes)
     return dw
+
+
+def _has_steps(weight: Tensor) -> bool:
+    """Whether weights fill their memory, with as many numbers from one tap to the next everywhere: channels-last or contiguous."""
+    return is_dense(weight) and weight.stride(2) == 3 * weight.stride(3)

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from convolt.kernels import patches_numba, winograd_filters_numba
 from convolt.kernels.compiled import Compiled
-from convolt.kernels.instructions import load, pool_window, product, store, store_pairs, where_byte, zeros
+from convolt.kernels.instructions import load, pool_window, prefetch, product, store, store_pairs, where_byte, zeros
 from convolt.kernels.jit import LANES, overload, register_jitable, types
 from convolt.kernels.memory import bits, empty_channels_last, numbers
 from convolt.kernels.winograd_filters_numba import PANEL, ROWS
 
-BLOCK, WIDE_BLOCK = 64, 256  # tiles that are worked on at once, multiples of ROWS: many where the weights' sums do not fit the second cache
-WIDE = 1 << 17  # channels times filters from which they do not
+BLOCK, WIDE_BLOCK = 64, 256  # tiles that are worked on at once, multiples of ROWS: many where the weights do not fit the second cache
+WIDE = 1 << 18  # bytes of the weights of one of a tile's points from which they do not
+LINE = 64  # bytes of a cache line
+AHEAD = 4  # tiles
 PARTS_BYTES = 1 << 24  # of memory for weight gradients that are summed apart
 
 _multiply = product(ROWS, PANEL // LANES)
@@ -188,17 +190,36 @@ def _numbers_of(v: Any) -> Any:
 
 
 @register_jitable
+def _step(v: Any, size: Any) -> Any:
+    """How far the numbers of one point lie from those of the next: one cache line more than they need, or all would share a cache's set."""
+    return size + LINE // v.itemsize
+
+
+@register_jitable
+def _expect(x: Any, tile: Any, sizes: Any) -> None:
+    """Has the pixels of a tile, those on the right, brought to the cache; the processor does not guess where they are."""
+    _, height, width, channels, _, down, across, up, left, _, _, _ = sizes
+    image, place = tile // (down * across), tile % (down * across)
+    s = ((image * height + place // across * 2 - up) * width + place % across * 2 - left + 2) * channels
+    for _ in range(4):
+        for i in range(0, 2 * channels, LINE // x.itemsize):
+            prefetch(x, s + i)
+        s += width * channels
+
+
+@register_jitable
 def _inputs(x: Any, patch: Any, v: Any, first: Any, count: Any, sizes: Any) -> None:
     """v[point, tile, channel] of `count` tiles."""
-    channels, width, block = sizes[3], sizes[2], sizes[11]
+    channels, width, step = sizes[3], sizes[2], _step(v, sizes[11] * sizes[3])
     for t in range(count):
+        _expect(x, first + t + AHEAD, sizes)
         inside, s = _pixels(x, patch, first + t, sizes)
         if inside:
             for i in range(0, channels, LANES):
-                _write_tile(v, t * channels + i, block * channels, _transformed(x, s + i, width * channels, channels))
+                _write_tile(v, t * channels + i, step, _transformed(x, s + i, width * channels, channels))
         else:
             for i in range(0, channels, LANES):
-                _write_tile(v, t * channels + i, block * channels, _transformed(patch, i, 4 * channels, channels))
+                _write_tile(v, t * channels + i, step, _transformed(patch, i, 4 * channels, channels))
 
 
 @register_jitable
@@ -212,8 +233,10 @@ def _input_tile(x: Any, patch: Any, inside: Any, s: Any, i: Any, line: Any, chan
 def _paired_inputs(x: Any, patch: Any, other: Any, v: Any, first: Any, count: Any, sizes: Any) -> None:
     """v[point, channel // LANES, tile // 2, channel % LANES, tile % 2], with zeros where the number of tiles is odd."""
     channels, width, block = sizes[3], sizes[2], sizes[11]
-    line = width * channels
+    line, step = width * channels, _step(v, block // 2 * channels)
     for t in range(0, count, 2):
+        _expect(x, first + t + AHEAD, sizes)
+        _expect(x, first + t + AHEAD + 1, sizes)
         inside, s = _pixels(x, patch, first + t, sizes)
         if t + 1 < count:
             also, r = _pixels(x, other, first + t + 1, sizes)
@@ -221,33 +244,36 @@ def _paired_inputs(x: Any, patch: Any, other: Any, v: Any, first: Any, count: An
             also, r = False, 0
             other[:] = 0
         for i in range(0, channels, LANES):
-            _write_pairs(v, block // 2 * i + t // 2 * LANES, block // 2 * channels, _input_tile(x, patch, inside, s, i, line, channels),
+            _write_pairs(v, block // 2 * i + t // 2 * LANES, step, _input_tile(x, patch, inside, s, i, line, channels),
                          _input_tile(x, other, also, r, i, line, channels))
 
 
 @register_jitable
 def _products(a: Any, b: Any, c: Any, panel: Any, count: Any, inner: Any, columns: Any, block: Any) -> None:
     """c[point, tile, column] = Σ a[point, tile, k] · b[point, panel, k, column] for the columns from `panel` on; room for `block` tiles."""
+    given, made = _step(a, block * inner), _step(c, block * PANEL)
     for point in range(16):
         for t in range(0, count, ROWS):
-            _multiply(a, (point * block + t) * inner, inner, 0, 1, b, point * inner * columns + panel * inner, PANEL,
-                      c, (point * block + t) * PANEL, PANEL, 1, inner, 0)
+            _multiply(a, point * given + t * inner, inner, 0, 1, b, point * inner * columns + panel * inner, PANEL,
+                      c, point * made + t * PANEL, PANEL, 1, inner, 0)
 
 
 @register_jitable
-def _weight_products(a: Any, b: Any, c: Any, at: Any, count: Any, rows: Any, columns: Any, tiles: Any, packed: Any) -> None:
-    """c[point, row, column] += Σ a[point, tile, row] · b[point, tile, column], of arrays with room for `tiles`.
+def _weight_products(a: Any, b: Any, c: Any, at: Any, count: Any, rows: Any, columns: Any, tiles: Any, packed: Any,
+                     fresh: Any) -> None:
+    """c[point, row, column] += Σ a[point, tile, row] · b[point, tile, column], of arrays with room for `tiles`; = where `fresh`.
 
     `packed` ones are a[point, row // LANES, tile, row % LANES] and b[point, column // PANEL, tile, column % PANEL]; and c is always
     c[point, row // ROWS, column // PANEL, row % ROWS, column % PANEL]: what one product takes and gives lies together.
     """
+    left, right = _step(a, tiles * rows), _step(b, tiles * columns)
     for point in range(16):
         for row in range(0, rows, ROWS):
             start = row // LANES * LANES * tiles + row % LANES if packed else row
             for column in range(0, columns, PANEL):
-                _multiply(a, point * tiles * rows + start, 1, 0, LANES if packed else rows,
-                          b, point * tiles * columns + (column * tiles if packed else column), PANEL if packed else columns,
-                          c, at + (point * rows + row) * columns + column * ROWS, PANEL, 1, count, 1)
+                _multiply(a, point * left + start, 1, 0, LANES if packed else rows,
+                          b, point * right + (column * tiles if packed else column), PANEL if packed else columns,
+                          c, at + (point * rows + row) * columns + column * ROWS, PANEL, 1, count, 0 if fresh else 1)
 
 
 @register_jitable
@@ -287,6 +313,20 @@ def _gradient_place(tile: Any, pool: Any, sizes: Any) -> Any:
     return _result_place(tile, sizes), filters, 2 * across * filters
 
 
+@register_jitable
+def _expect_gradients(grad: Any, tile: Any, pool: Any, sizes: Any) -> None:
+    """The same for the gradients of a tile."""
+    filters, across = sizes[4], sizes[6]
+    if pool:
+        for i in range(0, filters, LINE // grad.itemsize):
+            prefetch(grad, tile * filters + i)
+    else:
+        s = _result_place(tile, sizes)
+        for i in range(0, 2 * filters, LINE // grad.itemsize):
+            prefetch(grad, s + i)
+            prefetch(grad, s + 2 * across * filters + i)
+
+
 def _gradients(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
     """m[point, tile, filter] of `count` tiles, and `sides`, packed pairs of tiles for the product with the inputs."""
@@ -297,20 +337,24 @@ def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, 
                   sizes: Any) -> Any:
     def single(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
-        filters, block = sizes[4], sizes[11]
+        filters, step = sizes[4], _step(m, sizes[11] * sizes[4])
         for t in range(count):
+            _expect_gradients(grad, first + t + AHEAD, pool, sizes)
             s, right, down = _gradient_place(first + t, pool, sizes)
             if pool:
                 _unpooled(grad, code, (first + t) * filters, y, total, at, filters)
             for f in range(0, filters, LANES):
                 tile = _gradient_transformed(y, f, right, down) if pool else _gradient_transformed(grad, s + f, right, down)
-                _write_tile(m, t * filters + f, block * filters, tile)
+                _write_tile(m, t * filters + f, step, tile)
 
     def paired(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
         filters, block = sizes[4], sizes[11]
         numbers = m.view(np.int16)
+        step, beside = _step(numbers, block * filters), _step(sides, block // 2 * filters)
         for t in range(0, count, 2):
+            _expect_gradients(grad, first + t + AHEAD, pool, sizes)
+            _expect_gradients(grad, first + t + AHEAD + 1, pool, sizes)
             s, right, down = _gradient_place(first + t, pool, sizes)
             more = t + 1 < count
             o = _gradient_place(first + t + 1, pool, sizes)[0] if more else s
@@ -326,9 +370,9 @@ def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, 
                     b = _gradient_transformed(again, f, filters, 2 * filters)
                 else:
                     b = _gradient_transformed(grad, o + f, right, down)
-                _write_tile(numbers, t * filters + f, block * filters, a)
-                _write_tile(numbers, (t + 1) * filters + f, block * filters, b)
-                _write_pairs(sides, f // PANEL * PANEL * (block // 2) + t // 2 * PANEL + f % PANEL, block // 2 * filters, a, b)
+                _write_tile(numbers, t * filters + f, step, a)
+                _write_tile(numbers, (t + 1) * filters + f, step, b)
+                _write_pairs(sides, f // PANEL * PANEL * (block // 2) + t // 2 * PANEL + f % PANEL, beside, a, b)
 
     return paired if m.dtype == types.int32 else single
 
@@ -357,7 +401,7 @@ def _forward_units(x: Any, u: Any, bias: Any, out: Any, code: Any, sizes: Any, p
                    last: Any) -> None:
     """The images of units first … last - 1."""
     n, _, _, channels, filters, down, across, _, _, images, _, block = sizes
-    v, m = np.zeros(16 * block * inner, u.dtype), np.empty(16 * block * PANEL, np.float32)
+    v, m = np.zeros(16 * (block * inner + LANES), u.dtype), np.empty(16 * (block * PANEL + LANES), np.float32)
     patch = np.empty(16 * channels, x.dtype)
     end = min(n, last * images) * down * across
     for start in range(first * images * down * across, end, block):
@@ -373,20 +417,20 @@ def _forward_units(x: Any, u: Any, bias: Any, out: Any, code: Any, sizes: Any, p
 
 @register_jitable
 def _write_results(m: Any, bias: Any, out: Any, panel: Any, first: Any, count: Any, sizes: Any) -> None:
-    filters, across, block = sizes[4], sizes[6], sizes[11]
+    filters, across, step = sizes[4], sizes[6], _step(m, sizes[11] * PANEL)
     for t in range(count):
         o = _result_place(first + t, sizes) + panel
         for f in range(0, PANEL, LANES):
-            _results(m, t * PANEL + f, block * PANEL, load(bias, panel + f), out, o + f, filters, 2 * across * filters)
+            _results(m, t * PANEL + f, step, load(bias, panel + f), out, o + f, filters, 2 * across * filters)
 
 
 @register_jitable
 def _write_pooled(m: Any, bias: Any, out: Any, code: Any, panel: Any, first: Any, count: Any, relu: Any, sizes: Any) -> None:
-    filters, block = sizes[4], sizes[11]
+    filters, step = sizes[4], _step(m, sizes[11] * PANEL)
     y, nothing = np.empty(4 * PANEL, np.float32), np.zeros(PANEL, np.float32)
     for t in range(count):
         for f in range(0, PANEL, LANES):
-            _results(m, t * PANEL + f, block * PANEL, load(bias, panel + f), y, f, PANEL, 2 * PANEL)
+            _results(m, t * PANEL + f, step, load(bias, panel + f), y, f, PANEL, 2 * PANEL)
         pool_window(y, 0, PANEL, 2 * PANEL, nothing, out, code, (first + t) * filters + panel, PANEL, relu)
 
 
@@ -395,15 +439,15 @@ def _backward_parts(grad: Any, code: Any, x: Any, u: Any, dx: Any, weights: Any,
     """The images of parts first … last - 1: gradients of the inputs, if `dx` has room for them, and sums of weights' and biases'."""
     n, height, width, channels, filters, down, across, _, _, images, parts, block = sizes
     units = (n + images - 1) // images
-    v, m = np.zeros(16 * block * (channels * inner // filters), u.dtype), np.zeros(16 * block * inner, u.dtype)
-    sides = np.zeros(16 * block // 2 * filters if inner < filters else 1, u.dtype)
-    dv = np.empty(16 * block * PANEL, np.float32)
+    v, m = np.zeros(16 * (block * (channels * inner // filters) + LANES), u.dtype), np.zeros(16 * (block * inner + LANES), u.dtype)
+    sides = np.zeros(16 * (block // 2 * filters + LANES) if inner < filters else 1, u.dtype)
+    dv = np.empty(16 * (block * PANEL + LANES), np.float32)
     patch, other = np.empty(16 * channels, x.dtype), np.empty(16 * channels, x.dtype)
     y, again = np.empty(4 * filters, np.float32), np.empty(4 * filters, np.float32)
     here = np.empty(height * width * channels * images if dx.size else 0, np.float32)
     for part in range(first, last):
         at = part * 16 * channels * filters
-        weights[at : at + 16 * channels * filters] = np.float32(0)
+        fresh = True
         biases[part * filters : (part + 1) * filters] = np.float32(0)
         for unit in range(units * part // parts, units * (part + 1) // parts):
             here[:] = np.float32(0)
@@ -413,9 +457,10 @@ def _backward_parts(grad: Any, code: Any, x: Any, u: Any, dx: Any, weights: Any,
                 _gradients(grad, code, y, again, m, sides, biases, part * filters, start, count, pool, sizes)
                 length = _inputs_for_weights(x, patch, other, v, start, count, sizes)
                 if inner < filters:
-                    _weight_products(v, sides, weights, at, length, channels, filters, block // 2, True)
+                    _weight_products(v, sides, weights, at, length, channels, filters, block // 2, True, fresh)
                 else:
-                    _weight_products(v, m, weights, at, length, channels, filters, block, False)
+                    _weight_products(v, m, weights, at, length, channels, filters, block, False, fresh)
+                fresh = False
                 for panel in range(0, channels if dx.size else 0, PANEL):
                     _products(m, u, dv, panel, count, inner, channels, block)
                     _add_tiles(dv, here, panel, start, count, image, sizes)
@@ -428,17 +473,18 @@ def _backward_parts(grad: Any, code: Any, x: Any, u: Any, dx: Any, weights: Any,
 def _add_tiles(dv: Any, here: Any, panel: Any, first: Any, count: Any, image: Any, sizes: Any) -> None:
     """Adds the gradients of tiles, for the channels from `panel` on, to those of the images from `image` on."""
     _, height, width, channels, _, _, _, _, _, _, _, block = sizes
+    step = _step(dv, block * PANEL)
     edge = np.empty(16 * PANEL, np.float32)
     for t in range(count):
         number, row, column, inside = _corner(first + t, sizes)
         s = (((number - image) * height + row) * width + column) * channels + panel
         if inside:
             for i in range(0, PANEL, LANES):
-                _add_input_gradient(dv, t * PANEL + i, block * PANEL, here, s + i, width * channels, channels)
+                _add_input_gradient(dv, t * PANEL + i, step, here, s + i, width * channels, channels)
         else:
             edge[:] = np.float32(0)
             for i in range(0, PANEL, LANES):
-                _add_input_gradient(dv, t * PANEL + i, block * PANEL, edge, i, 4 * PANEL, PANEL)
+                _add_input_gradient(dv, t * PANEL + i, step, edge, i, 4 * PANEL, PANEL)
             for i in range(max(0, -row), min(4, height - row)):
                 for j in range(max(0, -column), min(4, width - column)):
                     to, at = s + (i * width + j) * channels, (4 * i + j) * PANEL
@@ -453,7 +499,7 @@ _backward = Compiled(_backward_parts)
 def _sizes(x: Tensor, filters: int, padding: tuple[int, int], parts: int = 0) -> tuple[int, ...]:
     n, channels, height, width = x.shape
     down, across = (height + 2 * padding[0] - 2) // 2, (width + 2 * padding[1] - 2) // 2
-    block = WIDE_BLOCK if parts and channels * filters >= WIDE else BLOCK
+    block = WIDE_BLOCK if parts and channels * filters * x.itemsize >= WIDE else BLOCK
     units = -(-n // max(1, -(-block // (down * across))))
     images = -(-n // (units + units % 2 if parts and units > 1 else units))  # two threads have as many each
     return n, height, width, channels, filters, down, across, *padding, images, parts, block
@@ -498,7 +544,7 @@ def backward(grad: Tensor, code: Tensor | None, x: Tensor, weight: Tensor, paddi
     arrays = (bits(grad), places, bits(x), winograd_filters_numba.transform(weight, x.dtype, True), bits(dx), sums,
               biases.view(-1), sizes, code is not None, inner)
     _backward.over_rows(arrays, parts, x.nbytes * filters)
-    dweight = winograd_filters_numba.gradient(sums, channels, filters)
+    dweight = winograd_filters_numba.gradient(sums, weight)
     dbias = None
     if want_bias:  # a pass over all of the gradient where there is no pooling: most convolutions before normalization have none
         dbias = grad.sum((0, 2, 3), dtype=torch.float32) if code is None else biases.sum(0)

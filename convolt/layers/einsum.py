@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convolt import activations, constraints, initializers, regularizers
+from convolt import activations, constraints, initializers, kernels, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.base import Layer, registry
 from convolt.layers.windows import label
@@ -46,6 +46,15 @@ class Equation:
             raise ArgumentError(explain("EinsumDense(equation)", f"{text!r}, where {stray[0]!r} is once alone",
                                         "letters that come from the input or the kernel, and go on or are summed"))
         return parts
+
+    @property
+    def summed(self) -> int:
+        """How many axes are summed where it is a product of matrices: the input's last ones and the kernel's first ones; else 0."""
+        for count in range(1, len(self.kernel)):
+            fits = self.given.endswith(self.kernel[:count]) and self.result == self.given[:-count] + self.kernel[count:]
+            if fits and self.rest != "right":
+                return count
+        return 0
 
 
 @registry.register()
@@ -137,5 +146,14 @@ class EinsumDense(Layer):
         return (*rest, *own) if self._parts.rest == "left" else (*own, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.einsum(self.equation, to_outside(x), self.weight)
+        x = to_outside(x)
+        y = self._as_product(x)
+        y = torch.einsum(self.equation, x, self.weight) if y is None else y
         return self.activation(to_inside(y if self.bias is None else y + self.bias))
+
+    def _as_product(self, x: Tensor) -> Tensor | None:
+        """Returns the sums as a product of matrices where the equation is one and oneDNN is to do it (`kernels.products_by_onednn`)."""
+        if not (count := self._parts.summed):
+            return None
+        y = kernels.matrix_product(x.flatten(-count), self.weight.flatten(0, count - 1).flatten(1))
+        return None if y is None else y.view(*y.shape[:-1], *self.weight.shape[count:])

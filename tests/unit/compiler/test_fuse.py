@@ -9,6 +9,7 @@ from torch import nn
 import convolt
 from convolt import kernels, layers
 from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.fused import WinogradConv
 from convolt.compiler.trace import Untraceable, trace
 from convolt.models import Model, Sequential
 
@@ -46,7 +47,20 @@ def after_a_branch() -> Model:
 
 FIRST, SPARSE, WINOGRAD = "first conv+relu+pool", "sparse conv+relu+pool", "winograd conv+pool"
 
+def attention() -> Model:
+    image = layers.Input((12, 10, 3))
+    x = layers.Reshape((30, 12))(image)
+    return Model(image, layers.MultiHeadAttention(8, 128)(x, x))
+
+
 LEGAL = {
+    "onednn products": [
+        lambda: Sequential([*image_input(), layers.Dense(600, activation="gelu"), layers.GlobalAveragePooling2D()]),
+        lambda: Sequential([*image_input(), layers.EinsumDense("abcd,def->abcef", (None, None, 20, 30), bias_axes="ef")]),
+        lambda: Sequential([*image_input(), layers.Dense(4, use_bias=False)]),  # too small for oneDNN to be worth a call
+        lambda: nn.Sequential(nn.Flatten(2), nn.Linear(120, 700)),
+        attention,
+    ],
     FIRST: [
         lambda: Sequential([*image_input(), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D()]),
         lambda: Sequential([*image_input(), layers.Rescaling(0.5), layers.Conv2D(19, 3, padding="same"), layers.ReLU(),
@@ -152,7 +166,9 @@ def run(module: nn.Module, x: torch.Tensor, parameters: list) -> list[torch.Tens
                                             *(("conv+relu+pool", make) for make in LEGAL[SPARSE])])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("input_gradient", [True, False])
-def test_a_fused_model_is_the_model(name: str, make: object, training: bool, input_gradient: bool) -> None:
+def test_a_fused_model_is_the_model(name: str, make: object, training: bool, input_gradient: bool,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convolt.compiler.fuse.multiplies_at_half_rate", lambda: name == "onednn products")
     convolt.utils.set_random_seed(3)
     model = make()
     reference = copy.deepcopy(model)
@@ -170,6 +186,23 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
         torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-5 * scale)
     for a, b in zip(model.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for name in ("tiled_conv", "winograd_conv"):
+        def watched(*given: object, op: object = getattr(kernels, name), name: str = name, **options: object) -> torch.Tensor:
+            seen.append(name)
+            return op(*given, **options)
+
+        monkeypatch.setattr(kernels, name, watched)
+    monkeypatch.setattr("convolt.compiler.fused.multiplies_at_half_rate", lambda: slow)
+    conv = nn.Conv2d(96, 96, 3, padding=1)
+    x = torch.randn(8, 96, 8, 8)
+    got = WinogradConv(conv, relu=False)(x)
+    assert seen == ["winograd_conv" if slow else "tiled_conv"]
+    torch.testing.assert_close(got, conv(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["float32", "bfloat16", "input gradient", "float64"])
@@ -289,6 +322,25 @@ def test_names_choose_among_the_rewrites() -> None:
     assert set(fuse(traced).count) == {FIRST, "bn+relu"}
     assert set(fuse(traced, ("conv+relu+pool", "bn+relu")).count) == {"conv+relu+pool", "bn+relu"}
     assert fuse(traced, ("bn+relu",)).count == {"bn+relu": 1}
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Sequential([*image_input(), layers.Dense(600, activity_regularizer="l2")]),
+    lambda: Model.wrap(nn.Sequential(nn.Linear(10, 700)).double()),
+    lambda: Sequential([*image_input(), layers.Conv2D(4, 3)]),
+])
+def test_other_products_are_not_onednns(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convolt.compiler.fuse.multiplies_at_half_rate", lambda: True)
+    model = make()
+    x = torch.zeros(2, 3, 12, 10, dtype=next(iter(model.parameters()), torch.zeros(0)).dtype)
+    assert fuse(trace(model, [x]), ("onednn products",)).count == {}
+
+
+def test_products_are_onednns_where_pytorchs_are_slow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = trace(nn.Sequential(nn.Flatten(2), nn.Linear(120, 700)), [torch.zeros(2, 3, 12, 10)])
+    for slow in (False, True):
+        monkeypatch.setattr("convolt.compiler.fuse.multiplies_at_half_rate", lambda slow=slow: slow)
+        assert fuse(traced).count == ({"onednn products": 1} if slow else {})
 
 
 def test_every_rewrite_of_the_table_is_tested() -> None:

@@ -58,6 +58,24 @@ def test_outputs_and_gradients_have_channels_last_strides(shape: tuple[int, ...]
         assert grad.stride() == (shape[2] * shape[3] * c, 1, shape[3] * c, c)
 
 
+@pytest.mark.parametrize("dtype", sweep.SLACK, ids=sweep.label)
+def test_weights_of_tiles_may_lie_in_any_order(dtype: torch.dtype) -> None:
+    """The order changes no bit, and a gradient lies as its weight does, or an optimizer's step would copy it."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 6, 8).to(dtype)
+    plain, grad = torch.randn(64, 32, 3, 3), torch.randn(2, 64, 6, 8).to(dtype)
+    found = []
+    for weight in (plain, plain.contiguous(memory_format=torch.channels_last), plain.mT.contiguous().mT,
+                   plain.transpose(0, 1).contiguous().transpose(0, 1), plain.repeat(1, 1, 1, 2)[..., :3]):
+        given = x.clone().requires_grad_(), weight.detach().requires_grad_()
+        y = kernels.winograd_conv(*given, padding=(1, 1), backend="numba")
+        found.append([y, *torch.autograd.grad(y, given, grad)])
+        if weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last):
+            assert found[-1][2].stride() == weight.stride()
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
 def test_gradients_of_any_layout_are_taken() -> None:
     x = torch.randn(3, 4, 6, 6)
     for op, plain in ((kernels.relu_max_pool, reference.relu_max_pool),):
