@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from convolt.compiler.execute import WARM_UP_STEPS, batch_shape
+from convolt.compiler.host import returning_freed_memory
 from convolt.compiler.program import CannotReplayError, Program, program_of
 from convolt.compiler.record import Recorder, Recording
 
@@ -122,7 +123,7 @@ class ReplayedStep:
     def _record(self, kind: Any, batch: Any, work: Callable[[], None]) -> None:
         """Does the work, and makes it a program once it has done the same twice."""
         recorder = Recorder(batch.tensors())
-        with recorder:
+        with returning_freed_memory(), recorder:
             work()
         recording, before = recorder.recording, self._recordings.get(kind)
         self._recordings[kind] = recording
