@@ -30,8 +30,8 @@ ONEDNN: dict[Activation, tuple[str, list[float], str]] = {
 """Activations that oneDNN computes within a convolution: its name for them, their numbers, the variant."""
 
 
-_POINTWISE = torch.ops.mkldnn._convolution_pointwise
-"""Convolution and what follows it; called by its overloads, which saves the search for the right one."""
+_POINTWISE, _POINTWISE_OVER = torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_
+"""Convolution and what follows it, and the same written over a residual; called by their overloads, which saves the search for one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
     if plain_window and dtype == torch.float32 and kernels.tiles_pay(padded, len(chain.weight), chain.padding):
         return Tiled(chain, padded)
     if plain_window and dtype == torch.bfloat16 and not multiplies_in_tiles() and Winograd.takes(chain, padded):
-        return Winograd(chain)
+        return Winograd(chain, padded)
     return Packed(chain, padded, dtype)
 
 
@@ -133,13 +133,16 @@ class Packed(Frozen):
         self._weight = torch._C._nn.mkldnn_reorder_conv2d_weight(given, *self._window, list(shape))  # type: ignore[call-arg]
         self._bias = None if chain.bias is None else chain.bias.to(dtype)
         self._inside = ONEDNN.get(chain.activation) if not chain.added else None
+        self.overwrites = False
+        """Whether the sum may be written over the residual."""
 
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """See `Frozen`."""
         chain = self.chain
         if residual is not None and chain.activation in (activations.relu, activations.linear):
-            name = "relu" if chain.activation is activations.relu else None
-            y: Tensor = _POINTWISE.binary(x, channels_last(residual), self._weight, self._bias, *self._window, "add", 1.0, name, [], "")
+            name, residual = "relu" if chain.activation is activations.relu else None, channels_last(residual)
+            given: Any = (self._weight, self._bias, *self._window, "add", 1.0, name, [], "")
+            y: Tensor = _POINTWISE_OVER.binary(residual, x, *given) if self.overwrites else _POINTWISE.binary(x, residual, *given)
             return _behind(chain, y, None, activated=True)
         name, numbers, variant = self._inside or ("none", [], "")
         y = _POINTWISE.default(x, self._weight, self._bias, *self._window, name, numbers, variant)
@@ -163,25 +166,40 @@ class Tiled(Frozen):
 
 
 class Winograd(Frozen):
-    """Winograd's convolution by tiles of 2 × 2 results in bfloat16, which are pooled on the way back where they are pooling windows."""
+    """Winograd's convolution by tiles of 2 × 2 results in bfloat16, which are pooled on the way back where they are pooling windows.
 
-    def __init__(self, chain: Chain) -> None:
+    Pictures of an odd side get one more line of zeros, and what is computed of it is cut off.
+    """
+
+    def __init__(self, chain: Chain, shape: Sequence[int]) -> None:
         super().__init__(chain, torch.bfloat16)
         self._pools = _pools_inside(chain)
         relu = self._pools and chain.activation is activations.relu
         self._convolve = kernels.winograd_filters(chain.weight, chain.bias, padding=chain.padding, pool=self._pools, relu=relu,
                                                   dtype=torch.bfloat16)
+        self._more = _even(chain, shape)
 
     @staticmethod
     def takes(chain: Chain, shape: Sequence[int]) -> bool:
         """Whether the kernel takes inputs of a shape (N, C, H, W), borders included."""
-        pictures = torch.empty(tuple(shape), dtype=torch.bfloat16)
+        down, right = _even(chain, shape)
+        pictures = torch.empty((*shape[:2], shape[2] + down, shape[3] + right), dtype=torch.bfloat16)
         return kernels.winograd_takes(pictures, chain.weight, chain.padding, pooled=_pools_inside(chain))
 
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """See `Frozen`."""
-        y = self._convolve(x)
+        down, right = self._more
+        if down or right:
+            y = self._convolve(channels_last(F.pad(x, (0, right, 0, down))))
+            y = channels_last(y[:, :, : y.shape[2] - down, : y.shape[3] - right])
+        else:
+            y = self._convolve(x)
         return y if self._pools else _behind(self.chain, y, residual, activated=False)
+
+
+def _even(chain: Chain, shape: Sequence[int]) -> tuple[int, int]:
+    """Returns how many lines and columns pictures need for results of even sides; none where what is odd is not computed, for pooling."""
+    return (0, 0) if _pools_inside(chain) else (shape[2] % 2, shape[3] % 2)
 
 
 def _pools_inside(chain: Chain) -> bool:

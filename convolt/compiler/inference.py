@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,23 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convolt import activations, kernels
-from convolt.compiler.frozen import Chain, cast_weights, freeze
-from convolt.compiler.fuse import fuse
-from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands
+from convolt.compiler.chains import frozen_graph
 from convolt.compiler.repeated import Repeated
 from convolt.compiler.trace import Untraceable, trace
 from convolt.kernels.memory import is_dense
-from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, SeparableConv2D, ZeroPadding2D
+from convolt.layers import Conv2D, DepthwiseConv2D, SeparableConv2D
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """Largest difference from the model itself, relative to its largest output."""
 
 CONVOLUTIONS = (Conv2D, DepthwiseConv2D, SeparableConv2D)
 """Convolt's that can be frozen."""
-
-LEFT = ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool", "onednn products")
-"""Rewrites of what is not part of a frozen chain."""
 
 CALL = 4e6
 """Products (see `_Size.work`) in the time that calling a layer takes by itself: about 20 µs on two cores of a CPU."""
@@ -246,7 +239,7 @@ def freeze_model(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype)
     if isinstance(traced, Untraceable):
         return Refused(str(traced))
     with torch.no_grad():
-        module, count = _frozen_graph(traced, len(inputs[0]), dtype)
+        module, count = frozen_graph(traced, len(inputs[0]), dtype)
         if not count:
             return Refused("no convolution that can be frozen")
         module.eval()
@@ -270,169 +263,3 @@ def _flat(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs]
     return [t for part in (outputs.values() if isinstance(outputs, dict) else outputs) for t in _flat(part)]
-
-
-def _frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tuple[fx.GraphModule, dict[str, int]]:
-    graph = fuse(traced, ()).module  # a copy
-    count: Counter[str] = Counter()
-    for node in list(graph.graph.nodes):
-        separable = module_of(graph, node)
-        if isinstance(separable, SeparableConv2D) and len(node.meta.get("shape", ())) == 4:
-            _part(graph, node, separable)
-    _merge_activations(graph)
-    for node in list(graph.graph.nodes):
-        if isinstance(module_of(graph, node), (Dropout, nn.Dropout)):
-            node.replace_all_uses_with(first_input(node))
-            graph.graph.erase_node(node)
-    for node in list(graph.graph.nodes):
-        found = _chain(graph, node) if node.op == "call_module" else None
-        if found is not None:
-            _replace(graph, found, batch, dtype, count)
-    if not count:
-        return graph, {}
-    if dtype != torch.float32:
-        for node in graph.graph.nodes:
-            layer = module_of(graph, node)
-            if type(layer) in (Dense, nn.Linear):
-                graph.add_submodule(str(node.target), cast_weights(layer, dtype))  # type: ignore[arg-type]
-                count["cast"] += 1
-    graph.graph.lint()
-    graph.recompile()
-    return fuse(graph, LEFT).module, dict(count)
-
-
-def _merge_activations(graph: fx.GraphModule) -> None:
-    """Has an activation computed once where several branches begin with it."""
-    known: dict[tuple[fx.Node, Any], fx.Node] = {}
-    for node in list(graph.graph.nodes):
-        then = activation_of(graph, node) if node.op.startswith("call") else None
-        if then is not None and len(node.all_input_nodes) == 1:
-            first = known.setdefault((node.all_input_nodes[0], then), node)
-            if first is not node:
-                node.replace_all_uses_with(first)
-                graph.graph.erase_node(node)
-
-
-def _part(graph: fx.GraphModule, node: fx.Node, separable: SeparableConv2D) -> None:
-    """Replaces a separable convolution by the two that it consists of."""
-    depthwise = DepthwiseConv2D(separable.kernel_size, separable.strides, separable.padding, separable.depth_multiplier,
-                                dilation_rate=separable.dilation_rate, use_bias=False, name=f"{separable.name}_depthwise")
-    pointwise = Conv2D(separable.filters, 1, activation=separable.activation, name=f"{separable.name}_pointwise")
-    depthwise.weight, depthwise.bias = separable.depthwise_weight, None
-    pointwise.weight, pointwise.bias = separable.pointwise_weight, separable.bias
-    depthwise._channels, pointwise._channels = separable._channels, separable.pointwise_weight.shape[1]
-    depthwise.built = pointwise.built = True
-    node.target, target = f"{node.target}_depthwise", f"{node.target}_pointwise"
-    graph.add_submodule(node.target, depthwise)
-    graph.add_submodule(target, pointwise)
-    with graph.graph.inserting_after(node):
-        last = graph.graph.call_module(target, (node,))
-    node.replace_all_uses_with(last, delete_user_cb=lambda user: user is not last)
-    last.meta = dict(node.meta)
-    node.meta["shape"] = (node.meta["shape"][0], pointwise._channels, *node.meta["shape"][2:])
-
-
-@dataclass
-class _Found:
-    """A chain in a graph: what it computes, its input, the residual if there is one, its nodes in order."""
-
-    chain: Chain
-    x: fx.Node
-    residual: fx.Node | None
-    nodes: list[fx.Node]
-    norms: int
-
-
-def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
-    """Returns the longest chain that begins with a convolution at this node."""
-    conv: Any = module_of(graph, node)
-    x = first_input(node)
-    if not isinstance(x, fx.Node) or len(x.meta.get("shape", ())) != 4 or not _can_freeze(conv):
-        return None
-    border, padding, x, nodes = _padding(graph, conv, node, x)
-    weight, bias = conv.weight.detach().float(), None if conv.bias is None else conv.bias.detach().float()
-    activation, norms = getattr(conv, "activation", activations.linear), 0
-    residual: fx.Node | None = None
-    last = node
-    after = _only_user(last)
-    norm = norm_of(graph, after) if after is not None and activation is activations.linear else None
-    if norm is not None and after is not None:
-        weight, bias = _folded(weight, bias, norm)
-        last, norms = after, 1
-        nodes.append(after)
-    after = _only_user(last)
-    sides = summands(graph, after) if after is not None and activation is activations.linear else None
-    if sides is not None and after is not None and sides[0] is not sides[1]:
-        other = sides[1] if sides[0] is last else sides[0]
-        if other.meta.get("shape") == last.meta.get("shape"):
-            residual, last = other, after
-            nodes.append(after)
-    after = _only_user(last)
-    then = activation_of(graph, after) if after is not None and activation is activations.linear else None
-    if then is not None and after is not None:
-        activation, last = then, after
-        nodes.append(after)
-    after = _only_user(last)
-    pool = 1
-    if after is not None and residual is None and activation in (activations.linear, activations.relu) and pool_of(graph, after) == (2, 2):
-        pool = 2
-        nodes.append(after)
-    window = (_pair(getattr(conv, "strides", None) or conv.stride), padding, _pair(getattr(conv, "dilation_rate", None) or conv.dilation))
-    groups = x.meta["shape"][1] if isinstance(conv, DepthwiseConv2D) else conv.groups
-    chain = Chain(weight, bias, *window, groups, border, activation, residual is not None, pool)
-    return _Found(chain, x, residual, nodes, norms)
-
-
-def _can_freeze(conv: Any) -> bool:
-    if isinstance(conv, (Conv2D, DepthwiseConv2D)):
-        return conv.activation in (activations.linear, *INSIDE)
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _padding(graph: fx.GraphModule, conv: Any, node: fx.Node,
-             x: fx.Node) -> tuple[tuple[int, ...], tuple[int, int], fx.Node, list[fx.Node]]:
-    """Returns (border for `F.pad`, what the convolution adds itself, the input, the chain so far); a layer of zeros before is taken in."""
-    if type(conv) is nn.Conv2d:
-        return (), _pair(conv.padding), x, [node]
-    shape = x.meta["shape"]
-    padded, padding = conv._padded(torch.empty(shape, device="meta"))
-    rows, columns = (padded.shape[i] - shape[i] for i in (2, 3))
-    border: tuple[int, ...] = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2) if rows or columns else ()
-    zeros = module_of(graph, x)
-    if not isinstance(zeros, ZeroPadding2D) or not feeds_only(x, node) or border or any(padding):
-        return border, (padding[0], padding[1]), x, [node]
-    (top, bottom), (left, right) = zeros.padding
-    nodes, x = [x, node], first_input(x)
-    if top == bottom and left == right:
-        return (), (top, left), x, nodes
-    return (left, right, top, bottom), (0, 0), x, nodes
-
-
-def _folded(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
-    """Returns the weights and bias of convolution and batch normalization in one."""
-    epsilon = norm.epsilon if isinstance(norm, BatchNormalization) else norm.eps
-    scale, shift = kernels.inference_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, epsilon)
-    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + bias * scale
-
-
-def _replace(graph: fx.GraphModule, found: _Found, batch: int, dtype: torch.dtype, count: Counter[str]) -> None:
-    module = freeze(found.chain, (batch, *found.x.meta["shape"][1:]), dtype)
-    name, last = f"frozen_{sum(count.values())}", found.nodes[-1]
-    graph.add_submodule(name, module)
-    with graph.graph.inserting_after(last):
-        new = graph.graph.call_module(name, (found.x,) if found.residual is None else (found.x, found.residual))
-    new.meta = dict(last.meta)
-    last.replace_all_uses_with(new)
-    for node in reversed(found.nodes):
-        graph.graph.erase_node(node)
-    count[type(module).__name__.lower()] += 1
-    if found.norms:
-        count["folded"] += found.norms

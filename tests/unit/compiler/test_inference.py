@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import convolt
 from convolt import layers
 from convolt.compiler import inference
+from convolt.compiler.frozen import Packed
 from convolt.compiler.inference import Frozen, Refused, freeze_model
 from convolt.devices import onednn_takes_bfloat16
 
@@ -76,8 +77,22 @@ def of_torch() -> Any:
                          nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(64, 5, 1))
 
 
+def identity_blocks() -> Any:
+    """Two sums that may be written over what the block before has made, on odd sides, behind a padded pooling."""
+    inputs = convolt.Input((15, 15, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same")(inputs)))
+    x = layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(x))
+    x = layers.Conv2D(96, 1)(x)
+    for _ in range(2):
+        y = layers.BatchNormalization()(layers.Conv2D(64, 1, activation="relu")(x))
+        y = layers.Conv2D(64, 3, padding="same", activation="relu")(y)
+        x = layers.ReLU()(layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(96, 1)(y))]))
+    return convolt.Model(inputs, layers.Conv2D(70, 3, activation="relu")(x))
+
+
 MODELS = {  # model, shape of a batch as its forward takes it, what must be found in float32 and in bfloat16
     "residual": (residual_block, (16, 64, 12, 12), {"tiled": 2, "packed": 2, "folded": 4}, {"winograd": 2, "packed": 2, "folded": 4}),
+    "identity": (identity_blocks, (16, 3, 15, 15), {"tiled": 3, "packed": 6, "folded": 3}, {"winograd": 2, "packed": 7, "folded": 3}),
     "pooled": (pooled_vgg, (64, 3, 16, 18), {"packed": 1, "tiled": 3}, {"packed": 3, "winograd": 1, "cast": 1}),
     "mobile": (mobile, (5, 8, 11, 9), {"packed": 4, "folded": 2}, {"packed": 4, "folded": 2}),
     "separable": (separable, (5, 8, 10, 9), {"packed": 8, "folded": 1}, {"packed": 8, "folded": 1}),
@@ -283,3 +298,53 @@ def test_hooks_and_outputs_within_a_chain_are_kept() -> None:
     seen.clear()
     frozen.module(pictures(2, 3, 20, 20))
     assert seen == [torch.Size([2, 64, 10, 10])]
+
+
+def overwriting(model: Any, x: Tensor) -> list[bool]:
+    """Returns for each sum whether it is written over its residual, after checking the results."""
+    frozen = freeze_model(model, [x], torch.float32)
+    assert isinstance(frozen, Frozen), frozen
+    before = x.clone()
+    with torch.no_grad():
+        for _ in range(2):
+            mine, theirs = frozen.module(x), model(x)
+            for a, b in zip(*(given if isinstance(given, list) else [given] for given in (mine, theirs)), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+    assert torch.equal(x, before)
+    return [module.overwrites for module in frozen.module.modules() if isinstance(module, Packed) and module.chain.added]
+
+
+def test_sums_are_written_over_residuals_that_nobody_needs_any_more() -> None:
+    assert overwriting(shaken(identity_blocks()), pictures(4, 3, 15, 15)) == [True, True]
+
+
+@pytest.mark.parametrize("needed", ["input", "output", "later", "view", "twice", "added to itself"])
+def test_residuals_that_somebody_needs_stay(needed: str) -> None:
+    inputs = convolt.Input((8, 8, 16))
+    first = x = inputs if needed == "input" else layers.Conv2D(16, 1, activation="relu")(inputs)
+    if needed == "view":
+        x = layers.Reshape((8, 8, 16))(x)
+    y = x if needed == "added to itself" else layers.Conv2D(16, 1, activation="relu")(x)
+    y = layers.ReLU()(layers.Add()([x, layers.Conv2D(16, 1)(y)]))
+    outputs = [y]
+    if needed == "output":
+        outputs.append(first)
+    if needed == "later":
+        outputs.append(layers.Conv2D(5, 1)(first))
+    if needed == "view":
+        outputs.append(layers.GlobalAveragePooling2D()(first))
+    if needed == "twice":
+        outputs.append(layers.Add()([y, layers.Conv2D(16, 1)(layers.LeakyReLU()(first))]))
+    assert not any(overwriting(shaken(convolt.Model(inputs, outputs)), pictures(2, 16, 8, 8)))
+
+
+@pytest.mark.parametrize(("before", "padding", "inside"), [
+    ("relu", 1, True), ("sigmoid", 1, True), ("tanh", 1, False), ("relu", ((0, 1), (0, 1)), False), ("relu", 2, False)])
+def test_zeros_are_left_to_pooling_where_nothing_is_below_them(before: str, padding: Any, inside: bool) -> None:
+    model = shaken(convolt.Sequential([layers.Input((9, 9, 3)), layers.Conv2D(8, 3, activation=before), layers.ZeroPadding2D(padding),
+                                       layers.MaxPooling2D(3, strides=2)]))
+    x = pictures(2, 3, 9, 9)
+    frozen = freeze_model(model, [x], torch.float32)
+    assert isinstance(frozen, Frozen)
+    assert any(isinstance(module, nn.MaxPool2d) for module in frozen.module.modules()) is inside
+    torch.testing.assert_close(frozen.module(x), model(x), rtol=1e-4, atol=1e-5)
