@@ -53,7 +53,7 @@ ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each
 ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
 MOST_ROUNDS = 15
 FAR = 1.25  # times as fast, or as slow: if all rounds say so, two or more of them decide
-FAR_SECONDS = 0.1  # that they take together: two of a step shorter than a millisecond are over within one busy moment of the machine
+FAR_SECONDS = (0.1, 0.6)  # that they take together, for a faster and a slower form: two short ones are over within one busy moment
 
 
 Form = tuple[nn.Module, torch.dtype]
@@ -148,9 +148,10 @@ class Search:
             return Timed([(seconds, best_seconds or self._probe.seconds(*best, budget=0.0, least=1))])
         times: list[tuple[float, float]] = []
         if self._best_seconds >= LONG_STEP:
-            while len(times) < 2 or (len(times) == 2 and Timed(times).ratio >= WORTH):  # a win is looked at again
+            while len(times) < 2 or (len(times) == 2 and _is_close_win(times)):  # such a win is looked at again
                 seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
-                times.append((seconds, self._probe.seconds(*best, budget=0.0, least=1)))
+                known = times[0][1] if len(times) == 1 else None  # the run between two of the candidate is held against both
+                times.append((seconds, known or self._probe.seconds(*best, budget=0.0, least=1)))
                 if seconds > DECIDED * times[-1][1]:
                     break
             return Timed(times)
@@ -158,7 +159,7 @@ class Search:
         while len(times) < 3 or (len(times) < MOST_ROUNDS and self._probe.clock() - began < ROUNDS_SECONDS):
             seconds = self._probe.seconds(*candidate, budget=ROUND_SECONDS)
             times.append((seconds, self._probe.seconds(*best, budget=ROUND_SECONDS)))
-            told = len(times) > 1 and self._probe.clock() - began >= FAR_SECONDS
+            told = len(times) > 1 and self._probe.clock() - began >= FAR_SECONDS[times[-1][0] > times[-1][1]]
             if told and not any(1 / FAR < before / after < FAR for after, before in times):
                 break
         return Timed(times)
@@ -414,6 +415,11 @@ class Search:
             self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
                           if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]
             self.kept = []
+
+
+def _is_close_win(times: list[tuple[float, float]]) -> bool:
+    """Whether rounds say that a candidate is faster, but not all of them that it is far faster."""
+    return Timed(times).ratio >= WORTH and any(before / after < FAR for after, before in times)
 
 
 def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
