@@ -98,12 +98,19 @@ class Probe:
         graphs: captures a run and replays it for timing, where the step will be a graph: outside of one, a device waits for
             the host, and what is timed is Python. None: runs are timed as they are, which is also done once the model itself
             could not be captured.
+        half_loss_of: the same as `loss_of` on half of the batch; None where it has no two halves.
+
+    Attributes:
+        parts: into how many the batch is divided, one of which is timed.
     """
 
     def __init__(self, model: nn.Module, loss_of: LossOf, device: torch.device, checked_loss_of: LossOf | None = None,
-                 clock: Callable[[], float] = time.perf_counter, graphs: GraphBackend | None = None) -> None:
+                 clock: Callable[[], float] = time.perf_counter, graphs: GraphBackend | None = None,
+                 half_loss_of: LossOf | None = None) -> None:
         self._model = model
-        self._loss_of = loss_of
+        self._loss_of = self._timed_loss_of = loss_of
+        self._half_loss_of = half_loss_of
+        self.parts = 1
         self._checked_loss_of = checked_loss_of or loss_of
         self._device = device
         self.clock = clock
@@ -113,6 +120,17 @@ class Probe:
     def compiling_seconds(self) -> float:
         """Returns how much of the clock's time has gone into compiling kernels, which is done once on a machine."""
         return compiling_seconds() if self.clock is time.perf_counter else 0.0
+
+    def halve(self) -> bool:
+        """Has runs be timed on half of the batch, if it has halves: of a long step that is telling enough, and takes half of the memory."""
+        if self._half_loss_of is None or self.parts > 1:
+            return False
+        self._timed_loss_of, self.parts = self._half_loss_of, 2
+        return True
+
+    def whole(self) -> None:
+        """Has runs be timed on all of the batch again."""
+        self._timed_loss_of, self.parts = self._loss_of, 1
 
     @property
     def in_graphs(self) -> bool:
@@ -164,6 +182,8 @@ class Probe:
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
         """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more.
 
+        After `halve` that is twice the time of half of a batch.
+
         Raises:
             CannotCaptureError: the step will be a graph, and this candidate cannot be one, though the model can.
         """
@@ -178,13 +198,13 @@ class Probe:
                 run()
                 self._wait()
                 times.append(self.clock() - before)
-        return statistics.median_low(times)  # of two, the one that no other work came between
+        return self.parts * statistics.median_low(times)  # of two, the one that no other work came between
 
     def _ready(self, module: nn.Module, precision: torch.dtype) -> Callable[[], Any]:
         """Returns what runs a candidate, after running it once."""
 
         def run() -> None:
-            self._run(module, precision)
+            self._run(module, precision, self._timed_loss_of)
 
         if self._graphs is None:
             run()

@@ -1,8 +1,8 @@
 """A recorded step as a program: one Python function, a line for each operation, in which nothing is left to be decided.
 
 No layer, no autograd and no choice of a kernel is in it any more; for a small network these take as long as the arithmetic. A tensor
-that a line makes is forgotten after the last line that uses it, so that no more memory is needed than in the step itself. Small ones
-that kernels fill stay where they are from one step to the next, so that a kernel's call is one call of machine code.
+that a line makes is forgotten after the last line that uses it, so that no more memory is needed than in the step itself. What
+kernels fill stays where it is from one step to the next, so that a kernel's call is one call of machine code.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convolt.compiler.arena import Arena, Life, placed
 from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
 from convolt.kernels.compiled import no_memory
 
 STAYING_BYTES = 8 << 20
-"""Of memory that stays from one step to the next, at most."""
+"""Of blocks with memory of their own that stays from one step to the next, at most."""
+SMALL = 1 << 16
+"""Bytes of a block that has memory of its own even where there is an arena: finding places for thousands of them takes a second."""
 _EMPTY = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"})
 
 Program = Callable[..., list[Tensor]]
@@ -30,16 +33,21 @@ class CannotReplayError(RuntimeError):
     """A recorded step cannot be made a program; the message says why."""
 
 
-def make_program(recording: Recording) -> Program:
+def make_program(recording: Recording, arena: Arena | None = None) -> Program:
     """Returns the program of a recording.
+
+    Args:
+        recording: of a step.
+        arena: where what kernels fill lies; if it is too small it is made larger, which ends programs that were made in it before. None:
+            small blocks have memory of their own, and large ones new memory in each step.
 
     Raises:
         CannotReplayError: something in it cannot be said in a program.
     """
-    return _Writer(recording).program()
+    return _Writer(recording, arena).program()
 
 
-def program_of(first: Recording, second: Recording) -> Program:
+def program_of(first: Recording, second: Recording, arena: Arena | None = None) -> Program:
     """Returns the program of two recordings of the same work, if both did the same.
 
     Raises:
@@ -49,7 +57,7 @@ def program_of(first: Recording, second: Recording) -> Program:
         raise CannotReplayError(reason)
     if difference := first.difference(second):
         raise CannotReplayError(f"two of them differ: {difference}")
-    return make_program(second)
+    return make_program(second, arena)
 
 
 def source_of(program: Program) -> str:
@@ -62,13 +70,14 @@ class _Writer:
 
     Args:
         recording: of the step.
+        arena: see `make_program`.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, arena: Arena | None) -> None:
         self._recording = recording
         self._calls = _wanted(recording)
         self._last = self._last_uses()
-        self._staying = self._blocks_that_stay()
+        self._staying, self._offsets = self._blocks_that_stay(arena)
         self._lines: list[str] = []
         self._grad = False
         self._names: dict[str, Any] = {"fail": _fail, "set_grad": torch.set_grad_enabled,
@@ -113,17 +122,30 @@ class _Writer:
         uses = {place.block: number for number, call in enumerate(self._calls) for place in _places_of(call)}
         return uses | {place.block: len(self._calls) for place in self._recording.results}
 
-    def _blocks_that_stay(self) -> dict[int, torch.UntypedStorage]:
-        """Returns memory for blocks that are filled only after they were made, smallest first, as long as there is room for them."""
-        made = {place.block for call in self._calls if call.name in _EMPTY for place in call.made if place is not None}
-        made -= {place.block for place in self._recording.results}
+    def _blocks_that_stay(self, arena: Arena | None) -> tuple[dict[int, torch.UntypedStorage], dict[int, int]]:
+        """Returns where blocks that are filled only after they were made lie in each step: memory, and bytes from its beginning.
+
+        In an arena that is all of them, the small ones beside it; without one the smallest, as long as there is room.
+        """
+        made = {place.block: number for number, call in enumerate(self._calls) if call.name in _EMPTY
+                for place in call.made if place is not None}
+        for place in self._recording.results:
+            made.pop(place.block, None)
         sizes, room, found = self._recording.sizes, STAYING_BYTES, {}
         for block in sorted(made, key=lambda each: (sizes[each], each)):
-            if sizes[block] > room:
+            if sizes[block] > room or (arena is not None and sizes[block] > SMALL):
                 break
             room -= sizes[block]
             found[block] = torch.empty(sizes[block], dtype=torch.uint8).untyped_storage()
-        return found
+        if arena is None:
+            return found, {}
+        left = {block: Life(number, self._last[block], sizes[block]) for block, number in made.items() if block not in found}
+        offsets, size = placed(left)
+        try:
+            arena.fit(size)
+        except MemoryError as error:
+            raise CannotReplayError(str(error)) from error
+        return found | dict.fromkeys(offsets, arena.memory), offsets
 
     def _memory(self, block: int) -> torch.UntypedStorage | None:
         """Returns the memory of a block that is the same in each step; None of another one."""
@@ -171,7 +193,7 @@ class _Writer:
                 continue
             memory = self._memory(word.block)
             if memory is not None:
-                block[at] = memory.data_ptr() + word.offset
+                block[at] = memory.data_ptr() + self._offsets.get(word.block, 0) + word.offset
             else:
                 self._lines.append(f"{kept}[{at}] = {self._address(word.block)}" + (f" + {word.offset}" if word.offset else ""))
         function, address = self._constant("k", call.function), block.buffer_info()[0]
@@ -202,7 +224,8 @@ class _Writer:
             return self._tensors[place]
         memory = self._memory(place.block)
         if memory is not None:
-            tensor = torch.empty(0, dtype=place.dtype).set_(memory, place.offset, place.shape, place.strides)
+            first = self._offsets.get(place.block, 0) // place.dtype.itemsize + place.offset
+            tensor = torch.empty(0, dtype=place.dtype).set_(memory, first, place.shape, place.strides)
             name = self._tensors[place] = self._constant("c", tensor)
             return name
         if place.block not in self._bases:

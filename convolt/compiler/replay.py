@@ -13,14 +13,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from convolt.compiler.arena import Arena
 from convolt.compiler.execute import WARM_UP_STEPS, batch_shape
 from convolt.compiler.host import returning_freed_memory
-from convolt.compiler.program import CannotReplayError, Program, program_of
+from convolt.compiler.program import CannotReplayError, Program, make_program, program_of
 from convolt.compiler.record import Recorder, Recording
 
 LONG_RUN = 0.05
@@ -53,6 +55,7 @@ class ReplayedStep:
         self._programs: dict[Any, Program] = {}
         self._unsure: set[Any] = set()
         self._failed = False
+        self._arena = Arena()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)
@@ -64,6 +67,10 @@ class ReplayedStep:
     def begin_training(self, on_failure: Callable[[str], None]) -> None:
         """Begins another training with what is known from the one before, and looks at it once more."""
         self._on_failure, self._failed, self._settings = on_failure, False, None
+
+    def end_training(self) -> None:
+        """Gives the memory in which programs work back until the next training."""
+        self._arena.release()
 
     def begin_epoch(self) -> None:
         """Looks whether callbacks, or whoever was at work before the training, have changed a layer, its weights' place, or the optimizer.
@@ -83,7 +90,9 @@ class ReplayedStep:
         kind = (*_kind_of(batch), self._optimizer.variant, self._step.room.limit, self._step.module.training)
         program = self._program(kind)
         if program is None and not self._is_to_record(kind):
-            self._step.train(batch)
+            first = self._runs.total() <= WARM_UP_STEPS  # what these leave in the heap would not fit the program's needs
+            with returning_freed_memory() if first else nullcontext():
+                self._step.train(batch)
             return
         self._optimizer.prepare_step()
         if program is not None:
@@ -133,14 +142,22 @@ class ReplayedStep:
                 del self._programs[kind]
         elif before is not None and not recording.reason:
             try:
-                self._programs[kind] = program_of(before, recording)
+                self._make(kind, before, recording)
             except CannotReplayError as error:
                 recording.reason = str(error)
+
+    def _make(self, kind: Any, before: Recording, recording: Recording) -> None:
+        """Makes a program, and the others anew if the memory in which they all work has moved."""
+        memory = self._arena.memory
+        self._programs[kind] = program_of(before, recording, self._arena)
+        if self._arena.memory is not memory:
+            self._programs |= {other: make_program(self._recordings[other], self._arena) for other in self._programs if other != kind}
 
     def _give_up(self, reason: str) -> None:
         self._failed = True
         self._recordings.clear()
         self._programs.clear()
+        self._arena.release()
         self._on_failure(reason)
 
 

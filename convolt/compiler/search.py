@@ -38,7 +38,7 @@ _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
 FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; nothing is compiled for the first two
-RULES = 18  # of the choice; a new number makes earlier measurements void
+RULES = 19  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -101,7 +101,7 @@ class Search:
     def run(self) -> tuple[Row, ...]:
         """Returns the rows, "layers" first."""
         self._begin_clock()
-        plain = self._best_seconds = self._probe.seconds(self._model, self.precision, budget=0.3, least=1)
+        plain = self._measure_best()
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
             in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
@@ -130,6 +130,16 @@ class Search:
     def _begin_clock(self) -> None:
         self._began, self._compiled_before = self._probe.clock(), self._probe.compiling_seconds()
 
+    def _measure_best(self) -> float:
+        """Measures the best form so far; returns the seconds of a step. Of a long one, no run takes more than half of a batch."""
+        if self._on_cpu() and self._probe.halve() and self._probe.seconds(self._best, self.precision, budget=0.0, least=1) < 2 * LONG_STEP:
+            self._probe.whole()
+        self._best_seconds = self._probe.seconds(self._best, self.precision, budget=0.3, least=1)
+        return self._best_seconds
+
+    def _on_cpu(self) -> bool:
+        return all(p.device.type == "cpu" for p in self._model.parameters())
+
     def _why_not_layers(self) -> str:
         chosen = [row for row in self._rows if row.verdict == "chosen"]
         if not chosen:
@@ -143,11 +153,12 @@ class Search:
             candidate, best: modules and precisions.
             best_seconds: of the best form, where that was measured; very long steps are not measured twice.
         """
-        if self._best_seconds >= VERY_LONG_STEP:
+        run = self._best_seconds / self._probe.parts
+        if run >= VERY_LONG_STEP:
             seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
             return Timed([(seconds, best_seconds or self._probe.seconds(*best, budget=0.0, least=1))])
         times: list[tuple[float, float]] = []
-        if self._best_seconds >= LONG_STEP:
+        if run >= LONG_STEP:
             while len(times) < 2 or (len(times) == 2 and _is_close_win(times)):  # such a win is looked at again
                 seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
                 known = times[0][1] if len(times) == 1 else None  # the run between two of the candidate is held against both
@@ -171,8 +182,7 @@ class Search:
 
     def _hopeless(self, names: tuple[str, ...]) -> str:
         """Returns why rewrites cannot be worth a change, by rule or in a long step, which costs seconds to try; "" if they may be."""
-        on_cpu = all(p.device.type == "cpu" for p in self._model.parameters())  # elsewhere nodes take no time, but what waits for them
-        if self._traced is None or names == (BFLOAT16,) or not on_cpu:
+        if self._traced is None or names == (BFLOAT16,) or not self._on_cpu():  # elsewhere nodes take no time, but what waits for them
             return ""
         if names == ("winograd conv",) and self.precision == torch.bfloat16 and multiplies_in_tiles():
             return "this processor multiplies bfloat16 in tiles (AMX), beside which the transforms take longer than they save"
@@ -294,7 +304,7 @@ class Search:
         if any(row.verdict == "chosen" and row.name == BFLOAT16 for row in rows):
             self.precision = torch.bfloat16
         self._best = self._form(self.kept)
-        self._best_seconds = self._probe.seconds(self._best, self.precision, budget=0.3, least=1)
+        self._measure_best()
         found: list[Row] = []
         for row in rows:
             if not row.doubt or self._not_worth() or self._out_of_time():

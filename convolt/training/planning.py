@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from convolt import devices
 from convolt.compiler import Plan, first_plan, make_plan
 from convolt.compiler.compiled import Compiling, shapes_of, why_not_compiled
 from convolt.compiler.execute import CapturedStep, CudaGraphs, GraphBackend, Pace, choose_together, why_not_captured, why_not_together
-from convolt.compiler.host import computing
+from convolt.compiler.host import computing, returning_freed_memory
 from convolt.compiler.measure import Probe
 from convolt.compiler.plan import ASKED_FOR_EAGER, GRAPH
 from convolt.compiler.replay import Recordings, ReplayedStep, why_not_replayed
@@ -49,12 +49,15 @@ class FirstStep:
         step: runs the first batch.
         begun: whether the first step is done, as in a training that is resumed right after it.
         plan: called with the next batch; returns what runs from then on.
+        around: what the first batch is trained within.
     """
 
-    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep | ReplayedStep]) -> None:
+    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep | ReplayedStep],
+                 around: Callable[[], AbstractContextManager[None]]) -> None:
         self._runner: Step | CapturedStep | ReplayedStep = step
         self._begun = begun
         self._plan: Callable[[Batch], Step | CapturedStep | ReplayedStep] | None = plan
+        self._around = around
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
@@ -67,7 +70,8 @@ class FirstStep:
         """Trains on several batches, one step after the other."""
         left = list(batches)
         if not self._begun:
-            self._runner.train(left.pop(0))
+            with self._around():
+                self._runner.train(left.pop(0))
             self._begun = True
         if left and self._plan is not None:
             plan, self._plan = self._plan, None
@@ -131,7 +135,8 @@ class Planning(Feeding):
             chosen(self.plan)
             return runner
 
-        return FirstStep(step, begun, make)
+        # What the first step leaves in the heap would not fit the needs of the form that runs from then on.
+        return FirstStep(step, begun, make, returning_freed_memory if self.device.type == "cpu" else nullcontext)
 
     def _planned(self, step: Step) -> Step | CapturedStep | ReplayedStep:
         """Returns the step, or what captures it in a graph, as the plan says."""
@@ -261,6 +266,7 @@ class Planning(Feeding):
     def _probe(self, step: Step, batch: Batch, graphs: GraphBackend | None) -> Probe:
         """Returns what measures on a batch, in graphs or not, and what holds results against float64 on a part of it."""
         few = batch if batch.size <= CHECKED_SAMPLES else part_of(batch, slice(0, CHECKED_SAMPLES))
+        half = part_of(batch, slice(0, batch.size // 2)) if batch.size >= 2 * CHECKED_SAMPLES and batch.size % 2 == 0 else None
 
         def loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
             return step.loss_alone(batch, module, precision)
@@ -268,7 +274,11 @@ class Planning(Feeding):
         def checked_loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
             return step.loss_alone(few, module, precision)
 
-        return Probe(self.model, loss_of, self.device, checked_loss_of, graphs=graphs)
+        def half_loss_of(module: Any, precision: torch.dtype) -> torch.Tensor:
+            assert half is not None
+            return step.loss_alone(half, module, precision)
+
+        return Probe(self.model, loss_of, self.device, checked_loss_of, graphs=graphs, half_loss_of=half_loss_of if half else None)
 
 
 def data_batch(data: Resident | Streamed) -> Batch | None:

@@ -105,16 +105,24 @@ class Trainer(Planning):
         options = Checkpoint.of(checkpoint)
         check_resume(resume)
         with self.computing(training=True), inputs.lost_workers_explained(x, arguments.get("validation_data")):
-            if options is None:
-                return self._fit(x, y, None, **arguments)
-            session = Session(options, resume, resume_allow)
             try:
-                return self._fit(x, y, session, **arguments)
-            except StopAtOnce:
-                session.close(wait=False)
-                raise
+                session = None if options is None else Session(options, resume, resume_allow)
+                return self._fit_in(session, x, y, **arguments)
             finally:
-                session.close()
+                if self._replay is not None:
+                    self._replay.end_training()
+
+    def _fit_in(self, session: Session | None, x: Any, y: Any, **arguments: Any) -> History:
+        """Trains, and closes the session that keeps checkpoints of it."""
+        if session is None:
+            return self._fit(x, y, None, **arguments)
+        try:
+            return self._fit(x, y, session, **arguments)
+        except StopAtOnce:
+            session.close(wait=False)
+            raise
+        finally:
+            session.close()
 
     def _fit(self, x: Any, y: Any, session: Session | None, *, batch_size: int | str | None, epochs: int, verbose: int | str,
              callbacks: Any, validation_split: float, validation_data: Any, shuffle: bool, class_weight: Mapping[int, float] | None,

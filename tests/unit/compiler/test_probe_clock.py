@@ -30,7 +30,7 @@ class Machine:
     def __init__(self, layers: float, factors: dict[str, float], noise: float = 0.02, busy: float = 0.05, seed: int = 0) -> None:
         self.layers, self.factors, self.noise, self.busy = layers, factors, noise, busy
         self.rng = np.random.default_rng(seed)
-        self.now, self.runs = 100.0, 0
+        self.now, self.runs, self.halves = 100.0, 0, 0
 
     def step_seconds(self, module: Any) -> float:
         kinds = [type(part).__name__ for part in module.modules()] if isinstance(module, fx.GraphModule) else []
@@ -43,15 +43,24 @@ class Machine:
         loss: torch.Tensor = LOSS(Y, module(X.to(precision)))
         return loss
 
-    def probe(self, model: nn.Module) -> Probe:
-        return Probe(model, self.loss_of, torch.device("cpu"), clock=lambda: self.now)
+    def half_loss_of(self, module: Any, precision: torch.dtype) -> torch.Tensor:
+        """Half of the batch takes half of the time."""
+        self.halves += 1
+        self.layers /= 2
+        try:
+            return self.loss_of(module, precision)
+        finally:
+            self.layers *= 2
+
+    def probe(self, model: nn.Module, halves: bool = False) -> Probe:
+        return Probe(model, self.loss_of, torch.device("cpu"), clock=lambda: self.now, half_loss_of=self.half_loss_of if halves else None)
 
 
-def search(machine: Machine, steps: int) -> tuple[Plan, nn.Module, float]:
+def search(machine: Machine, steps: int, halves: bool = False) -> tuple[Plan, nn.Module, float]:
     """Returns the plan, what it runs, and the seconds on the machine's clock that it took to find it."""
     model, began = cnn(), machine.now
-    plan, module = make_plan(model, [X[:2]], machine.probe(model), precision=torch.float32, device=torch.device("cpu"), batch_size=8,
-                             steps=steps)
+    plan, module = make_plan(model, [X[:2]], machine.probe(model, halves), precision=torch.float32, device=torch.device("cpu"),
+                             batch_size=8, steps=steps)
     return plan, module, machine.now - began
 
 
@@ -92,6 +101,33 @@ def test_nobody_waits_long_for_the_search_however_long_the_run_is(layers: float)
     plan, _, spent = search(machine, steps=10**9)
     assert spent <= max(MOST_SECONDS, MOST_SECONDS * layers) + 8 * layers, "the last candidate is measured to its end"
     assert plan.form == "layers"
+
+
+def test_half_of_a_batch_tells_what_all_of_it_takes() -> None:
+    machine = Machine(0.9, {}, noise=0.0, busy=0.0)
+    model = cnn()
+    assert not machine.probe(model).halve()
+    probe, spent = machine.probe(model, halves=True), []
+    for halved in (True, False):
+        began = machine.now
+        assert probe.seconds(model, torch.float32, budget=0.0, least=1) == pytest.approx(0.9)
+        spent.append(machine.now - began)
+        assert probe.halve() is halved
+    assert spent == [pytest.approx(1.8), pytest.approx(0.9)]
+    assert probe.kept_bytes(model, torch.float32) > 0 and machine.halves == 2, "what is not timed is of the whole batch"
+
+
+@pytest.mark.parametrize(("layers", "halved"), [(0.05, False), (0.3, False), (0.5, True), (0.9, True)])
+def test_a_long_step_is_searched_on_half_of_a_batch(layers: float, halved: bool) -> None:
+    factors, found = dict(zip(KINDS, (0.7, 0.9, 1.1, 0.8), strict=True)), []
+    for halves in (True, False):
+        machine = Machine(layers, factors, noise=0.0, busy=0.0)
+        plan, module, spent = search(machine, steps=10**6, halves=halves)
+        assert (machine.halves > 2) is (halves and halved), "two runs tell whether a step is long"
+        found.append((plan.fusions, machine.step_seconds(module), spent))
+    assert found[0][1] <= found[1][1], "there is time for more candidates"
+    if not halved:
+        assert found[0][0] == found[1][0] and found[0][2] == pytest.approx(found[1][2] + layers)
 
 
 def test_what_takes_little_of_a_long_step_is_not_tried() -> None:
