@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from convolt import activations, kernels
+from convolt import activations, kernels, products
 from convolt.devices import multiplies_at_half_rate
 from convolt.layers import BatchNormalization, Conv2D, DepthwiseConv2D
 
@@ -186,9 +186,9 @@ class Products(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Returns what the layer does."""
-        with kernels.products_by_onednn():
+        with products.by_onednn():
             if isinstance(self.layer, nn.Linear):
-                return kernels.linear(inputs[0], self.layer.weight, self.layer.bias)
+                return products.linear(inputs[0], self.layer.weight, self.layer.bias)
             return self.layer(*inputs)
 
 

@@ -8,7 +8,6 @@ from convolt.kernels.gemm import gemm_conv, gemm_passes
 from convolt.kernels.norm import bn, bn_activation, bn_add, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.norm_pool import bn_relu_max_pool
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
-from convolt.kernels.product import linear, matrix_product, products_by_onednn
 from convolt.kernels.registry import KERNELS, Kernel, KernelWarning, choose, why_not
 from convolt.kernels.resize import resize
 from convolt.kernels.sparse import pooled_conv
@@ -34,11 +33,8 @@ __all__ = [
     "gemm_conv",
     "gemm_passes",
     "inference_affine",
-    "linear",
-    "matrix_product",
     "picture_means",
     "pooled_conv",
-    "products_by_onednn",
     "relu_max_pool",
     "resize",
     "softmax_crossentropy",

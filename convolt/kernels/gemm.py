@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from convolt.errors import ShapeError, explain
 from convolt.kernels.memory import channels_last, empty_channels_last
-from convolt.kernels.product import product
+from convolt.products import product
 
 Pair = tuple[int, int]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from convolt import activations, constraints, initializers, kernels, regularizers
+from convolt import activations, constraints, initializers, products, regularizers
 from convolt.errors import ShapeError, explain
 from convolt.layers.arguments import check_positive
 from convolt.layers.base import Layer, registry
@@ -63,4 +63,4 @@ class Dense(Layer):
         return (*input_shape[:-1], self.units)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(to_inside(kernels.linear(to_outside(x), self.weight, self.bias)))
+        return self.activation(to_inside(products.linear(to_outside(x), self.weight, self.bias)))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convolt import activations, constraints, initializers, kernels, regularizers
+from convolt import activations, constraints, initializers, products, regularizers
 from convolt.errors import ArgumentError, ShapeError, explain
 from convolt.layers.base import Layer, registry
 from convolt.layers.windows import label
@@ -152,8 +152,8 @@ class EinsumDense(Layer):
         return self.activation(to_inside(y if self.bias is None else y + self.bias))
 
     def _as_product(self, x: Tensor) -> Tensor | None:
-        """Returns the sums as a product of matrices where the equation is one and oneDNN is to do it (`kernels.products_by_onednn`)."""
+        """Returns the sums as a product of matrices where the equation is one and oneDNN is to do it (`products.by_onednn`)."""
         if not (count := self._parts.summed):
             return None
-        y = kernels.matrix_product(x.flatten(-count), self.weight.flatten(0, count - 1).flatten(1))
+        y = products.matrix_product(x.flatten(-count), self.weight.flatten(0, count - 1).flatten(1))
         return None if y is None else y.view(*y.shape[:-1], *self.weight.shape[count:])

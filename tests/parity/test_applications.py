@@ -16,7 +16,7 @@ import convolt
 from convolt import applications
 from convolt.applications.weights import COUNTER
 from convolt.cli.starting import begin, load_start
-from convolt.compiler import inference
+from convolt.compiler import chains
 from convolt.compiler.fuse import fuse
 from convolt.compiler.trace import Untraceable, trace
 from convolt.layers import Add, BatchNormalization, Dropout
@@ -162,9 +162,9 @@ class NoWeights(torch.nn.Module):
 
 def frozen(graph: torch.fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
     """Returns how many convolutions `predict` freezes, how many normalizations it folds, and how many calls are left."""
-    monkeypatch.setattr(inference, "freeze", lambda chain, shape, dtype: NoWeights())
+    monkeypatch.setattr(chains, "freeze", lambda chain, shape, dtype: NoWeights())
     with torch.no_grad():
-        module, count = inference._frozen_graph(graph, 2, torch.float32)
+        module, count = chains.frozen_graph(graph, 2, torch.float32)
     calls = sum(node.op.startswith("call") for node in module.graph.nodes)
     return count.get("noweights", 0), count.get("folded", 0), calls
 

@@ -32,7 +32,7 @@ _here = _Here()
 
 
 @contextmanager
-def products_by_onednn() -> Iterator[None]:
+def by_onednn() -> Iterator[None]:
     """Has the layers' products of float32 matrices done by oneDNN in this thread, and those of their gradients."""
     before, _here.by_onednn = _here.by_onednn, True
     try:
@@ -42,7 +42,7 @@ def products_by_onednn() -> Iterator[None]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`, by oneDNN inside of `products_by_onednn`.
+    """`F.linear`, by oneDNN inside of `by_onednn`.
 
     Args:
         x: (…, C).
@@ -66,11 +66,11 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns `a @ b + bias` of two matrices on the CPU, without autograd, by whatever is fastest."""
     few = a.shape[0] < FEWEST_ROWS or a.numel() * b.shape[1] < FEWEST_PRODUCTS
     if not few and a.dtype == torch.float32 and multiplies_at_half_rate():
-        return by_onednn(a, b, bias)
+        return _onednn(a, b, bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
-def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+def _onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns `a @ b + bias` of two float32 matrices on the CPU by oneDNN, in any memory order; autograd does not see it."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], ""))
 
@@ -79,7 +79,8 @@ def _is_for_onednn(x: Tensor, matrix: Tensor, bias: Tensor | None) -> bool:
     if not _here.by_onednn or torch.is_autocast_enabled("cpu") or any(t is not None and t.device.type != "cpu" for t in (x, matrix, bias)):
         return False
     plain = all(t is None or t.dtype == torch.float32 for t in (x, matrix, bias))
-    return plain and x.numel() >= FEWEST_ROWS * x.shape[-1] and x.numel() // x.shape[-1] * matrix.numel() >= FEWEST_PRODUCTS
+    rows = x.numel() // max(1, x.shape[-1])
+    return plain and rows >= FEWEST_ROWS and rows * matrix.numel() >= FEWEST_PRODUCTS
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,15 +92,15 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, matrix)
-        return by_onednn(x, matrix, bias)
+        return _onednn(x, matrix, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, matrix = ctx.saved_tensors
         want_x, want_matrix, want_bias = ctx.needs_input_grad
-        dx = by_onednn(grad, matrix.t()) if want_x else None
+        dx = _onednn(grad, matrix.t()) if want_x else None
         dmatrix = None
         if want_matrix:  # oneDNN copies the first one in another order, which takes longer than one more copy of the gradient
-            dmatrix = by_onednn(x.t(), grad) if x.shape[1] < grad.shape[1] else by_onednn(grad.t(), x).t()
+            dmatrix = _onednn(x.t(), grad) if x.shape[1] < grad.shape[1] else _onednn(grad.t(), x).t()
         return dx, dmatrix, grad.sum(0) if want_bias else None
