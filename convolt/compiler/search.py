@@ -16,6 +16,7 @@ from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileEr
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
+from convolt.compiler.rounds import DECIDED, LONG_STEP, Form, in_turn, step_seconds
 from convolt.compiler.rows import WORTH, Row, Timed, plain_row
 from convolt.compiler.shares import Shares
 from convolt.devices import multiplies_in_tiles
@@ -45,18 +46,7 @@ MOST_OF_RUN = 0.15  # share of a run that its search may take
 MOST_OF_RUN_COMPILING = 0.05  # share of a run that compiling may take, which wins seldom and must be done anew by the next run
 MOST_SECONDS = 20.0  # of a search, or as many steps where these take longer: somebody waits, however long the run is
 MOST_COMPILING = 40.0  # seconds that compiling kernels may take besides, which the next search on the machine need not do again
-LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
-DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
 HALVED = 0.5  # what a rewrite leaves of the time of the layers that it replaces, at best
-VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
-ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
-ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
-MOST_ROUNDS = 15
-FAR = 1.25  # times as fast, or as slow: if all rounds say so, two or more of them decide
-FAR_SECONDS = (0.1, 0.6)  # that they take together, for a faster and a slower form: two short ones are over within one busy moment
-
-
-Form = tuple[nn.Module, torch.dtype]
 
 
 class Search:
@@ -131,10 +121,7 @@ class Search:
         self._began, self._compiled_before = self._probe.clock(), self._probe.compiling_seconds()
 
     def _measure_best(self) -> float:
-        """Measures the best form so far; returns the seconds of a step. Of a long one, no run takes more than half of a batch."""
-        if self._on_cpu() and self._probe.halve() and self._probe.seconds(self._best, self.precision, budget=0.0, least=1) < 2 * LONG_STEP:
-            self._probe.whole()
-        self._best_seconds = self._probe.seconds(self._best, self.precision, budget=0.3, least=1)
+        self._best_seconds = step_seconds(self._probe, (self._best, self.precision), halve=self._on_cpu())
         return self._best_seconds
 
     def _on_cpu(self) -> bool:
@@ -145,35 +132,6 @@ class Search:
         if not chosen:
             return ""
         return "another form is faster" if any(row.seconds for row in chosen) else "another form was asked for"
-
-    def _in_turn(self, candidate: Form, best: Form, best_seconds: float | None = None) -> Timed:
-        """Measures a candidate and the best form so far, short ones in turn: a busy second must not decide.
-
-        Args:
-            candidate, best: modules and precisions.
-            best_seconds: of the best form, where that was measured; very long steps are not measured twice.
-        """
-        run = self._best_seconds / self._probe.parts
-        if run >= VERY_LONG_STEP:
-            seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
-            return Timed([(seconds, best_seconds or self._probe.seconds(*best, budget=0.0, least=1))])
-        times: list[tuple[float, float]] = []
-        if run >= LONG_STEP:
-            while len(times) < 2 or (len(times) == 2 and _is_close_win(times)):  # such a win is looked at again
-                seconds = self._probe.seconds(*candidate, budget=0.0, least=1)
-                known = times[0][1] if len(times) == 1 else None  # the run between two of the candidate is held against both
-                times.append((seconds, known or self._probe.seconds(*best, budget=0.0, least=1)))
-                if seconds > DECIDED * times[-1][1]:
-                    break
-            return Timed(times)
-        began = self._probe.clock()
-        while len(times) < 3 or (len(times) < MOST_ROUNDS and self._probe.clock() - began < ROUNDS_SECONDS):
-            seconds = self._probe.seconds(*candidate, budget=ROUND_SECONDS)
-            times.append((seconds, self._probe.seconds(*best, budget=ROUND_SECONDS)))
-            told = len(times) > 1 and self._probe.clock() - began >= FAR_SECONDS[times[-1][0] > times[-1][1]]
-            if told and not any(1 / FAR < before / after < FAR for after, before in times):
-                break
-        return Timed(times)
 
     def _changes_nothing(self, names: tuple[str, ...]) -> bool:
         """Whether rewrites that were chosen before leave nothing for these."""
@@ -279,7 +237,7 @@ class Search:
     def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float]) -> Timed | None:
         """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
         try:
-            return self._in_turn(candidate, (self._best, self.precision), self._best_seconds)
+            return in_turn(self._probe, candidate, (self._best, self.precision), self._best_seconds, self._best_seconds)
         except CannotCaptureError as error:
             self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
             return None
@@ -333,10 +291,11 @@ class Search:
         """Returns the row of a candidate after one more measurement."""
         if row.name == BFLOAT16:
             form = self._form(self.kept)
-            timed = self._in_turn((form, torch.bfloat16), (form, torch.float32))
+            timed = in_turn(self._probe, (form, torch.bfloat16), (form, torch.float32), self._best_seconds)
         else:
             without = [name for name in self.kept if name != row.name]
-            timed = self._in_turn((self._form([*without, row.name]), self.precision), (self._form(without), self.precision))
+            timed = in_turn(self._probe, (self._form([*without, row.name]), self.precision), (self._form(without), self.precision),
+                            self._best_seconds)
         new = self._row(row.name, timed, (row.loss_error or 0.0, row.gradient_error or 0.0), row.memory)
         if new.verdict == row.verdict:
             return replace(row, doubt=False, again="")
@@ -425,11 +384,6 @@ class Search:
             self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
                           if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]
             self.kept = []
-
-
-def _is_close_win(times: list[tuple[float, float]]) -> bool:
-    """Whether rounds say that a candidate is faster, but not all of them that it is far faster."""
-    return Timed(times).ratio >= WORTH and any(before / after < FAR for after, before in times)
 
 
 def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:

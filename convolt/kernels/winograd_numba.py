@@ -16,10 +16,18 @@ from torch import Tensor
 
 from convolt.kernels import patches_numba, winograd_filters_numba
 from convolt.kernels.compiled import Compiled
-from convolt.kernels.instructions import load, pool_window, prefetch, product, store, store_pairs, where_byte, zeros
+from convolt.kernels.instructions import load, pool_window, prefetch, product, store, where_byte, zeros
 from convolt.kernels.jit import LANES, overload, register_jitable, types
 from convolt.kernels.memory import bits, empty_channels_last, numbers
 from convolt.kernels.winograd_filters_numba import PANEL, ROWS
+from convolt.kernels.winograd_tiles_numba import (
+    add_input_gradient,
+    transformed_gradient,
+    transformed_input,
+    write_pairs,
+    write_results_of_tile,
+    write_tile,
+)
 
 BLOCK, WIDE_BLOCK = 64, 256  # tiles that are worked on at once, multiples of ROWS: many where the weights do not fit the second cache
 WIDE = 1 << 18  # bytes of the weights of one of a tile's points from which they do not
@@ -28,127 +36,6 @@ AHEAD = 4  # tiles
 PARTS_BYTES = 1 << 24  # of memory for weight gradients that are summed apart
 
 _multiply = product(ROWS, PANEL // LANES)
-
-
-# -- transforms of one vector of channels ----------------------------------------------------------------------------
-
-
-@register_jitable
-def _input_line(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Bᵀ times four numbers."""
-    return a - c, b + c, c - b, b - d
-
-
-@register_jitable
-def _input_line_back(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """B times four numbers."""
-    return a, b - c + d, b + c - a, zeros() - d
-
-
-@register_jitable
-def _output_line_back(a: Any, b: Any) -> Any:
-    """A times two numbers."""
-    return a, a + b, a - b, zeros() - b
-
-
-@register_jitable
-def _transformed(x: Any, s: Any, line: Any, channels: Any) -> Any:
-    """Bᵀ d B of the tile of 4 × 4 pixels that begins at s."""
-    one, two = channels, 2 * channels
-    a = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
-    s += line
-    b = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
-    s += line
-    c = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
-    s += line
-    d = _input_line(load(x, s), load(x, s + one), load(x, s + two), load(x, s + two + one))
-    return (_input_line(a[0], b[0], c[0], d[0]), _input_line(a[1], b[1], c[1], d[1]),
-            _input_line(a[2], b[2], c[2], d[2]), _input_line(a[3], b[3], c[3], d[3]))
-
-
-@register_jitable
-def _gradient_transformed(y: Any, s: Any, right: Any, down: Any) -> Any:
-    """A y Aᵀ of the 2 × 2 gradients that begin at s."""
-    a = _output_line_back(load(y, s), load(y, s + right))
-    b = _output_line_back(load(y, s + down), load(y, s + down + right))
-    return (_output_line_back(a[0], b[0]), _output_line_back(a[1], b[1]),
-            _output_line_back(a[2], b[2]), _output_line_back(a[3], b[3]))
-
-
-@register_jitable
-def _write_tile(out: Any, at: Any, step: Any, tile: Any) -> None:
-    """Writes what one of the two functions above returned: columns first, each number `step` behind the one before."""
-    _write_column(out, at, step, tile[0])
-    _write_column(out, at + 4 * step, step, tile[1])
-    _write_column(out, at + 8 * step, step, tile[2])
-    _write_column(out, at + 12 * step, step, tile[3])
-
-
-@register_jitable
-def _write_column(out: Any, at: Any, step: Any, column: Any) -> None:
-    store(out, at, column[0])
-    store(out, at + step, column[1])
-    store(out, at + 2 * step, column[2])
-    store(out, at + 3 * step, column[3])
-
-
-@register_jitable
-def _write_pairs(out: Any, at: Any, step: Any, a: Any, b: Any) -> None:
-    """The same for two tiles, side by side as pairs of bfloat16."""
-    _write_column_pairs(out, at, step, a[0], b[0])
-    _write_column_pairs(out, at + 4 * step, step, a[1], b[1])
-    _write_column_pairs(out, at + 8 * step, step, a[2], b[2])
-    _write_column_pairs(out, at + 12 * step, step, a[3], b[3])
-
-
-@register_jitable
-def _write_column_pairs(out: Any, at: Any, step: Any, a: Any, b: Any) -> None:
-    store_pairs(out, at, a[0], b[0])
-    store_pairs(out, at + step, a[1], b[1])
-    store_pairs(out, at + 2 * step, a[2], b[2])
-    store_pairs(out, at + 3 * step, a[3], b[3])
-
-
-@register_jitable
-def _results(m: Any, at: Any, step: Any, bias: Any, y: Any, o: Any, right: Any, down: Any) -> None:
-    """Writes Aᵀ m A + bias, the 2 × 2 results of a tile, to y from o on."""
-    a0, a1, a2, a3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
-    at += 4 * step
-    b0, b1, b2, b3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
-    at += 4 * step
-    c0, c1, c2, c3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
-    at += 4 * step
-    d0, d1, d2, d3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
-    p0, p1, p2, p3 = a0 + b0 + c0 + bias, a1 + b1 + c1, a2 + b2 + c2, a3 + b3 + c3
-    q0, q1, q2, q3 = b0 - c0 - d0 + bias, b1 - c1 - d1, b2 - c2 - d2, b3 - c3 - d3
-    store(y, o, p0 + p1 + p2)
-    store(y, o + down, p1 - p2 - p3 + bias)
-    store(y, o + right, q0 + q1 + q2)
-    store(y, o + down + right, q1 - q2 - q3 + bias)
-
-
-@register_jitable
-def _add_input_gradient(m: Any, at: Any, step: Any, dx: Any, s: Any, line: Any, channels: Any) -> None:
-    """Adds B m Bᵀ to the 4 × 4 pixels that begin at s."""
-    a = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
-    at += step
-    b = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
-    at += step
-    c = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
-    at += step
-    d = _input_line_back(load(m, at), load(m, at + 4 * step), load(m, at + 8 * step), load(m, at + 12 * step))
-    _add_column(dx, s, line, _input_line_back(a[0], b[0], c[0], d[0]))
-    _add_column(dx, s + channels, line, _input_line_back(a[1], b[1], c[1], d[1]))
-    _add_column(dx, s + 2 * channels, line, _input_line_back(a[2], b[2], c[2], d[2]))
-    _add_column(dx, s + 3 * channels, line, _input_line_back(a[3], b[3], c[3], d[3]))
-
-
-@register_jitable
-def _add_column(dx: Any, s: Any, line: Any, column: Any) -> None:
-    store(dx, s, load(dx, s) + column[0])
-    store(dx, s + line, load(dx, s + line) + column[1])
-    store(dx, s + 2 * line, load(dx, s + 2 * line) + column[2])
-    store(dx, s + 3 * line, load(dx, s + 3 * line) + column[3])
 
 
 # -- blocks of tiles -------------------------------------------------------------------------------------------------
@@ -216,17 +103,17 @@ def _inputs(x: Any, patch: Any, v: Any, first: Any, count: Any, sizes: Any) -> N
         inside, s = _pixels(x, patch, first + t, sizes)
         if inside:
             for i in range(0, channels, LANES):
-                _write_tile(v, t * channels + i, step, _transformed(x, s + i, width * channels, channels))
+                write_tile(v, t * channels + i, step, transformed_input(x, s + i, width * channels, channels))
         else:
             for i in range(0, channels, LANES):
-                _write_tile(v, t * channels + i, step, _transformed(patch, i, 4 * channels, channels))
+                write_tile(v, t * channels + i, step, transformed_input(patch, i, 4 * channels, channels))
 
 
 @register_jitable
 def _input_tile(x: Any, patch: Any, inside: Any, s: Any, i: Any, line: Any, channels: Any) -> Any:
     if inside:
-        return _transformed(x, s + i, line, channels)
-    return _transformed(patch, i, 4 * channels, channels)
+        return transformed_input(x, s + i, line, channels)
+    return transformed_input(patch, i, 4 * channels, channels)
 
 
 @register_jitable
@@ -244,7 +131,7 @@ def _paired_inputs(x: Any, patch: Any, other: Any, v: Any, first: Any, count: An
             also, r = False, 0
             other[:] = 0
         for i in range(0, channels, LANES):
-            _write_pairs(v, block // 2 * i + t // 2 * LANES, step, _input_tile(x, patch, inside, s, i, line, channels),
+            write_pairs(v, block // 2 * i + t // 2 * LANES, step, _input_tile(x, patch, inside, s, i, line, channels),
                          _input_tile(x, other, also, r, i, line, channels))
 
 
@@ -344,8 +231,8 @@ def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, 
             if pool:
                 _unpooled(grad, code, (first + t) * filters, y, total, at, filters)
             for f in range(0, filters, LANES):
-                tile = _gradient_transformed(y, f, right, down) if pool else _gradient_transformed(grad, s + f, right, down)
-                _write_tile(m, t * filters + f, step, tile)
+                tile = transformed_gradient(y, f, right, down) if pool else transformed_gradient(grad, s + f, right, down)
+                write_tile(m, t * filters + f, step, tile)
 
     def paired(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, total: Any, at: Any, first: Any, count: Any, pool: Any,
                sizes: Any) -> None:
@@ -365,14 +252,14 @@ def _gradients_of(grad: Any, code: Any, y: Any, again: Any, m: Any, sides: Any, 
             if not more:
                 again[:] = 0
             for f in range(0, filters, LANES):
-                a = _gradient_transformed(y, f, right, down) if pool else _gradient_transformed(grad, s + f, right, down)
+                a = transformed_gradient(y, f, right, down) if pool else transformed_gradient(grad, s + f, right, down)
                 if pool or not more:
-                    b = _gradient_transformed(again, f, filters, 2 * filters)
+                    b = transformed_gradient(again, f, filters, 2 * filters)
                 else:
-                    b = _gradient_transformed(grad, o + f, right, down)
-                _write_tile(numbers, t * filters + f, step, a)
-                _write_tile(numbers, (t + 1) * filters + f, step, b)
-                _write_pairs(sides, f // PANEL * PANEL * (block // 2) + t // 2 * PANEL + f % PANEL, beside, a, b)
+                    b = transformed_gradient(grad, o + f, right, down)
+                write_tile(numbers, t * filters + f, step, a)
+                write_tile(numbers, (t + 1) * filters + f, step, b)
+                write_pairs(sides, f // PANEL * PANEL * (block // 2) + t // 2 * PANEL + f % PANEL, beside, a, b)
 
     return paired if m.dtype == types.int32 else single
 
@@ -421,7 +308,7 @@ def _write_results(m: Any, bias: Any, out: Any, panel: Any, first: Any, count: A
     for t in range(count):
         o = _result_place(first + t, sizes) + panel
         for f in range(0, PANEL, LANES):
-            _results(m, t * PANEL + f, step, load(bias, panel + f), out, o + f, filters, 2 * across * filters)
+            write_results_of_tile(m, t * PANEL + f, step, load(bias, panel + f), out, o + f, filters, 2 * across * filters)
 
 
 @register_jitable
@@ -430,7 +317,7 @@ def _write_pooled(m: Any, bias: Any, out: Any, code: Any, panel: Any, first: Any
     y, nothing = np.empty(4 * PANEL, np.float32), np.zeros(PANEL, np.float32)
     for t in range(count):
         for f in range(0, PANEL, LANES):
-            _results(m, t * PANEL + f, step, load(bias, panel + f), y, f, PANEL, 2 * PANEL)
+            write_results_of_tile(m, t * PANEL + f, step, load(bias, panel + f), y, f, PANEL, 2 * PANEL)
         pool_window(y, 0, PANEL, 2 * PANEL, nothing, out, code, (first + t) * filters + panel, PANEL, relu)
 
 
@@ -480,11 +367,11 @@ def _add_tiles(dv: Any, here: Any, panel: Any, first: Any, count: Any, image: An
         s = (((number - image) * height + row) * width + column) * channels + panel
         if inside:
             for i in range(0, PANEL, LANES):
-                _add_input_gradient(dv, t * PANEL + i, step, here, s + i, width * channels, channels)
+                add_input_gradient(dv, t * PANEL + i, step, here, s + i, width * channels, channels)
         else:
             edge[:] = np.float32(0)
             for i in range(0, PANEL, LANES):
-                _add_input_gradient(dv, t * PANEL + i, step, edge, i, 4 * PANEL, PANEL)
+                add_input_gradient(dv, t * PANEL + i, step, edge, i, 4 * PANEL, PANEL)
             for i in range(max(0, -row), min(4, height - row)):
                 for j in range(max(0, -column), min(4, width - column)):
                     to, at = s + (i * width + j) * channels, (4 * i + j) * PANEL

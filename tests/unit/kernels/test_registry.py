@@ -19,7 +19,8 @@ from tests.unit.kernels.cases import CASES
 
 FOLDER = Path(package.__file__).parent
 TOOLS = {f"{name}_numba" for name in (
-    "bits", "folded", "lanes", "lines", "patches", "pixels", "places", "planes", "sums", "team", "vectors", "winograd_filters")}
+    "bits", "folded", "lanes", "lines", "patches", "pixels", "places", "planes", "sums", "team", "vectors", "winograd_filters",
+    "winograd_tiles")}
 """What the kernels of a backend share."""
 
 

@@ -1,0 +1,81 @@
+"""How a search compares two forms: in turn, in rounds that both meet, so that a busy second of the machine does not decide.
+
+Short steps have many rounds. Of a long one single runs are compared, and of a very long one what was measured is not measured again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from convolt.compiler.measure import Probe
+from convolt.compiler.rows import WORTH, Timed
+
+LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
+DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
+VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
+ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
+ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
+MOST_ROUNDS = 15
+FAR = 1.25  # times as fast, or as slow: if all rounds say so, two or more of them decide
+FAR_SECONDS = (0.1, 0.6)  # that they take together, for a faster and a slower form: two short ones are over within one busy moment
+
+Form = tuple[nn.Module, torch.dtype]
+"""What runs, and in which precision."""
+Rounds = list[tuple[float, float]]
+"""Seconds of a candidate, and of what it is compared with."""
+
+
+def step_seconds(probe: Probe, form: Form, halve: bool) -> float:
+    """Returns the seconds of a step; where it may halve and the step is long, no run takes more than half of a batch, now and later."""
+    if halve and probe.halve() and probe.seconds(*form, budget=0.0, least=1) < 2 * LONG_STEP:
+        probe.whole()
+    return probe.seconds(*form, budget=0.3, least=1)
+
+
+def in_turn(probe: Probe, candidate: Form, best: Form, seconds: float, known: float | None = None) -> Timed:
+    """Measures a candidate and the best form so far.
+
+    Args:
+        probe: runs them.
+        candidate, best: what is compared.
+        seconds: that a step takes, about.
+        known: of the best form, where that was measured; very long steps are not measured twice.
+    """
+    run = seconds / probe.parts
+    if run >= VERY_LONG_STEP:
+        return Timed([(_once(probe, candidate), known or _once(probe, best))])
+    return Timed(_single_runs(probe, candidate, best) if run >= LONG_STEP else _many_rounds(probe, candidate, best))
+
+
+def _once(probe: Probe, form: Form) -> float:
+    return probe.seconds(*form, budget=0.0, least=1)
+
+
+def _single_runs(probe: Probe, candidate: Form, best: Form) -> Rounds:
+    """Two runs of the candidate, and one between them that is held against both; a close win is looked at once more."""
+    times: Rounds = []
+    while len(times) < 2 or (len(times) == 2 and _is_close_win(times)):
+        seconds = _once(probe, candidate)
+        times.append((seconds, times[0][1] if len(times) == 1 else _once(probe, best)))
+        if seconds > DECIDED * times[-1][1]:
+            break
+    return times
+
+
+def _is_close_win(times: Rounds) -> bool:
+    """Whether rounds say that a candidate is faster, but not all of them that it is far faster."""
+    return Timed(times).ratio >= WORTH and any(before / after < FAR for after, before in times)
+
+
+def _many_rounds(probe: Probe, candidate: Form, best: Form) -> Rounds:
+    """Up to `MOST_ROUNDS`, fewer where all say that the candidate is far faster, or slower."""
+    times: Rounds = []
+    began = probe.clock()
+    while len(times) < 3 or (len(times) < MOST_ROUNDS and probe.clock() - began < ROUNDS_SECONDS):
+        seconds = probe.seconds(*candidate, budget=ROUND_SECONDS)
+        times.append((seconds, probe.seconds(*best, budget=ROUND_SECONDS)))
+        told = len(times) > 1 and probe.clock() - began >= FAR_SECONDS[times[-1][0] > times[-1][1]]
+        if told and not any(1 / FAR < before / after < FAR for after, before in times):
+            break
+    return times
