@@ -41,6 +41,11 @@ def by_onednn() -> Iterator[None]:
         _here.by_onednn = before
 
 
+def asked_for() -> bool:
+    """Whether this is inside of `by_onednn`."""
+    return _here.by_onednn
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`, by oneDNN inside of `by_onednn`.
 

@@ -7,7 +7,9 @@ by block, leaves holes between them that nothing fits, a third of the process.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import mmap
+import sys
 from typing import NamedTuple
 
 import torch
@@ -61,8 +63,9 @@ class Arena:
         self._advise("MADV_DONTNEED")
 
     def _advise(self, name: str) -> None:
-        if self._mapped is not None and hasattr(mmap, name):  # on Linux
-            self._mapped.madvise(getattr(mmap, name))
+        if self._mapped is not None and sys.platform == "linux" and hasattr(mmap, name):
+            with contextlib.suppress(OSError):  # a kernel without large pages, or memory that is locked: nothing depends on it
+                self._mapped.madvise(getattr(mmap, name))
 
 
 def placed(blocks: dict[int, Life]) -> tuple[dict[int, int], int]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from convolt import activations, kernels
 from convolt.compiler.frozen import Chain, Frozen, Packed, cast_weights, freeze
-from convolt.compiler.fuse import fuse
+from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands, window_of
 from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, SeparableConv2D, ZeroPadding2D
 
@@ -57,7 +57,7 @@ def frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tupl
                 count["cast"] += 1
     graph.graph.lint()
     graph.recompile()
-    return fuse(graph, LEFT).module, dict(count)
+    return fuse(graph, tuple(rewrite.name for rewrite in REWRITES if rewrite.name in LEFT and rewrite.pays())).module, dict(count)
 
 
 def _pad_within_pools(graph: fx.GraphModule) -> None:
@@ -71,7 +71,7 @@ def _pad_within_pools(graph: fx.GraphModule) -> None:
         chain = getattr(module_of(graph, before), "chain", None)
         even = all(one == other and 2 * one <= side for (one, other), side in zip(layer.padding, size, strict=True))
         if isinstance(chain, Chain) and chain.activation in NOT_BELOW_ZERO and even and padding == (0, 0):
-            node.target = f"{node.target}_padded"
+            node.target = f"{node.name}_padded"  # the layer may be called elsewhere, too
             graph.add_submodule(node.target, nn.MaxPool2d(size, strides, border))
             node.args = (before,)
             graph.graph.erase_node(zeros)

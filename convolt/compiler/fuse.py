@@ -77,12 +77,14 @@ class Rewrite:
         what: it does, in one line.
         match: finds it at a node.
         leftover: whether it is for what longer rewrites leave, so that the search tries it after them.
+        pays: whether it may be faster on this machine; where it was asked for by its name, as by a plan of another one, that is not asked.
     """
 
     name: str
     what: str
     match: Callable[[fx.GraphModule, fx.Node], Match | None]
     leftover: bool = False
+    pays: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -196,10 +198,10 @@ def _gemm_conv(graph: fx.GraphModule, node: fx.Node) -> Match | None:
 
 
 def _products(graph: fx.GraphModule, node: fx.Node) -> Match | None:
-    """Dense layers and attention in float32, on a CPU on which PyTorch's own products take half of the processor's rate."""
+    """Dense layers and attention in float32 on a CPU."""
     layer = module_of(graph, node)
     kinds = (Dense, EinsumDense, GroupQueryAttention, MultiHeadAttention, nn.Linear)
-    if layer is None or type(layer) not in kinds or not multiplies_at_half_rate():
+    if layer is None or type(layer) not in kinds or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in layer.parameters())
     inputs = [value for value in node.args if isinstance(value, fx.Node)]
@@ -346,13 +348,14 @@ REWRITES = (  # in order: the longest chains first
     Rewrite("winograd conv", "3 × 3 convolution with 2.25 to 4 times fewer products, by its shape (CPU)", _winograd_conv),
     Rewrite("depthwise conv", "convolution of each channel by itself, with a weights' gradient of our own (CPU)", _depthwise),
     Rewrite("gemm conv", "convolution of many channels to few places by products of matrices, pass by pass (CPU)", _gemm_conv),
-    Rewrite("onednn products", "dense layers' and attention's products of float32 matrices by oneDNN (CPU)", _products),
+    Rewrite("onednn products", "dense layers' and attention's products of float32 matrices by oneDNN (CPU)", _products,
+            pays=lambda: multiplies_at_half_rate()),
     Rewrite("conv+relu", "bias and ReLU written over a convolution's result, on CUDA in one pass", _conv_relu, leftover=True),
 )
 
 
 def fuse(traced: fx.GraphModule, names: tuple[str, ...] | None = None) -> Fused:
-    """Returns a copy of the graph in which the table's rewrites (or those in `names`) are done wherever they are legal."""
+    """Returns a copy of the graph in which the table's rewrites that pay (or those in `names`) are done wherever they are legal."""
     graph = fx.Graph()
     val_map: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(traced.graph, val_map))
@@ -362,7 +365,7 @@ def fuse(traced: fx.GraphModule, names: tuple[str, ...] | None = None) -> Fused:
     count: dict[str, int] = {}
     covers: set[str] = set()
     for rewrite in REWRITES:
-        if names is not None and rewrite.name not in names:
+        if not (rewrite.pays() if names is None else rewrite.name in names):
             continue
         for node in list(result.graph.nodes):
             match = rewrite.match(result, node) if node.op.startswith("call") else None

@@ -115,7 +115,7 @@ class Probe:
         self._device = device
         self.clock = clock
         self._graphs = graphs
-        self._kept_runs: dict[tuple[nn.Module, torch.dtype], Callable[[], Any]] = {}
+        self._kept_runs: dict[tuple[nn.Module, torch.dtype, int], Callable[[], Any]] = {}
 
     def compiling_seconds(self) -> float:
         """Returns how much of the clock's time has gone into compiling kernels, which is done once on a machine."""
@@ -209,15 +209,15 @@ class Probe:
         if self._graphs is None:
             run()
             return run
-        if (module, precision) in self._kept_runs:
-            kept = self._kept_runs[module, precision]
+        if (module, precision, self.parts) in self._kept_runs:
+            kept = self._kept_runs[module, precision, self.parts]
             kept()
             return kept
         self._graphs.warm_up(run)
         try:
             captured = self._graphs.capture(run, [own for seeded in _generators(self._model) for own in seeded.values()])
             if self._graphs.keeps:
-                self._kept_runs[module, precision] = captured
+                self._kept_runs[module, precision, self.parts] = captured
             return captured
         except torch.OutOfMemoryError:
             raise
@@ -239,9 +239,9 @@ class Probe:
             return tensor.detach()  # a node that kept its own output as it is would never be freed
 
         with self._as_it_was(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = self._loss_of(module, precision)
+            loss = self._timed_loss_of(module, precision)
         del loss
-        return sum(kept.values())
+        return self.parts * sum(kept.values())
 
     def too_large(self) -> str:
         """Returns why the whole batch is not to be computed in float64, where memory is short; "" if it can be."""

@@ -25,7 +25,7 @@ from convolt.compiler.measure import Probe
 from convolt.compiler.rows import Row, plain_row
 from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Search
 from convolt.compiler.trace import Untraceable, trace
-from convolt.devices import tf32_in_use, why_not_bfloat16
+from convolt.devices import multiplies_at_half_rate, tf32_in_use, why_not_bfloat16
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
@@ -335,7 +335,8 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     """
     if folder is None:
         return None
-    processor: Any = [platform.machine(), sorted(torch.cpu.get_capabilities().items())]  # a home folder may be shared by several kinds
+    capabilities = sorted(torch.cpu.get_capabilities().items())
+    processor: Any = [platform.machine(), capabilities, multiplies_at_half_rate()]  # a home folder may be shared by several kinds
     if plan.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(plan.device)
     shapes = [tuple(x.shape[1:]) for x in inputs] + [(name, *p.shape) for name, p in module.named_parameters()]

@@ -101,7 +101,7 @@ class _Writer:
         results = ", ".join([self._tensor(place) for place in self._recording.results])
         text = "\n".join([f"def program({given}):", *(f"    {line}" for line in self._lines), f"    return [{results}]"])
         exec(compile(text, "<a training step>", "exec"), self._names)  # names and numbers alone: no text of anybody's is in it
-        made: Program = self._names["program"]
+        made: Program = self._names.pop("program")  # which otherwise would keep itself, and the memory it works in
         made.__doc__ = text
         return torch.inference_mode()(made)
 

@@ -39,7 +39,7 @@ _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
 FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; nothing is compiled for the first two
-RULES = 19  # of the choice; a new number makes earlier measurements void
+RULES = 20  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -96,7 +96,7 @@ class Search:
         if self._traced is not None:
             in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
             in_turn.sort(key=lambda rewrite: FIRST.index(word) if (word := rewrite.name.split()[0]) in FIRST else len(FIRST))
-            candidates += [rewrite.name for rewrite in in_turn if fuse(self._traced, (rewrite.name,)).count]
+            candidates += [rewrite.name for rewrite in in_turn if rewrite.pays() and fuse(self._traced, (rewrite.name,)).count]
         for names in _together(candidates):
             if names != (BFLOAT16,) and self._changes_nothing(names):
                 continue
@@ -352,6 +352,9 @@ class Search:
         if why := self._probe.too_large():
             self._rows.append(plain_row(name, "refused", why))
             return
+        if self._probe.parts > 1:  # its code is for whole batches
+            self._probe.whole()
+            self._best_seconds = self._probe.seconds(self._best, self.precision, budget=0.0, least=1)
         try:
             reference = self._probe.reference(whole=True)  # of the shape that the code is for
             own = self._probe.gradients(form, self.precision, whole=True).errors(reference)

@@ -153,7 +153,8 @@ class EinsumDense(Layer):
 
     def _as_product(self, x: Tensor) -> Tensor | None:
         """Returns the sums as a product of matrices where the equation is one and oneDNN is to do it (`products.by_onednn`)."""
-        if not (count := self._parts.summed):
+        count = self._parts.summed
+        if not count or not products.asked_for():
             return None
         y = products.matrix_product(x.flatten(-count), self.weight.flatten(0, count - 1).flatten(1))
         return None if y is None else y.view(*y.shape[:-1], *self.weight.shape[count:])

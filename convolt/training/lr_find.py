@@ -111,6 +111,7 @@ def find_rate(trainer: Any, x: Any, y: Any, *, batch_size: int | None = None, st
             rates, losses, exploded = _try_rates(trainer, step, data, steps)
         finally:
             inner._schedule = before
+            trainer.end_training()
     return judge(rates, losses, exploded)
 
 

@@ -109,8 +109,12 @@ class Trainer(Planning):
                 session = None if options is None else Session(options, resume, resume_allow)
                 return self._fit_in(session, x, y, **arguments)
             finally:
-                if self._replay is not None:
-                    self._replay.end_training()
+                self.end_training()
+
+    def end_training(self) -> None:
+        """Gives back what only training needs."""
+        if self._replay is not None:
+            self._replay.end_training()
 
     def _fit_in(self, session: Session | None, x: Any, y: Any, **arguments: Any) -> History:
         """Trains, and closes the session that keeps checkpoints of it."""

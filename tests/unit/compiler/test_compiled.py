@@ -49,7 +49,8 @@ class GivenTimes(Probe):
     """Real gradients of the model above; seconds of a step as given; `spoil` makes compiled forms wrong."""
 
     def __init__(self, model: nn.Module, seconds: float, compiled: float = 0.0, spoil: float = 0.0) -> None:
-        super().__init__(model, self.loss_of, CPU)
+        super().__init__(model, self.loss_of, CPU, half_loss_of=self.loss_of)
+        self.parts_of_forms: list[tuple[bool, int]] = []
         self.given, self.compiled, self.spoil = seconds, compiled, spoil
 
     def loss_of(self, module: nn.Module, precision: torch.dtype) -> torch.Tensor:
@@ -58,6 +59,7 @@ class GivenTimes(Probe):
         return loss * (1 + self.spoil) if isinstance(module, Compiled) else loss
 
     def seconds(self, module: nn.Module, precision: object, budget: float, **_: object) -> float:
+        self.parts_of_forms.append((isinstance(module, Compiled), self.parts))
         return self.compiled if isinstance(module, Compiled) else self.given
 
 
@@ -67,6 +69,19 @@ def planned(steps: int | None = 10**9, compiling: Compiling | None = None, **tim
     probe = GivenTimes(model, **{"seconds": 0.02} | times)
     return make_plan(model, [torch.from_numpy(X[:2])], probe, precision=torch.float32, device=CPU, batch_size=16, steps=steps,
                      compiling=compiling or Compiling(((16, 16),), why_not_compiled(CPU)))
+
+
+def test_code_is_timed_on_whole_batches_which_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    monkeypatch.setattr("convolt.compiler.compiled._keep_kernels_out", lambda module: None)
+    model = layered()
+    model.build_for([torch.from_numpy(X[:2])])
+    probe = GivenTimes(model, seconds=0.6, compiled=0.3)
+    plan, module = make_plan(model, [torch.from_numpy(X[:2])], probe, precision=torch.float32, device=CPU, batch_size=16, steps=10**9,
+                             compiling=Compiling(((16, 16),)))
+    assert isinstance(module, Compiled) and "2.00× without it" in why(plan), plan.describe()
+    assert {parts for compiled, parts in probe.parts_of_forms if compiled} == {1}
+    assert (False, 2) in probe.parts_of_forms, "what is not compiled was searched on halves"
 
 
 def why(plan: Plan) -> str:

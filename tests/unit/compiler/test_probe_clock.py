@@ -12,6 +12,8 @@ from convolt import layers as L
 from convolt.compiler import Plan, make_plan
 from convolt.compiler.fuse import fuse
 from convolt.compiler.measure import Probe
+from convolt.compiler.replay import Recordings
+from convolt.compiler.rounds import step_seconds
 from convolt.compiler.search import MOST_OF_RUN, MOST_SECONDS, SEARCH_SECONDS
 from convolt.compiler.trace import trace
 from convolt.models import Sequential
@@ -114,7 +116,25 @@ def test_half_of_a_batch_tells_what_all_of_it_takes() -> None:
         spent.append(machine.now - began)
         assert probe.halve() is halved
     assert spent == [pytest.approx(1.8), pytest.approx(0.9)]
-    assert probe.kept_bytes(model, torch.float32) > 0 and machine.halves == 2, "what is not timed is of the whole batch"
+    assert probe.kept_bytes(model, torch.float32) > 0 and machine.halves == 3
+
+
+def test_a_program_of_half_of_a_batch_is_not_timed_as_all_of_it() -> None:
+    model, x, sizes = nn.Linear(40, 40), torch.rand(64, 40), []
+
+    def loss_of(count: int) -> Any:
+        def compute(module: Any, precision: torch.dtype) -> torch.Tensor:
+            sizes.append(count)
+            return module(x[:count]).square().mean()
+
+        return compute
+
+    probe = Probe(model, loss_of(64), torch.device("cpu"), graphs=Recordings(), half_loss_of=loss_of(32))
+    for _ in range(2):
+        sizes.clear()
+        assert step_seconds(probe, (model, torch.float32), halve=True) > 0
+        assert probe.parts == 1
+        assert sizes in ([32, 32, 32, 64, 64, 64], []), "each is recorded once: the first time"
 
 
 @pytest.mark.parametrize(("layers", "halved"), [(0.05, False), (0.3, False), (0.5, True), (0.9, True)])
