@@ -20,13 +20,15 @@ import torch
 from torch import nn
 
 from convolt.compiler.arena import Arena
-from convolt.compiler.execute import WARM_UP_STEPS, batch_shape
+from convolt.compiler.execute import batch_shape
 from convolt.compiler.host import returning_freed_memory
 from convolt.compiler.program import CannotReplayError, Program, make_program, program_of
 from convolt.compiler.record import Recorder, Recording
 
 LONG_RUN = 0.05
 """Seconds of a run beside which the milliseconds that Python takes make no difference between two forms."""
+ATTEMPTS = 3
+"""Recordings after the first one that may differ from the one before: something was made in the first steps alone."""
 MOST_PROGRAMS = 8
 """Of batches of different shapes; the others' steps run as ever."""
 
@@ -51,6 +53,7 @@ class ReplayedStep:
         self._on_failure = on_failure
         self._settings: Any = None
         self._runs: Counter[Any] = Counter()
+        self._attempts: Counter[Any] = Counter()
         self._recordings: dict[Any, Recording] = {}
         self._programs: dict[Any, Program] = {}
         self._unsure: set[Any] = set()
@@ -90,7 +93,7 @@ class ReplayedStep:
         kind = (*_kind_of(batch), self._optimizer.variant, self._step.room.limit, self._step.module.training)
         program = self._program(kind)
         if program is None and not self._is_to_record(kind):
-            first = self._runs.total() <= WARM_UP_STEPS  # what these leave in the heap would not fit the program's needs
+            first = self._runs.total() == 1  # what it leaves in the heap would not fit the program's needs
             with returning_freed_memory() if first else nullcontext():
                 self._step.train(batch)
             return
@@ -123,11 +126,11 @@ class ReplayedStep:
         return None if kind in self._unsure else self._programs.get(kind)
 
     def _is_to_record(self, kind: Any) -> bool:
-        """Whether the step to come is recorded: not the first ones, in which kernels are compiled and algorithms chosen."""
+        """Whether the step to come is recorded: not the first one of its kind, in which kernels are compiled and algorithms chosen."""
         runs, self._runs[kind] = self._runs[kind], self._runs[kind] + 1
         known = kind in self._programs or len(self._programs) < MOST_PROGRAMS
         refused = kind in self._recordings and bool(self._recordings[kind].reason)
-        return self._runs.total() > WARM_UP_STEPS and runs > 0 and known and not refused
+        return runs > 0 and known and not refused
 
     def _record(self, kind: Any, batch: Any, work: Callable[[], None]) -> None:
         """Does the work, and makes it a program once it has done the same twice."""
@@ -141,10 +144,12 @@ class ReplayedStep:
             if recording.reason or before is None or before.difference(recording):
                 del self._programs[kind]
         elif before is not None and not recording.reason:
+            self._attempts[kind] += 1
             try:
                 self._make(kind, before, recording)
             except CannotReplayError as error:
-                recording.reason = str(error)
+                if self._attempts[kind] >= ATTEMPTS or not before.difference(recording):
+                    recording.reason = str(error)
 
     def _make(self, kind: Any, before: Recording, recording: Recording) -> None:
         """Makes a program, and the others anew if the memory in which they all work has moved."""

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from convolt.compiler.measure import Probe
-from convolt.compiler.rows import WORTH, Timed
+from convolt.compiler.rows import Timed
 
 LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
 DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
+CLOSE = 0.97  # times as fast, from which on two runs are not enough to refuse it
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
 ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
@@ -53,9 +54,9 @@ def _once(probe: Probe, form: Form) -> float:
 
 
 def _single_runs(probe: Probe, candidate: Form, best: Form) -> Rounds:
-    """Two runs of the candidate, and one between them that is held against both; a close win is looked at once more."""
+    """Two runs of the candidate, and one between them that is held against both; what is close is looked at once more."""
     times: Rounds = []
-    while len(times) < 2 or (len(times) == 2 and _is_close_win(times)):
+    while len(times) < 2 or (len(times) == 2 and _is_close(times)):
         seconds = _once(probe, candidate)
         times.append((seconds, times[0][1] if len(times) == 1 else _once(probe, best)))
         if seconds > DECIDED * times[-1][1]:
@@ -63,9 +64,9 @@ def _single_runs(probe: Probe, candidate: Form, best: Form) -> Rounds:
     return times
 
 
-def _is_close_win(times: Rounds) -> bool:
-    """Whether rounds say that a candidate is faster, but not all of them that it is far faster."""
-    return Timed(times).ratio >= WORTH and any(before / after < FAR for after, before in times)
+def _is_close(times: Rounds) -> bool:
+    """Whether rounds say that a candidate is no slower, within noise, but not all of them that it is far faster."""
+    return Timed(times).ratio >= CLOSE and any(before / after < FAR for after, before in times)
 
 
 def _many_rounds(probe: Probe, candidate: Form, best: Form) -> Rounds:

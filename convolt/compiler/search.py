@@ -38,8 +38,8 @@ plain form is off by 1.0e-3 to 4.1e-3, tiles by 1.6e-3 to 5.6e-3, and once by 1.
 _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
-FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; nothing is compiled for the first two
-RULES = 20  # of the choice; a new number makes earlier measurements void
+FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; products of patches where units for them are
+RULES = 21  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -95,7 +95,8 @@ class Search:
         candidates = [BFLOAT16] * self._lower
         if self._traced is not None:
             in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
-            in_turn.sort(key=lambda rewrite: FIRST.index(word) if (word := rewrite.name.split()[0]) in FIRST else len(FIRST))
+            first = _first()
+            in_turn.sort(key=lambda rewrite: first.index(word) if (word := rewrite.name.split()[0]) in first else len(first))
             candidates += [rewrite.name for rewrite in in_turn if rewrite.pays() and fuse(self._traced, (rewrite.name,)).count]
         for names in _together(candidates):
             if names != (BFLOAT16,) and self._changes_nothing(names):
@@ -398,8 +399,13 @@ def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
     norms = tuple(name for name in candidates if name.startswith("bn+"))
     if len(norms) < 2:
         return alone
-    first = sum(name.split()[0] in (BFLOAT16, *FIRST) for name in candidates)
+    first = sum(name.split()[0] in (BFLOAT16, *_first()) for name in candidates)
     return [*alone[:first], norms, *alone[first:]]
+
+
+def _first() -> tuple[str, ...]:
+    """Returns the first words of what is tried first on this machine."""
+    return FIRST if multiplies_in_tiles() else tuple(word for word in FIRST if word != "gemm")
 
 
 def _allowed(own: Sequence[float], moved: Sequence[float], precision: torch.dtype) -> list[float]:

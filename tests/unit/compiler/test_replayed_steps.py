@@ -19,7 +19,7 @@ from convolt import layers, optimizers
 from convolt.compiler import inference, repeated, replay
 from convolt.compiler.fuse import REWRITES
 from convolt.compiler.program import CannotReplayError, make_program, source_of
-from convolt.compiler.record import Recorder
+from convolt.compiler.record import Recorder, Recording
 from convolt.data.augment import RandomFlip, RandomRotation
 from convolt.kernels import compiled as kernels_compiled
 from convolt.models import Sequential
@@ -447,3 +447,19 @@ def test_each_rewrite_can_be_replayed(name: str, precision: str, monkeypatch: py
     assert model.plan.fusions.get(name), model.plan.describe()
     assert model.plan.execution == "replay" and programs(model) == 1, model.plan.describe()
     assert_same(found[1], found[0])
+
+
+@pytest.mark.parametrize(("differing", "replayed"), [(1, True), (2, True), (100, False)])
+def test_recordings_that_differ_at_first_are_followed_by_others(differing: int, replayed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Recording.difference, []
+
+    def difference(self: Recording, other: Recording) -> str:
+        calls.append(self)
+        return "made in the first steps alone" if len(calls) <= differing else real(self, other)
+
+    monkeypatch.setattr(Recording, "difference", difference)
+    model = net(fusions="none")
+    model.fit(X, Y, batch_size=16, epochs=4, verbose=0)
+    assert (model.plan.execution == "replay") is replayed, model.plan.describe()
+    assert replayed or "made in the first steps alone" in model.plan.describe()
+    assert len(calls) < 12, "it is given up"
