@@ -33,6 +33,10 @@ class CannotReplayError(RuntimeError):
     """A recorded step cannot be made a program; the message says why."""
 
 
+class RecordingsDifferError(CannotReplayError):
+    """Two recordings of the same work did not do the same; another one may be like the last."""
+
+
 def make_program(recording: Recording, arena: Arena | None = None) -> Program:
     """Returns the program of a recording.
 
@@ -51,12 +55,13 @@ def program_of(first: Recording, second: Recording, arena: Arena | None = None) 
     """Returns the program of two recordings of the same work, if both did the same.
 
     Raises:
-        CannotReplayError: they did not, or `make_program` says why there is none.
+        RecordingsDifferError: they did not.
+        CannotReplayError: `make_program` says why there is none.
     """
     if reason := first.reason or second.reason:
         raise CannotReplayError(reason)
     if difference := first.difference(second):
-        raise CannotReplayError(f"two of them differ: {difference}")
+        raise RecordingsDifferError(f"two of them differ: {difference}")
     return make_program(second, arena)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from convolt.compiler.arena import Arena
 from convolt.compiler.execute import batch_shape
 from convolt.compiler.host import returning_freed_memory
-from convolt.compiler.program import CannotReplayError, Program, make_program, program_of
+from convolt.compiler.program import CannotReplayError, Program, RecordingsDifferError, make_program, program_of
 from convolt.compiler.record import Recorder, Recording
 
 LONG_RUN = 0.05
@@ -148,7 +148,7 @@ class ReplayedStep:
             try:
                 self._make(kind, before, recording)
             except CannotReplayError as error:
-                if self._attempts[kind] >= ATTEMPTS or not before.difference(recording):
+                if not isinstance(error, RecordingsDifferError) or self._attempts[kind] >= ATTEMPTS:
                     recording.reason = str(error)
 
     def _make(self, kind: Any, before: Recording, recording: Recording) -> None:

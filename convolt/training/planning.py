@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from convolt import devices
 from convolt.compiler import Plan, first_plan, make_plan
 from convolt.compiler.compiled import Compiling, shapes_of, why_not_compiled
 from convolt.compiler.execute import CapturedStep, CudaGraphs, GraphBackend, Pace, choose_together, why_not_captured, why_not_together
-from convolt.compiler.host import computing, returning_freed_memory
+from convolt.compiler.host import computing
 from convolt.compiler.measure import Probe
 from convolt.compiler.plan import ASKED_FOR_EAGER, GRAPH
 from convolt.compiler.replay import Recordings, ReplayedStep, why_not_replayed
@@ -49,15 +49,12 @@ class FirstStep:
         step: runs the first batch.
         begun: whether the first step is done, as in a training that is resumed right after it.
         plan: called with the next batch; returns what runs from then on.
-        around: what the first batch is trained within.
     """
 
-    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep | ReplayedStep],
-                 around: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, step: Step, begun: bool, plan: Callable[[Batch], Step | CapturedStep | ReplayedStep]) -> None:
         self._runner: Step | CapturedStep | ReplayedStep = step
         self._begun = begun
         self._plan: Callable[[Batch], Step | CapturedStep | ReplayedStep] | None = plan
-        self._around = around
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
@@ -70,8 +67,7 @@ class FirstStep:
         """Trains on several batches, one step after the other."""
         left = list(batches)
         if not self._begun:
-            with self._around():
-                self._runner.train(left.pop(0))
+            self._runner.train(left.pop(0))
             self._begun = True
         if left and self._plan is not None:
             plan, self._plan = self._plan, None
@@ -135,8 +131,7 @@ class Planning(Feeding):
             chosen(self.plan)
             return runner
 
-        # What the first step leaves in the heap would not fit the needs of the form that runs from then on.
-        return FirstStep(step, begun, make, returning_freed_memory if self.device.type == "cpu" else nullcontext)
+        return FirstStep(step, begun, make)
 
     def _planned(self, step: Step) -> Step | CapturedStep | ReplayedStep:
         """Returns the step, or what captures it in a graph, as the plan says."""
