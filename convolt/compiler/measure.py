@@ -122,7 +122,7 @@ class Probe:
         return compiling_seconds() if self.clock is time.perf_counter else 0.0
 
     def halve(self) -> bool:
-        """Has runs be timed on half of the batch, if it has halves: of a long step that is telling enough, and takes half of the memory."""
+        """Has runs be timed on half of the batch, if it has halves: of a long step that is telling enough."""
         if self._half_loss_of is None or self.parts > 1:
             return False
         self._timed_loss_of, self.parts = self._half_loss_of, 2
