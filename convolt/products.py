@@ -69,8 +69,7 @@ def matrix_product(x: Tensor, matrix: Tensor) -> Tensor | None:
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns `a @ b + bias` of two matrices on the CPU, without autograd, by whatever is fastest."""
-    few = a.shape[0] < FEWEST_ROWS or a.numel() * b.shape[1] < FEWEST_PRODUCTS
-    if not few and a.dtype == torch.float32 and multiplies_at_half_rate():
+    if _is_large(a, b) and a.dtype == torch.float32 and multiplies_at_half_rate():
         return _onednn(a, b, bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
@@ -84,8 +83,12 @@ def _is_for_onednn(x: Tensor, matrix: Tensor, bias: Tensor | None) -> bool:
     if not _here.by_onednn or torch.is_autocast_enabled("cpu") or any(t is not None and t.device.type != "cpu" for t in (x, matrix, bias)):
         return False
     plain = all(t is None or t.dtype == torch.float32 for t in (x, matrix, bias))
+    return plain and _is_large(x, matrix)
+
+
+def _is_large(x: Tensor, matrix: Tensor) -> bool:
     rows = x.numel() // max(1, x.shape[-1])
-    return plain and rows >= FEWEST_ROWS and rows * matrix.numel() >= FEWEST_PRODUCTS
+    return rows >= FEWEST_ROWS and rows * matrix.numel() >= FEWEST_PRODUCTS
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:

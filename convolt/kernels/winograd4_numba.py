@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.jit import register_jitable
-from convolt.kernels.memory import channels_last, empty_channels_last, numbers
+from convolt.kernels.memory import channels_last, empty_channels_last, in_order, numbers
 
 SIDE, POINTS = 4, 36
 BLOCK = 128  # channels that are transformed at once: their 36 numbers stay in the first cache
@@ -275,7 +275,7 @@ class Filters:
             into = (given, held, (height, width, channels), self.grid, self.padding, start)
             _forward.over_rows(into, count, size)
             products = self._multiply(transformed[:count])
-            numbered = (products.as_strided((products.numel(),), (1,)), products.stride()[:2])
+            numbered = (in_order(products), products.stride()[:2])
             back = (*numbered, shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
             _outputs.over_rows(back, count, size)
         return y
