@@ -122,9 +122,10 @@ def _part(graph: fx.GraphModule, node: fx.Node, separable: SeparableConv2D) -> N
 
 @dataclass
 class _Found:
-    """A chain in a graph: what it computes, its input, the residual if there is one, its nodes in order."""
+    """A chain in a graph: what it computes, the convolution's weight, its input, the residual if there is one, its nodes in order."""
 
     chain: Chain
+    weight: Tensor
     x: fx.Node
     residual: fx.Node | None
     nodes: list[fx.Node]
@@ -167,8 +168,8 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
         nodes.append(after)
     window = (_pair(getattr(conv, "strides", None) or conv.stride), padding, _pair(getattr(conv, "dilation_rate", None) or conv.dilation))
     groups = x.meta["shape"][1] if isinstance(conv, DepthwiseConv2D) else conv.groups
-    chain = Chain(weight, bias, *window, groups, border, activation, residual is not None, pool)
-    return _Found(chain, x, residual, nodes, norms)
+    chain = Chain(bias, *window, groups, border, activation, residual is not None, pool)
+    return _Found(chain, weight, x, residual, nodes, norms)
 
 
 def _can_freeze(conv: Any) -> bool:
@@ -212,7 +213,7 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Ten
 
 
 def _replace(graph: fx.GraphModule, found: _Found, batch: int, dtype: torch.dtype, count: Counter[str]) -> None:
-    module = freeze(found.chain, (batch, *found.x.meta["shape"][1:]), dtype)
+    module = freeze(found.chain, found.weight, (batch, *found.x.meta["shape"][1:]), dtype)
     name, last = f"frozen_{sum(count.values())}", found.nodes[-1]
     graph.add_submodule(name, module)
     with graph.graph.inserting_after(last):

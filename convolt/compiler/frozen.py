@@ -36,11 +36,10 @@ _POINTWISE, _POINTWISE_OVER = torch.ops.mkldnn._convolution_pointwise, torch.ops
 
 @dataclass(frozen=True)
 class Chain:
-    """What one frozen convolution stands for.
+    """What one frozen convolution stands for, but for its weight: each way has that in a layout of its own, and once is enough.
 
     Attributes:
-        weight: (F, C / groups, height, width), batch normalization folded in, float32.
-        bias: (F,) or None.
+        bias: (F,) or None, float32.
         stride, padding, dilation: vertical and horizontal; `padding` is what the convolution adds itself.
         groups: of channels.
         border: zeros to be added before, as `F.pad` takes them; empty if none.
@@ -49,7 +48,6 @@ class Chain:
         pool: 2 where windows of 2 × 2 are pooled at the end, else 1.
     """
 
-    weight: Tensor
     bias: Tensor | None
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -61,23 +59,29 @@ class Chain:
     pool: int = 1
 
 
-def freeze(chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
+def freeze(chain: Chain, weight: Tensor, shape: Sequence[int], dtype: torch.dtype) -> nn.Module:
     """Returns the module that computes a chain for inputs of a shape (N, C, H, W) fastest.
 
     The choice follows from shapes, types and the device alone, so that the same model gives the same bits.
+
+    Args:
+        chain: what is computed.
+        weight: (F, C / groups, height, width), batch normalization folded in, float32.
+        shape: of the inputs.
+        dtype: of the computation.
     """
-    if chain.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return Plain(chain, dtype)
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return Plain(chain, weight, dtype)
     if dtype == torch.bfloat16 and not onednn_takes_bfloat16():
-        return Plain(chain, dtype)
+        return Plain(chain, weight, dtype)
     height, width = (size + sum(chain.border[i : i + 2]) for size, i in zip(shape[2:], (2, 0), strict=True)) if chain.border else shape[2:]
     padded = (shape[0], shape[1], height, width)
-    plain_window = chain.stride == chain.dilation == (1, 1) and chain.groups == 1 and tuple(chain.weight.shape[2:]) == (3, 3)
-    if plain_window and dtype == torch.float32 and kernels.tiles_pay(padded, len(chain.weight), chain.padding):
-        return Tiled(chain, padded)
-    if plain_window and dtype == torch.bfloat16 and not multiplies_in_tiles() and Winograd.takes(chain, padded):
-        return Winograd(chain, padded)
-    return Packed(chain, padded, dtype)
+    plain_window = chain.stride == chain.dilation == (1, 1) and chain.groups == 1 and tuple(weight.shape[2:]) == (3, 3)
+    if plain_window and dtype == torch.float32 and kernels.tiles_pay(padded, len(weight), chain.padding):
+        return Tiled(chain, weight, padded)
+    if plain_window and dtype == torch.bfloat16 and not multiplies_in_tiles() and Winograd.takes(chain, weight, padded):
+        return Winograd(chain, weight, padded)
+    return Packed(chain, weight, padded, dtype)
 
 
 class Frozen(nn.Module, ABC):
@@ -111,9 +115,9 @@ def _behind(chain: Chain, y: Tensor, residual: Tensor | None, activated: bool) -
 class Plain(Frozen):
     """PyTorch's convolution."""
 
-    def __init__(self, chain: Chain, dtype: torch.dtype) -> None:
+    def __init__(self, chain: Chain, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__(chain, dtype)
-        self._weight = chain.weight.to(dtype, memory_format=torch.channels_last)
+        self._weight = weight.to(dtype, memory_format=torch.channels_last)
         self._bias = None if chain.bias is None else chain.bias.to(dtype)
 
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -126,10 +130,10 @@ class Plain(Frozen):
 class Packed(Frozen):
     """oneDNN's convolution with the activation, or sum and activation, inside, and with weights in the layout that it wants."""
 
-    def __init__(self, chain: Chain, shape: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, chain: Chain, weight: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__(chain, dtype)
         self._window = (list(chain.padding), list(chain.stride), list(chain.dilation), chain.groups)
-        given = chain.weight.to(dtype).to_mkldnn()
+        given = weight.to(dtype).to_mkldnn()
         self._weight = torch._C._nn.mkldnn_reorder_conv2d_weight(given, *self._window, list(shape))  # type: ignore[call-arg]
         self._bias = None if chain.bias is None else chain.bias.to(dtype)
         self._inside = ONEDNN.get(chain.activation) if not chain.added else None
@@ -152,9 +156,9 @@ class Packed(Frozen):
 class Tiled(Frozen):
     """Winograd's convolution by tiles of 4 × 4 results, with bias, sum, ReLU and pooling on the way back."""
 
-    def __init__(self, chain: Chain, shape: Sequence[int]) -> None:
+    def __init__(self, chain: Chain, weight: Tensor, shape: Sequence[int]) -> None:
         super().__init__(chain, torch.float32)
-        self._filters: Any = kernels.tiled_filters(chain.weight, tuple(shape), chain.padding)
+        self._filters: Any = kernels.tiled_filters(weight, tuple(shape), chain.padding)
         self._all = chain.activation in (activations.relu, activations.linear)
 
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -171,20 +175,20 @@ class Winograd(Frozen):
     Pictures of an odd side get one more line of zeros, and what is computed of it is cut off.
     """
 
-    def __init__(self, chain: Chain, shape: Sequence[int]) -> None:
+    def __init__(self, chain: Chain, weight: Tensor, shape: Sequence[int]) -> None:
         super().__init__(chain, torch.bfloat16)
         self._pools = _pools_inside(chain)
         relu = self._pools and chain.activation is activations.relu
-        self._convolve = kernels.winograd_filters(chain.weight, chain.bias, padding=chain.padding, pool=self._pools, relu=relu,
+        self._convolve = kernels.winograd_filters(weight, chain.bias, padding=chain.padding, pool=self._pools, relu=relu,
                                                   dtype=torch.bfloat16)
         self._more = _even(chain, shape)
 
     @staticmethod
-    def takes(chain: Chain, shape: Sequence[int]) -> bool:
+    def takes(chain: Chain, weight: Tensor, shape: Sequence[int]) -> bool:
         """Whether the kernel takes inputs of a shape (N, C, H, W), borders included."""
         down, right = _even(chain, shape)
         pictures = torch.empty((*shape[:2], shape[2] + down, shape[3] + right), dtype=torch.bfloat16)
-        return kernels.winograd_takes(pictures, chain.weight, chain.padding, pooled=_pools_inside(chain))
+        return kernels.winograd_takes(pictures, weight, chain.padding, pooled=_pools_inside(chain))
 
     def compute(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """See `Frozen`."""

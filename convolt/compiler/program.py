@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convolt.compiler.arena import Arena, Life, placed
+from convolt.compiler.outputs import Writing, writing
 from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
 from convolt.kernels.compiled import no_memory
 
@@ -82,6 +83,7 @@ class _Writer:
         self._recording = recording
         self._calls = _wanted(recording)
         self._last = self._last_uses()
+        self._writing: dict[int, Writing] = {}
         self._staying, self._offsets = self._blocks_that_stay(arena)
         self._lines: list[str] = []
         self._grad = False
@@ -128,14 +130,20 @@ class _Writer:
         return uses | {place.block: len(self._calls) for place in self._recording.results}
 
     def _blocks_that_stay(self, arena: Arena | None) -> tuple[dict[int, torch.UntypedStorage], dict[int, int]]:
-        """Returns where blocks that are filled only after they were made lie in each step: memory, and bytes from its beginning.
+        """Returns where blocks lie whose memory is the same in each step: memory, and bytes from its beginning.
 
-        In an arena that is all of them, the small ones beside it; without one the smallest, as long as there is room.
+        In an arena that is all that are filled after they were made or that operations can write into, the small ones beside it;
+        without one the smallest of the former, as long as there is room.
         """
-        made = {place.block: number for number, call in enumerate(self._calls) if call.name in _EMPTY
-                for place in call.made if place is not None}
-        for place in self._recording.results:
-            made.pop(place.block, None)
+        results = {place.block for place in self._recording.results}
+        made: dict[int, int] = {}
+        for number, call in enumerate(self._calls):
+            blocks = [place.block for place in call.made if place is not None]
+            into = writing(call) if arena is not None and call.name not in _EMPTY else None
+            if results.isdisjoint(blocks) and (into or call.name in _EMPTY):
+                made |= dict.fromkeys(blocks, number)
+                if into:
+                    self._writing[number] = into
         sizes, room, found = self._recording.sizes, STAYING_BYTES, {}
         for block in sorted(made, key=lambda each: (sizes[each], each)):
             if sizes[block] > room or (arena is not None and sizes[block] > SMALL):
@@ -168,10 +176,10 @@ class _Writer:
         if call.grad != self._grad:  # autograd's part is left out in any case
             self._grad = call.grad
             self._lines.append(f"set_grad({call.grad})")
-        function = self._constant("o", getattr(call.function, "_op", call.function))
-        args = [self._argument(value) for value in call.args]
-        args += [f"{name}={self._argument(value)}" for name, value in call.kwargs]
-        text = f"{function}({', '.join(args)})"
+        if number in self._writing:
+            self._write_into(call, self._writing[number])
+            return
+        text = self._text(call.function, call.args, call.kwargs)
         new = [(index, place) for index, place in enumerate(call.made) if place is not None and self._last[place.block] > number]
         if not new:
             self._lines.append(text)
@@ -181,6 +189,18 @@ class _Writer:
             self._lines.append(f"t = {text}")
             self._lines += [f"{self._born(place)} = t[{index}]" for index, place in new if place.block not in self._bases]
             self._lines.append("del t")
+
+    def _write_into(self, call: Call, into: Writing) -> None:
+        """Writes a call whose results have memory that stays."""
+        places = tuple(place for place in call.made if place is not None)
+        named = tuple(zip(into.names, places, strict=True)) if into.names else ()
+        self._lines.append(self._text(into.function, into.args if into.names else (*places, *into.args), (*into.kwargs, *named)))
+
+    def _text(self, function: Any, args: Iterable[Any], kwargs: Iterable[tuple[str, Any]]) -> str:
+        """Returns the call of an operation."""
+        given = [self._argument(value) for value in args]
+        given += [f"{name}={self._argument(value)}" for name, value in kwargs]
+        return f"{self._constant('o', getattr(function, '_op', function))}({', '.join(given)})"
 
     def _born(self, place: Place) -> str:
         """Returns the name of a tensor that is made in this line."""

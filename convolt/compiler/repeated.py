@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from convolt.compiler.host import returning_freed_memory
 from convolt.compiler.program import CannotReplayError, Program, program_of
 from convolt.compiler.record import Recorder, Recording
 from convolt.compiler.replay import MOST_PROGRAMS, settings_of, why_not_recorded
@@ -64,7 +65,7 @@ class Repeated:
     def _recorded(self, kind: Any, call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
         """Returns what the call does, and makes it a program if it did the same as the last one."""
         recorder = Recorder(inputs)
-        with recorder:
+        with returning_freed_memory(), recorder:
             outputs = call(*inputs)
             flat, structure = tree_flatten(outputs)
             if not all(isinstance(output, Tensor) for output in flat):

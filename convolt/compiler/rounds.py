@@ -12,8 +12,9 @@ from convolt.compiler.measure import Probe
 from convolt.compiler.rows import Timed
 
 LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
-DECIDED = 1.07  # times as slow in a single run of a long step: that is not worth another one
-CLOSE = 0.97  # times as fast, from which on two runs are not enough to refuse it
+DECIDED = 1.07  # times as slow in a long step: another form that saves less of the same need not be measured
+CLOSE = (0.9, 1.25)  # times as fast, between which two single runs are not enough
+HOPELESS = 1.5  # times as slow in a single run of a long step: that is not worth another one
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
 ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
@@ -46,7 +47,9 @@ def in_turn(probe: Probe, candidate: Form, best: Form, seconds: float, known: fl
     run = seconds / probe.parts
     if run >= VERY_LONG_STEP:
         return Timed([(_once(probe, candidate), known or _once(probe, best))])
-    return Timed(_single_runs(probe, candidate, best) if run >= LONG_STEP else _many_rounds(probe, candidate, best))
+    if run >= LONG_STEP:
+        return Timed(_single_runs(probe, candidate, best), single=True)
+    return Timed(_many_rounds(probe, candidate, best))
 
 
 def _once(probe: Probe, form: Form) -> float:
@@ -54,19 +57,13 @@ def _once(probe: Probe, form: Form) -> float:
 
 
 def _single_runs(probe: Probe, candidate: Form, best: Form) -> Rounds:
-    """Two runs of the candidate, and one between them that is held against both; what is close is looked at once more."""
+    """Single runs of both in turn, two of each, and a third one if they are close."""
     times: Rounds = []
-    while len(times) < 2 or (len(times) == 2 and _is_close(times)):
-        seconds = _once(probe, candidate)
-        times.append((seconds, times[0][1] if len(times) == 1 else _once(probe, best)))
-        if seconds > DECIDED * times[-1][1]:
+    while len(times) < 2 or (len(times) == 2 and CLOSE[0] < Timed(times, single=True).ratio < CLOSE[1]):
+        times.append((_once(probe, candidate), _once(probe, best)))
+        if times[-1][0] > HOPELESS * times[-1][1]:
             break
     return times
-
-
-def _is_close(times: Rounds) -> bool:
-    """Whether rounds say that a candidate is no slower, within noise, but not all of them that it is far faster."""
-    return Timed(times).ratio >= CLOSE and any(before / after < FAR for after, before in times)
 
 
 def _many_rounds(probe: Probe, candidate: Form, best: Form) -> Rounds:

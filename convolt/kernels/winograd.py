@@ -61,9 +61,10 @@ def winograd_filters(weight: Tensor, bias: Tensor | None, *, padding: tuple[int,
     """
     module: Any = load("winograd_max_pool" if pool else "winograd_conv", "numba")
     transformed = module.filters(weight, dtype)
+    shape = weight.new_empty(1).expand(weight.shape)  # all that is needed of the weights themselves, which need not be kept
 
     def convolve(x: Tensor) -> Tensor:
-        return cast(Tensor, module.forward(channels_last(x), weight, bias, padding, pool, relu, False, transformed)[0])
+        return cast(Tensor, module.forward(channels_last(x), shape, bias, padding, pool, relu, False, transformed)[0])
 
     return convolve
 

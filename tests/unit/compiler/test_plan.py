@@ -134,8 +134,15 @@ def test_the_choice_is_near_the_best_under_noise_and_within_the_budget() -> None
 
 def test_a_form_that_is_not_faster_is_refused() -> None:
     model = cnn()
-    plan, module = plan_with(TimedProbe(model, 0.01, {FIRST: 0.99, NORM: 0.99}), model)
+    plan, module = plan_with(TimedProbe(model, 0.01, {FIRST: 0.99, NORM: 1.01}), model)
     assert module is model and "not worth a change" in plan.describe()
+
+
+def test_normalization_in_one_pass_is_taken_where_it_is_as_fast() -> None:
+    model = cnn()
+    plan, _ = plan_with(TimedProbe(model, 0.01, {FIRST: 0.99, NORM: 0.99}), model)
+    assert plan.fusions == {"bn+relu": 1}, "it makes fewer tensors; of the others as fast is not worth a change"
+    assert verdicts(plan)["first conv+relu+pool"] == "refused"
 
 
 def test_a_form_that_is_wrong_is_refused_however_fast() -> None:

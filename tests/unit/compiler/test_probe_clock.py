@@ -99,7 +99,7 @@ def test_a_long_run_gets_nearly_the_best_form(layers: float, seed: int) -> None:
 
 @pytest.mark.parametrize("layers", [0.3, 0.9, 3.0])
 def test_nobody_waits_long_for_the_search_however_long_the_run_is(layers: float) -> None:
-    machine = Machine(layers, dict.fromkeys(KINDS, 0.99), noise=0.0, busy=0.0)
+    machine = Machine(layers, dict.fromkeys(KINDS, 1.01), noise=0.0, busy=0.0)
     plan, _, spent = search(machine, steps=10**9)
     assert spent <= max(MOST_SECONDS, MOST_SECONDS * layers) + 8 * layers, "the last candidate is measured to its end"
     assert plan.form == "layers"
