@@ -46,7 +46,7 @@ def in_turn(probe: Probe, candidate: Form, best: Form, seconds: float, known: fl
     """
     run = seconds / probe.parts
     if run >= VERY_LONG_STEP:
-        return Timed([(_once(probe, candidate), known or _once(probe, best))])
+        return Timed([(_once(probe, candidate), known or _once(probe, best))], single=True)
     if run >= LONG_STEP:
         return Timed(_single_runs(probe, candidate, best), single=True)
     return Timed(_many_rounds(probe, candidate, best))

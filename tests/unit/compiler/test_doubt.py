@@ -99,6 +99,7 @@ def test_of_single_runs_the_fastest_of_each_side_tell() -> None:
     one_side_busy = [(1.5, 1.1), (1.0, 1.6), (1.4, 1.2)]
     assert Timed(one_side_busy, single=True).ratio == 1.1
     assert Timed(one_side_busy).ratio == 1.2 / 1.4
+    assert Timed([(1.0, 1.01), (1.01, 1.02)], single=True).worth == 1.0 < Timed([(1.0, 1.01)]).worth, "they scatter by more than 3%"
 
 
 def test_a_doubtful_verdict_is_replaced_when_two_later_runs_agree_against_it(tmp_path: Path) -> None:
