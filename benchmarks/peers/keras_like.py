@@ -81,7 +81,7 @@ class FitPeer:
             model.fit(x[:count], y[:count], verbose=0, **self.size)
             watch.step()
         callback = Tell() if self.first_alone else TellFirst()
-        model.fit(x, y, epochs=100_000, verbose=0, validation_data=test, callbacks=[callback], **self.size)
+        model.fit(x, y, epochs=watch.epochs or 100_000, verbose=0, validation_data=test, callbacks=[callback], **self.size)
 
     def predict(self, x: Any) -> Any:
         return self.model.predict(x, verbose=0, **self.size)

@@ -1,4 +1,4 @@
-"""The memory of programs (see `program.py`): one piece, in which each block that kernels fill has a place for as long as it is needed.
+"""The memory of programs (see `program.py`): one piece, in which each block has a place for as long as it is needed.
 
 What is known in advance can be packed: of ResNet-18's step at batch 128, 1,470 MiB of blocks lie in 546. glibc, which has to decide block
 by block, leaves holes between them that nothing fits, a third of the process.

@@ -2,7 +2,8 @@
 
 No layer, no autograd and no choice of a kernel is in it any more; for a small network these take as long as the arithmetic. A tensor
 that a line makes is forgotten after the last line that uses it, so that no more memory is needed than in the step itself. What
-kernels fill stays where it is from one step to the next, so that a kernel's call is one call of machine code.
+kernels fill, and what PyTorch's operations can write into memory that is there, stays where it is from one step to the next: a kernel's
+call is one call of machine code, and nothing is left to the system's allocator but the rest.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def make_program(recording: Recording, arena: Arena | None = None) -> Program:
 
     Args:
         recording: of a step.
-        arena: where what kernels fill lies; if it is too small it is made larger, which ends programs that were made in it before. None:
-            small blocks have memory of their own, and large ones new memory in each step.
+        arena: where that lies which needs no new memory in each step; if it is too small it is made larger, which ends programs that were
+            made in it before. None: small blocks have memory of their own, and large ones new memory in each step.
 
     Raises:
         CannotReplayError: something in it cannot be said in a program.
@@ -138,8 +139,9 @@ class _Writer:
         results = {place.block for place in self._recording.results}
         made: dict[int, int] = {}
         for number, call in enumerate(self._calls):
-            blocks = [place.block for place in call.made if place is not None]
-            into = writing(call) if arena is not None and call.name not in _EMPTY else None
+            places = [place for place in call.made if place is not None]
+            blocks = [place.block for place in places]
+            into = writing(call) if arena is not None and call.name not in _EMPTY and all(map(self._fills, places)) else None
             if results.isdisjoint(blocks) and (into or call.name in _EMPTY):
                 made |= dict.fromkeys(blocks, number)
                 if into:
@@ -159,6 +161,10 @@ class _Writer:
         except MemoryError as error:
             raise CannotReplayError(str(error)) from error
         return found | dict.fromkeys(offsets, arena.memory), offsets
+
+    def _fills(self, place: Place) -> bool:
+        """Whether a tensor takes all of its block."""
+        return place.offset == 0 and math.prod(place.shape) * place.dtype.itemsize == self._recording.sizes[place.block]
 
     def _memory(self, block: int) -> torch.UntypedStorage | None:
         """Returns the memory of a block that is the same in each step; None of another one."""

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 
 NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
-WORTH = 1.03  # a form must be this much faster to be taken, by many rounds
+SCATTER = 1.04  # on a busy machine the ratio of a form to itself scatters by so much, where three single runs of each are compared
+WORTH = 1.03  # a form must usually be this much faster to be taken
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class Timed:
     Attributes:
         rounds: seconds of a candidate, seconds of what it is compared with.
         single: whether these are of single runs, of which noise may meet one and not the other.
+        worth: how many times as fast the candidate must be.
     """
 
     rounds: list[tuple[float, float]]
     single: bool = False
+    worth: float = WORTH
 
     @property
     def seconds(self) -> float:
@@ -82,19 +85,10 @@ class Timed:
         return statistics.median_low(self._ratios)
 
     @property
-    def worth(self) -> float:
-        """How many times as fast a rewrite must be: as fast, where single runs scatter by more than what is worth a change.
-
-        On a busy machine the ratio of a form to itself, of three runs of each, scatters by 4%. Most rewrites win; to refuse what was found
-        to be 1% slower would lose more than to take it.
-        """
-        return 1.0 if self.single else WORTH
-
-    @property
     def doubt(self) -> bool:
-        """Whether noise may have decided: rounds, of many the middle half, disagree on whether a change is worth it, or one is near."""
-        ratios = self._ratios
-        if len(ratios) == 1:
-            return self.worth / NEAR < ratios[0] < self.worth * NEAR
-        apart = len(ratios) // 4
+        """Whether noise may have decided: what was measured is near, or rounds, of many the middle half, disagree on the verdict."""
+        if self.single or len(self.rounds) == 1:
+            near = NEAR if len(self.rounds) == 1 else SCATTER
+            return self.worth / near < self.ratio < self.worth * near
+        ratios, apart = self._ratios, len(self.rounds) // 4
         return ratios[apart] < self.worth <= ratios[-1 - apart]

@@ -16,24 +16,11 @@ from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileEr
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
+from convolt.compiler.numerics import TOLERANCE, Numerics, too_far
 from convolt.compiler.rounds import DECIDED, LONG_STEP, Form, in_turn, step_seconds
 from convolt.compiler.rows import WORTH, Row, Timed, plain_row
 from convolt.compiler.shares import Shares
 from convolt.devices import multiplies_in_tiles
-
-TOLERANCE = {torch.float32: (1e-5, 1e-3, 1e-2), torch.bfloat16: (2e-2, 0.5, 0.25)}
-"""Relative errors of loss and gradients and the lean of a parameter against float64 that are always allowed, by the candidate's precision.
-
-An error of half the gradient's length turns it by 30° at most. PyTorch's own autocast has 0.3 in a ResNet-18 at its start,
-and parameters lean by 0.15; trainings in bfloat16 end within the spread of seeds all the same.
-"""
-
-OFF = 3e-6
-"""By which share weights are moved to see how far gradients are when results are as far off as other orders of sums and tiles have them.
-
-In a ResNet-18 at its start, on four seeds, 1e-6 moves the gradient by 3.4e-3 to 4.9e-3 of its length and 1e-5 by 1.0e-2 to 2.5e-2; the
-plain form is off by 1.0e-3 to 4.1e-3, tiles by 1.6e-3 to 5.6e-3, and once by 1.3e-2, as few or many numbers were near zero.
-"""
 
 _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
@@ -82,8 +69,7 @@ class Search:
         self._best_seconds = 0.0
         self._began = self._compiled_before = 0.0
         self._shares: Shares | None = None
-        self._reference: Gradients | None = None
-        self._moved = (0.0, 0.0, 0.0)
+        self._numerics = Numerics(probe, model)
         self._rows: list[Row] = []
         self.kept: list[str] = []
         self.compiled: Compiled | None = None
@@ -102,7 +88,7 @@ class Search:
             if names != (BFLOAT16,) and self._changes_nothing(names):
                 continue
             if not (why := self._not_worth()) and (late := self._out_of_time()):
-                tried = self._reference is not None  # if time was too short for any, the next run's will be
+                tried = self._numerics.reference is not None  # if time was too short for any, the next run's will be
                 self._rows.append(plain_row(", ".join(names), "refused", late, doubt=tried))
                 continue
             if why := why or self._hopeless(names):
@@ -113,7 +99,7 @@ class Search:
         self._reconsider_precision()
         self._compile()
         why = self._why_not_layers() or f"{self._batch_size / plain:,.0f} images/s forward and backward"
-        if not (self._why_not_layers() or self._reference or any(row.seconds for row in self._rows)):
+        if not (self._why_not_layers() or self._numerics.reference or any(row.seconds for row in self._rows)):
             why = "the form that needs no search"
         layers = plain_row(LAYERS, "refused" if self._why_not_layers() else "chosen", why, plain, self._batch_size)
         return layers, *self._rows
@@ -173,37 +159,19 @@ class Search:
             return f"the search has taken {spent:.0f} s, enough for a run of about {run:.0f} s"
         return ""
 
-    def _begin(self) -> Gradients:
-        """Returns the reference; candidates may be off as far as twice the plain form is, or as the tolerance says.
-
-        In a deep network rounding decides for a few numbers near zero whether ReLU lets them pass, and each of them moves the gradient by
-        more than all other rounding. So the plain form is also tried with weights that are off as far as a fast kernel's results are.
-        """
-        release_freed_memory()
-        reference = self._probe.reference()
-        release_freed_memory()
-        own = self._probe.gradients(self._model, self.precision).errors(reference)
-        if self.precision == torch.float32:
-            self._moved = self._probe.moved_gradients(self.precision, OFF).errors(reference)
-        self._allow(own)
-        return reference
-
-    def _allow(self, own: tuple[float, float, float]) -> None:
-        self._allowed = _allowed(own, self._moved, self.precision)
-
     def _try(self, names: tuple[str, ...]) -> None:
         """Makes a change to the best form if it is right and faster, and adds its row in any case: if it was made, one for each name."""
-        self._reference = self._reference or self._begin()
-        self._try_beside(names, self._reference)
+        self._numerics.begin(self.precision)
+        self._try_beside(names)
         release_freed_memory()
 
-    def _try_beside(self, names: tuple[str, ...], reference: Gradients) -> None:
+    def _try_beside(self, names: tuple[str, ...]) -> None:
         lower, name = names == (BFLOAT16,), ", ".join(names)
         precision = torch.bfloat16 if lower else self.precision
         module = self._best if lower or self._traced is None else fuse(self._traced, (*self.kept, *names)).module
-        errors = self._probe.gradients(module, precision).errors(reference)
-        allowed = TOLERANCE[precision] if lower else self._allowed
-        if why := _too_far(errors, allowed):
+        errors = self._numerics.errors(module, precision)
+        allowed = TOLERANCE[precision] if lower else self._numerics.allowed
+        if why := too_far(errors, allowed):
             self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
             return
         timed = self._timed(name, (module, precision), errors)
@@ -218,27 +186,28 @@ class Search:
             self._rows += [replace(row, name=each, why=why, doubt=timed.doubt) for each in names]
             self._best, self._best_seconds, self.precision = module, timed.seconds, precision
             if lower:
-                self._allow(errors)
+                self._numerics.allow(errors, precision)
             else:
                 self.kept += names
 
     def _reconsider_precision(self) -> None:
         """Takes float32 after all where the rewrites that were found since bfloat16 was chosen are as fast in it."""
         at = next((i for i, row in enumerate(self._rows) if row.name == BFLOAT16 and row.verdict == "chosen"), None)
-        if at is None or not self.kept or self._reference is None or self._out_of_time():
+        if at is None or not self.kept or not self._numerics.reference or self._out_of_time():
             return
-        plain, fused = (self._probe.gradients(form, torch.float32).errors(self._reference) for form in (self._model, self._best))
-        too_far = _too_far(fused, _allowed(plain, self._moved, torch.float32))
-        timed = None if too_far else self._timed(LAYERS, (self._best, torch.float32), fused)
-        if timed is not None and timed.ratio >= 1.0:
+        plain, fused = (self._numerics.errors(form, torch.float32) for form in (self._model, self._best))
+        wrong = too_far(fused, self._numerics.allowed_beside(plain, torch.float32))
+        timed = None if wrong else self._timed(LAYERS, (self._best, torch.float32), fused, worth=1.0)
+        if timed is not None and timed.ratio >= timed.worth:
             why = f"float32 is {timed.ratio:.2f}× as fast with the rewrites below"
             self._rows[at] = replace(self._rows[at], verdict="refused", why=why, doubt=timed.doubt)
             self.precision, self._best_seconds = torch.float32, timed.seconds
 
-    def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float]) -> Timed | None:
+    def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float], worth: float | None = None) -> Timed | None:
         """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
         try:
-            return in_turn(self._probe, candidate, (self._best, self.precision), self._best_seconds, self._best_seconds)
+            timed = in_turn(self._probe, candidate, (self._best, self.precision), self._best_seconds, self._best_seconds)
+            return replace(timed, worth=_worth(name, timed) if worth is None else worth)
         except CannotCaptureError as error:
             self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
             return None
@@ -248,7 +217,7 @@ class Search:
         seconds, faster = timed.seconds, timed.ratio
         rate = f"{self._batch_size / seconds:,.0f} images/s forward and backward, {faster:.2f}× without it"
         refused = "refused", f"{faster:.2f}× as fast as without it, not worth a change"
-        verdict, why = ("chosen", rate) if faster >= _worth(name, timed) else refused
+        verdict, why = ("chosen", rate) if faster >= timed.worth else refused
         return Row(name, seconds, self._batch_size / seconds, errors[0], errors[1], verdict, why, memory)
 
     # -- what an earlier search left in doubt --------------------------------------------------------------------------
@@ -267,10 +236,12 @@ class Search:
         self._measure_best()
         found: list[Row] = []
         for row in rows:
+            if any(known.name == row.name and known.verdict == "chosen" for known in found):
+                continue  # with others of its kind, which an earlier search had refused together and one by one
             if not row.doubt or self._not_worth() or self._out_of_time():
                 found.append(row)
             else:
-                found += self._late(row) if row.loss_error is None else [self._again(row)]
+                found += self._late(row) if row.loss_error is None else self._again(row)
         changed = any(row.verdict == "chosen" for row in found[1:])
         why = "another form is faster" if changed else f"{rows[0].images_per_second or 0:,.0f} images/s forward and backward"
         return replace(rows[0], verdict="refused" if changed else "chosen", why=why), *found[1:]
@@ -289,21 +260,24 @@ class Search:
     def _form(self, names: Sequence[str]) -> nn.Module:
         return fuse(self._traced, tuple(names)).module if names and self._traced is not None else self._model
 
-    def _again(self, row: Row) -> Row:
-        """Returns the row of a candidate after one more measurement."""
+    def _again(self, row: Row) -> list[Row]:
+        """Returns the rows of a candidate after one more measurement: one, or one for each of several rewrites that are taken together."""
+        names = row.name.split(", ")
         if row.name == BFLOAT16:
             form = self._form(self.kept)
             timed = in_turn(self._probe, (form, torch.bfloat16), (form, torch.float32), self._best_seconds)
         else:
-            without = [name for name in self.kept if name != row.name]
-            timed = in_turn(self._probe, (self._form([*without, row.name]), self.precision), (self._form(without), self.precision),
+            without = [name for name in self.kept if name not in names]
+            timed = in_turn(self._probe, (self._form([*without, *names]), self.precision), (self._form(without), self.precision),
                             self._best_seconds)
+        timed = replace(timed, worth=_worth(row.name, timed))
         new = self._row(row.name, timed, (row.loss_error or 0.0, row.gradient_error or 0.0), row.memory)
         if new.verdict == row.verdict:
-            return replace(row, doubt=False, again="")
+            return [replace(row, doubt=False, again="")]
         if row.again == new.verdict:
-            return replace(new, why=f"{new.why} (so two runs found after one that found the contrary)")
-        return replace(row, again=new.verdict)
+            why = f"{new.why} (so two runs found after one that found the contrary)"
+            return [replace(new, name=name, why=why) for name in (names if new.verdict == "chosen" else [row.name])]
+        return [replace(row, again=new.verdict)]
 
     # -- torch.compile ---------------------------------------------------------------------------------------------
 
@@ -369,7 +343,7 @@ class Search:
         errors = found.errors(reference)
         module.deadline, took = None, f"compiled in {self._probe.clock() - began:.0f} s"
         allowed = [max(stated, 2 * error) for stated, error in zip(TOLERANCE[self.precision], own, strict=True)]
-        if why := _too_far(errors, allowed):
+        if why := too_far(errors, allowed):
             self._rows.append(Row(name, None, None, *errors[:2], "refused", why))
             return
         if self.compiling.asked:
@@ -405,34 +379,17 @@ def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _worth(name: str, timed: Timed) -> float:
-    """Returns how many times as fast a change must be. Batch normalization with what follows it makes fewer tensors: as fast is enough.
+    """Returns how many times as fast a change must be.
 
-    ResNet-18's step, batch 128, float32, takes 1,160 MiB with it, 1,360 without.
+    Batch normalization with what follows it makes fewer tensors: as fast is enough. ResNet-18's step, batch 128, float32, takes 1,160 MiB
+    with it, 1,360 without. So it is for all rewrites where several single runs were compared, which scatter by more than what is worth a
+    change: most of them win, and to refuse what was found to be 1% slower would lose more than to take it.
     """
     names = name.split(", ")
-    if all(each.startswith("bn+") for each in names):
-        return 1.0
-    return timed.worth if _REWRITE_NAMES.issuperset(names) else WORTH
+    several = timed.single and len(timed.rounds) > 1
+    return 1.0 if all(each.startswith("bn+") or (several and each in _REWRITE_NAMES) for each in names) else WORTH
 
 
 def _first() -> tuple[str, ...]:
     """Returns the first words of what is tried first on this machine."""
     return FIRST if multiplies_in_tiles() else tuple(word for word in FIRST if word != "gemm")
-
-
-def _allowed(own: Sequence[float], moved: Sequence[float], precision: torch.dtype) -> list[float]:
-    """Returns the errors that are allowed where those of the plain form in a precision are as given, and its gradients' when it was moved.
-
-    What was moved says nothing about the loss and about a parameter's length, by which a kernel that is wrong is told.
-    """
-    loss, gradients, lean = TOLERANCE[precision]
-    return [max(loss, 2 * own[0]), max(gradients, 2 * own[1], 2 * moved[1]), max(lean, 2 * own[2])]
-
-
-def _too_far(errors: Sequence[float], allowed: Sequence[float]) -> str:
-    """Returns how far loss and gradients are off where that is more than allowed; "" where they are right."""
-    if all(error <= most for error, most in zip(errors, allowed, strict=True)):
-        return ""
-    (loss, gradients, lean), most = errors, allowed
-    return (f"loss off by {loss:.1e} (allowed {most[0]:.0e}), gradients by {gradients:.1e} (allowed {most[1]:.0e}), "
-            f"one parameter's length by {lean:.1e} (allowed {most[2]:.0e})")

@@ -14,7 +14,7 @@ from torch import fx, nn
 import convolt
 from convolt import layers
 from convolt.compiler import Plan, make_plan, search
-from convolt.compiler.rows import Row, Timed
+from convolt.compiler.rows import WORTH, Row, Timed
 from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS
 from convolt.models import Sequential
 from tests.unit.compiler.test_plan import X as INPUTS
@@ -99,7 +99,19 @@ def test_of_single_runs_the_fastest_of_each_side_tell() -> None:
     one_side_busy = [(1.5, 1.1), (1.0, 1.6), (1.4, 1.2)]
     assert Timed(one_side_busy, single=True).ratio == 1.1
     assert Timed(one_side_busy).ratio == 1.2 / 1.4
-    assert Timed([(1.0, 1.01), (1.01, 1.02)], single=True).worth == 1.0 < Timed([(1.0, 1.01)]).worth, "they scatter by more than 3%"
+    assert Timed([(1.0, 1.0), (1.0, 1.06)], single=True, worth=1.03).doubt and not Timed([(1.0, 1.1), (1.0, 1.1)], single=True).doubt
+
+
+def test_how_much_faster_a_change_must_be() -> None:
+    many, single, one = Timed([(1.0, 1.01)] * 4), Timed([(1.0, 1.01)] * 2, single=True), Timed([(1.0, 1.01)], single=True)
+    assert [search._worth("winograd conv", timed) for timed in (many, single, one)] == [WORTH, 1.0, WORTH]
+    assert [search._worth("bn+relu, bn+add", timed) for timed in (many, single, one)] == [1.0] * 3, "it makes fewer tensors"
+    assert [search._worth(name, single) for name in (search.BFLOAT16, "compiled")] == [WORTH] * 2, "they are no rewrites"
+
+
+def test_doubt_is_about_the_verdict() -> None:
+    around_one = [(1.0, 0.98), (1.0, 1.0), (1.0, 1.02)]
+    assert Timed(around_one, worth=1.0).doubt and not Timed(around_one, worth=WORTH).doubt
 
 
 def test_a_doubtful_verdict_is_replaced_when_two_later_runs_agree_against_it(tmp_path: Path) -> None:
@@ -118,7 +130,7 @@ def test_a_doubtful_verdict_is_replaced_when_two_later_runs_agree_against_it(tmp
 
 
 def test_a_doubtful_verdict_that_is_confirmed_stays(tmp_path: Path) -> None:
-    for machine, again in ((Script([1.0, 1.06, 1.05]), ""), (Script([0.98, 0.98, 0.98]), "refused"), (Script([1.2, 1.2, 1.2]), "")):
+    for machine, again in ((Script([0.98, 1.06, 1.05]), ""), (Script([0.98, 0.98, 0.98]), "refused"), (Script([1.2, 1.2, 1.2]), "")):
         plan, _ = plan_on(machine, tmp_path)
         assert (row(plan).verdict, row(plan).again) == ("chosen", again)
     assert not row(plan).doubt and plan.form == "fused" and "in doubt" not in plan.describe()

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 import convolt
 from convolt import errors, layers
-from convolt.compiler import Plan, make_plan, search
+from convolt.compiler import Plan, make_plan, numerics
 from convolt.compiler.measure import Probe
 from convolt.models import Model, Sequential
 
@@ -278,4 +278,4 @@ def test_fit_with_fusions_trains_like_fit_without(capsys: pytest.CaptureFixture[
 
 
 def test_tolerances_are_stated_for_each_precision() -> None:
-    assert set(search.TOLERANCE) == {torch.float32, torch.bfloat16}
+    assert set(numerics.TOLERANCE) == {torch.float32, torch.bfloat16}
