@@ -178,8 +178,8 @@ class Winograd(Frozen):
     def __init__(self, chain: Chain, weight: Tensor, shape: Sequence[int]) -> None:
         super().__init__(chain, torch.bfloat16)
         self._pools = _pools_inside(chain)
-        relu = self._pools and chain.activation is activations.relu
-        self._convolve = kernels.winograd_filters(weight, chain.bias, padding=chain.padding, pool=self._pools, relu=relu,
+        self._relu = chain.activation is activations.relu and not chain.added
+        self._convolve = kernels.winograd_filters(weight, chain.bias, padding=chain.padding, pool=self._pools, relu=self._relu,
                                                   dtype=torch.bfloat16)
         self._more = _even(chain, shape)
 
@@ -198,7 +198,7 @@ class Winograd(Frozen):
             y = channels_last(y[:, :, : y.shape[2] - down, : y.shape[3] - right])
         else:
             y = self._convolve(x)
-        return y if self._pools else _behind(self.chain, y, residual, activated=False)
+        return y if self._pools else _behind(self.chain, y, residual, activated=self._relu)
 
 
 def _even(chain: Chain, shape: Sequence[int]) -> tuple[int, int]:

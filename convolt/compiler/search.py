@@ -26,7 +26,7 @@ _REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
 BFLOAT16 = "bfloat16"
 FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; products of patches where units for them are
-RULES = 22  # of the choice; a new number makes earlier measurements void
+RULES = 23  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -71,6 +71,7 @@ class Search:
         self._shares: Shares | None = None
         self._numerics = Numerics(probe, model)
         self._rows: list[Row] = []
+        self._unreached: set[str] = set()
         self.kept: list[str] = []
         self.compiled: Compiled | None = None
 
@@ -85,16 +86,7 @@ class Search:
             in_turn.sort(key=lambda rewrite: first.index(word) if (word := rewrite.name.split()[0]) in first else len(first))
             candidates += [rewrite.name for rewrite in in_turn if rewrite.pays() and fuse(self._traced, (rewrite.name,)).count]
         for names in _together(candidates):
-            if names != (BFLOAT16,) and self._changes_nothing(names):
-                continue
-            if not (why := self._not_worth()) and (late := self._out_of_time()):
-                tried = self._numerics.reference is not None  # if time was too short for any, the next run's will be
-                self._rows.append(plain_row(", ".join(names), "refused", late, doubt=tried))
-                continue
-            if why := why or self._hopeless(names):
-                self._rows.append(plain_row(", ".join(names), "refused", why))
-                continue
-            self._try(names)
+            self._consider(names)
             plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
         self._reconsider_precision()
         self._compile()
@@ -103,6 +95,23 @@ class Search:
             why = "the form that needs no search"
         layers = plain_row(LAYERS, "refused" if self._why_not_layers() else "chosen", why, plain, self._batch_size)
         return layers, *self._rows
+
+    def _consider(self, names: tuple[str, ...]) -> None:
+        """Tries rewrites, or adds a row that says why not; for lack of time only one, whether they would be tried together or alone."""
+        if names != (BFLOAT16,) and self._changes_nothing(names):
+            return
+        why = self._not_worth()
+        late = "" if why else self._out_of_time()
+        if late and self._unreached.issuperset(names):
+            return
+        if late:
+            self._unreached.update(names)
+            tried = self._numerics.reference is not None  # if time was too short for any, the next run's will be
+            self._rows.append(plain_row(", ".join(names), "refused", late, doubt=tried))
+        elif why := why or self._hopeless(names):
+            self._rows.append(plain_row(", ".join(names), "refused", why))
+        else:
+            self._try(names)
 
     def _begin_clock(self) -> None:
         self._began, self._compiled_before = self._probe.clock(), self._probe.compiling_seconds()
@@ -247,14 +256,10 @@ class Search:
         return replace(rows[0], verdict="refused" if changed else "chosen", why=why), *found[1:]
 
     def _late(self, row: Row) -> list[Row]:
-        """Returns the rows of what an earlier search had no time to try."""
-        names = tuple(row.name.split(", "))
-        if names != (BFLOAT16,) and self._changes_nothing(names):
-            return []
-        if why := self._hopeless(names):
-            return [plain_row(row.name, "refused", why)]
-        before = len(self._rows)
-        self._try(names)
+        """Returns the rows of what an earlier search had no time to try: of several rewrites together, and then of each."""
+        before, names = len(self._rows), tuple(row.name.split(", "))
+        for each in (names, *((name,) for name in names if len(names) > 1)):
+            self._consider(each)
         return self._rows[before:]
 
     def _form(self, names: Sequence[str]) -> nn.Module:

@@ -55,8 +55,9 @@ def winograd_filters(weight: Tensor, bias: Tensor | None, *, padding: tuple[int,
     """Returns `winograd_conv`, or with `pool` `winograd_max_pool`, as a function of x for filters that stay, transformed once.
 
     Args:
-        weight, bias, padding, relu: as there.
+        weight, bias, padding: as there.
         pool: whether results are pooled.
+        relu: whether what is below zero is cut off, also where nothing is pooled.
         dtype: of the inputs, which `winograd_takes`.
     """
     module: Any = load("winograd_max_pool" if pool else "winograd_conv", "numba")

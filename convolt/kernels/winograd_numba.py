@@ -299,16 +299,16 @@ def _forward_units(x: Any, u: Any, bias: Any, out: Any, code: Any, sizes: Any, p
             if pool:
                 _write_pooled(m, bias, out, code, panel, start, count, relu, sizes)
             else:
-                _write_results(m, bias, out, panel, start, count, sizes)
+                _write_results(m, bias, out, panel, start, count, relu, sizes)
 
 
 @register_jitable
-def _write_results(m: Any, bias: Any, out: Any, panel: Any, first: Any, count: Any, sizes: Any) -> None:
+def _write_results(m: Any, bias: Any, out: Any, panel: Any, first: Any, count: Any, relu: Any, sizes: Any) -> None:
     filters, across, step = sizes[4], sizes[6], _step(m, sizes[11] * PANEL)
     for t in range(count):
         o = _result_place(first + t, sizes) + panel
         for f in range(0, PANEL, LANES):
-            write_results_of_tile(m, t * PANEL + f, step, load(bias, panel + f), out, o + f, filters, 2 * across * filters)
+            write_results_of_tile(m, t * PANEL + f, step, load(bias, panel + f), out, o + f, filters, 2 * across * filters, relu)
 
 
 @register_jitable
@@ -317,7 +317,7 @@ def _write_pooled(m: Any, bias: Any, out: Any, code: Any, panel: Any, first: Any
     y, nothing = np.empty(4 * PANEL, np.float32), np.zeros(PANEL, np.float32)
     for t in range(count):
         for f in range(0, PANEL, LANES):
-            write_results_of_tile(m, t * PANEL + f, step, load(bias, panel + f), y, f, PANEL, 2 * PANEL)
+            write_results_of_tile(m, t * PANEL + f, step, load(bias, panel + f), y, f, PANEL, 2 * PANEL, False)
         pool_window(y, 0, PANEL, 2 * PANEL, nothing, out, code, (first + t) * filters + panel, PANEL, relu)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from convolt.kernels.instructions import load, store, store_pairs, zeros
+from convolt.kernels.instructions import if_not_positive, load, store, store_pairs, zeros
 from convolt.kernels.jit import register_jitable
 
 
@@ -85,8 +85,8 @@ def _write_column_pairs(out: Any, at: Any, step: Any, a: Any, b: Any) -> None:
 
 
 @register_jitable
-def write_results_of_tile(m: Any, at: Any, step: Any, bias: Any, y: Any, o: Any, right: Any, down: Any) -> None:
-    """Writes Aᵀ m A + bias, the 2 × 2 results of a tile, to y from o on."""
+def write_results_of_tile(m: Any, at: Any, step: Any, bias: Any, y: Any, o: Any, right: Any, down: Any, relu: Any) -> None:
+    """Writes Aᵀ m A + bias, the 2 × 2 results of a tile, to y from o on, with `relu` without what is below zero."""
     a0, a1, a2, a3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
     at += 4 * step
     b0, b1, b2, b3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
@@ -96,10 +96,14 @@ def write_results_of_tile(m: Any, at: Any, step: Any, bias: Any, y: Any, o: Any,
     d0, d1, d2, d3 = load(m, at), load(m, at + step), load(m, at + 2 * step), load(m, at + 3 * step)
     p0, p1, p2, p3 = a0 + b0 + c0 + bias, a1 + b1 + c1, a2 + b2 + c2, a3 + b3 + c3
     q0, q1, q2, q3 = b0 - c0 - d0 + bias, b1 - c1 - d1, b2 - c2 - d2, b3 - c3 - d3
-    store(y, o, p0 + p1 + p2)
-    store(y, o + down, p1 - p2 - p3 + bias)
-    store(y, o + right, q0 + q1 + q2)
-    store(y, o + down + right, q1 - q2 - q3 + bias)
+    first, below, beside, last = p0 + p1 + p2, p1 - p2 - p3 + bias, q0 + q1 + q2, q1 - q2 - q3 + bias
+    if relu:
+        first, below = if_not_positive(first, zeros(), first), if_not_positive(below, zeros(), below)
+        beside, last = if_not_positive(beside, zeros(), beside), if_not_positive(last, zeros(), last)
+    store(y, o, first)
+    store(y, o + down, below)
+    store(y, o + right, beside)
+    store(y, o + down + right, last)
 
 
 @register_jitable

@@ -25,6 +25,21 @@ def test_errors_against_float64(case: Case, dtype: torch.dtype) -> None:
     sweep.check_errors(case, dtype, "numba", "cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_filters_that_stay_cut_off_what_is_below_zero_with_pooling_and_without(dtype: torch.dtype) -> None:
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 32, 10, 12, generator=chance).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(64, 32, 3, 3, generator=chance), torch.randn(64, generator=chance)
+    if not kernels.winograd_takes(x, weight, (1, 1), pooled=False):
+        pytest.skip("this processor has no products of bfloat16 for it")
+    x[1, 5, 4, 4] = float("nan")
+    plain, cut, pooled = (kernels.winograd_filters(weight, bias, padding=(1, 1), pool=pool, relu=relu, dtype=dtype)(x)
+                          for pool, relu in ((False, False), (False, True), (True, True)))
+    assert bool((plain < 0).any()) and bool(plain.isnan().any())
+    torch.testing.assert_close(cut, plain.relu(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(pooled, torch.max_pool2d(cut, 2), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("case", [c for c in NUMBA if c.name in ("threads", "odd", "small", "pad")], ids=str)
 def test_repeats_and_thread_counts_are_bit_equal(case: Case) -> None:
     before = torch.get_num_threads()
