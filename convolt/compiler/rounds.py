@@ -14,6 +14,7 @@ from convolt.compiler.rows import Timed
 LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
 DECIDED = 1.07  # times as slow in a long step: another form that saves less of the same need not be measured
 CLOSE = (0.9, 1.25)  # times as fast, between which two single runs are not enough
+VERY_CLOSE = (0.95, 1.05)  # between which three are not, but five
 HOPELESS = 1.5  # times as slow in a single run of a long step: that is not worth another one
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
@@ -57,13 +58,21 @@ def _once(probe: Probe, form: Form) -> float:
 
 
 def _single_runs(probe: Probe, candidate: Form, best: Form) -> Rounds:
-    """Single runs of both in turn, two of each, and a third one if they are close."""
+    """Single runs of both in turn, two of each, three if they are close, five if they are very close."""
     times: Rounds = []
-    while len(times) < 2 or (len(times) == 2 and CLOSE[0] < Timed(times, single=True).ratio < CLOSE[1]):
+    while len(times) < _wanted(times):
         times.append((_once(probe, candidate), _once(probe, best)))
         if times[-1][0] > HOPELESS * times[-1][1]:
             break
     return times
+
+
+def _wanted(times: Rounds) -> int:
+    """Returns how many single runs there are to be, by those that were made."""
+    if len(times) < 2:
+        return 2
+    ratio = Timed(times, single=True).ratio
+    return 5 if len(times) > 2 and VERY_CLOSE[0] < ratio < VERY_CLOSE[1] else 3 if CLOSE[0] < ratio < CLOSE[1] else 2
 
 
 def _many_rounds(probe: Probe, candidate: Form, best: Form) -> Rounds:

@@ -38,7 +38,7 @@ In a ResNet-18 at its start bfloat16 is off by 0.28 to 0.32 of the gradient's le
 take as much memory as the whole rest of the training.
 """
 FEWEST_CHECKED = 4
-CHECKED_NUMBERS = 1 << 19
+CHECKED_NUMBERS = 1 << 18
 """Of large samples, fewer: as many as have so many numbers together, and `FEWEST_CHECKED` at least.
 
 Eight pictures of 224 × 224 in float64 take ResNet-50 more memory than its training in float32, and a third of the time of a search.
