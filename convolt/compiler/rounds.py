@@ -14,7 +14,8 @@ from convolt.compiler.rows import Timed
 LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
 DECIDED = 1.07  # times as slow in a long step: another form that saves less of the same need not be measured
 CLOSE = (0.9, 1.25)  # times as fast, between which two single runs are not enough
-VERY_CLOSE = (0.95, 1.05)  # between which three are not, but five
+VERY_CLOSE = (0.95, 1.05)  # between which three are not, but five, of runs that take less than `FIVE_RUNS` seconds each
+FIVE_RUNS = 0.5
 HOPELESS = 1.5  # times as slow in a single run of a long step: that is not worth another one
 VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
 ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
@@ -49,7 +50,7 @@ def in_turn(probe: Probe, candidate: Form, best: Form, seconds: float, known: fl
     if run >= VERY_LONG_STEP:
         return Timed([(_once(probe, candidate), known or _once(probe, best))], single=True)
     if run >= LONG_STEP:
-        return Timed(_single_runs(probe, candidate, best), single=True)
+        return Timed(_single_runs(probe, candidate, best, 5 if run < FIVE_RUNS else 3), single=True)
     return Timed(_many_rounds(probe, candidate, best))
 
 
@@ -57,10 +58,10 @@ def _once(probe: Probe, form: Form) -> float:
     return probe.seconds(*form, budget=0.0, least=1)
 
 
-def _single_runs(probe: Probe, candidate: Form, best: Form) -> Rounds:
-    """Single runs of both in turn, two of each, three if they are close, five if they are very close."""
+def _single_runs(probe: Probe, candidate: Form, best: Form, most: int) -> Rounds:
+    """Single runs of both in turn, two of each, three if they are close, `most` if they are very close."""
     times: Rounds = []
-    while len(times) < _wanted(times):
+    while len(times) < min(most, _wanted(times)):
         times.append((_once(probe, candidate), _once(probe, best)))
         if times[-1][0] > HOPELESS * times[-1][1]:
             break
