@@ -162,7 +162,7 @@ class NoWeights(torch.nn.Module):
 
 def frozen(graph: torch.fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
     """Returns how many convolutions `predict` freezes, how many normalizations it folds, and how many calls are left."""
-    monkeypatch.setattr(chains, "freeze", lambda chain, shape, dtype: NoWeights())
+    monkeypatch.setattr(chains, "freeze", lambda chain, weight, shape, dtype: NoWeights())
     with torch.no_grad():
         module, count = chains.frozen_graph(graph, 2, torch.float32)
     calls = sum(node.op.startswith("call") for node in module.graph.nodes)
