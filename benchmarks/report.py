@@ -278,7 +278,7 @@ def plot(path: Path, target: Path) -> None:
     figure_.supxlabel("share of the best peer's rate (of MNIST: of its inverse time)")
     figure_.tight_layout()
     target.parent.mkdir(exist_ok=True)
-    figure_.savefig(target, metadata={"Date": None})
+    figure_.savefig(target, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure_)
 
 
