@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt import activations, kernels
-from convolt.compiler.frozen import Chain, Frozen, Packed, cast_weights, freeze
+from convolt.compiler.frozen import Chain, Frozen, MaxPool, Packed, freeze, freeze_dense
 from convolt.compiler.fuse import REWRITES, fuse
-from convolt.compiler.nodes import INSIDE, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands, window_of
-from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, SeparableConv2D, ZeroPadding2D
+from convolt.compiler.nodes import INSIDE, Pair, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands, window_of
+from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, MaxPooling2D, SeparableConv2D, ZeroPadding2D
+from convolt.layers.windows import same_padding
 
 LEFT = ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool", "onednn products")
 """Rewrites of what is not part of a chain."""
@@ -47,34 +48,66 @@ def frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tupl
             _replace(graph, found, batch, dtype, count)
     if not count:
         return graph, {}
-    _pad_within_pools(graph)
     _overwrite_residuals(graph)
     if dtype != torch.float32:
         for node in graph.graph.nodes:
             layer = module_of(graph, node)
             if type(layer) in (Dense, nn.Linear):
-                graph.add_submodule(str(node.target), cast_weights(layer, dtype))  # type: ignore[arg-type]
+                graph.add_submodule(str(node.target), freeze_dense(layer, batch, dtype))  # type: ignore[arg-type]
                 count["cast"] += 1
+    graph.recompile()
+    graph = fuse(graph, tuple(rewrite.name for rewrite in REWRITES if rewrite.name in LEFT and rewrite.pays())).module
+    _freeze_pools(graph)
     graph.graph.lint()
     graph.recompile()
-    return fuse(graph, tuple(rewrite.name for rewrite in REWRITES if rewrite.name in LEFT and rewrite.pays())).module, dict(count)
+    return graph, dict(count)
 
 
-def _pad_within_pools(graph: fx.GraphModule) -> None:
-    """Has max-pooling add the zeros at its border itself where nothing is below zero."""
+def _freeze_pools(graph: fx.GraphModule) -> None:
+    """Has max-pooling computed without a gradient; it adds the zeros at its border itself where nothing is below zero."""
     for node in list(graph.graph.nodes):
-        window, zeros = window_of(graph, node), first_input(node)
-        layer = module_of(graph, zeros)
-        if window is None or not isinstance(layer, ZeroPadding2D) or not feeds_only(zeros, node):
+        window = _pool_window(graph, node)
+        if window is None:
             continue
-        before, (size, strides, padding), border = first_input(zeros), window, tuple(top for top, _ in layer.padding)
-        chain = getattr(module_of(graph, before), "chain", None)
-        even = all(one == other and 2 * one <= side for (one, other), side in zip(layer.padding, size, strict=True))
-        if isinstance(chain, Chain) and chain.activation in NOT_BELOW_ZERO and even and padding == (0, 0):
-            node.target = f"{node.name}_padded"  # the layer may be called elsewhere, too
-            graph.add_submodule(node.target, nn.MaxPool2d(size, strides, border))
-            node.args = (before,)
+        size, strides, padding, ceil_mode = window
+        before, border = first_input(node), _border_of_pool(graph, node, size)
+        if border is not None and padding == (0, 0):
+            padding, zeros, before = border, before, first_input(before)
+        else:
+            zeros = None
+        node.target = f"{node.name}_frozen"  # the layer may be called elsewhere, too
+        graph.add_submodule(node.target, MaxPool(size, strides, padding, ceil_mode))
+        node.args = (before,)
+        if zeros is not None:
             graph.graph.erase_node(zeros)
+
+
+def _pool_window(graph: fx.GraphModule, node: fx.Node) -> tuple[Pair, Pair, Pair, bool] | None:
+    """Returns size, strides and padding of a max-pooling of pictures, and whether windows reach over the end."""
+    layer: Any = module_of(graph, node)
+    window = window_of(graph, node)
+    if window is not None:
+        return (*window, False) if len(node.meta.get("shape", ())) == 4 else None
+    shape = first_input(node).meta.get("shape", ()) if isinstance(layer, MaxPooling2D) else ()
+    if len(shape) != 4:
+        return None
+    borders = [same_padding(*sizes) for sizes in zip(shape[2:], layer.pool_size, layer.strides, strict=True)]
+    if any(after > top and stride == 1 for (top, after), stride in zip(borders, layer.strides, strict=True)):
+        return None
+    return layer.pool_size, layer.strides, (borders[0][0], borders[1][0]), True
+
+
+def _border_of_pool(graph: fx.GraphModule, node: fx.Node, size: Pair) -> Pair | None:
+    """Returns the zeros that a layer before adds above and on the left of what is pooled, if pooling may add them itself."""
+    zeros = first_input(node)
+    layer: Any = module_of(graph, zeros)
+    if not isinstance(layer, ZeroPadding2D) or not feeds_only(zeros, node):
+        return None
+    chain = getattr(module_of(graph, first_input(zeros)), "chain", None)
+    even = all(one == other and 2 * one <= side for (one, other), side in zip(layer.padding, size, strict=True))
+    if not isinstance(chain, Chain) or chain.activation not in NOT_BELOW_ZERO or not even:
+        return None
+    return layer.padding[0][0], layer.padding[1][0]
 
 
 def _overwrite_residuals(graph: fx.GraphModule) -> None:

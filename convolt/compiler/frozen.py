@@ -2,7 +2,7 @@
 
 Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU without AMX, bfloat16) for 3 × 3 windows over many
 channels, oneDNN with weights laid out beforehand (CPU), and PyTorch's own convolution. Dense layers keep their weights in the type of the
-computation.
+computation, max-pooling has no gradient.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from convolt import activations, kernels
 from convolt.devices import multiplies_in_tiles, onednn_takes_bfloat16
 from convolt.kernels.memory import channels_last
+from convolt.layers import Layer
+from convolt.layout import to_inside, to_outside
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -32,6 +34,7 @@ ONEDNN: dict[Activation, tuple[str, list[float], str]] = {
 
 _POINTWISE, _POINTWISE_OVER = torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_
 """Convolution and what follows it, and the same written over a residual; called by their overloads, which saves the search for one."""
+_LINEAR = torch.ops.mkldnn._linear_pointwise.default
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _behind(chain: Chain, y: Tensor, residual: Tensor | None, activated: bool) -
         y = y.add_(residual)
     if not activated and chain.activation is not activations.linear:
         y = y.relu_() if chain.activation is activations.relu else chain.activation(y)
-    return F.max_pool2d(y, chain.pool) if chain.pool > 1 else y
+    return kernels.max_pool(y, (chain.pool, chain.pool)) if chain.pool > 1 else y
 
 
 class Plain(Frozen):
@@ -210,9 +213,53 @@ def _pools_inside(chain: Chain) -> bool:
     return chain.pool == 2 and not chain.added and chain.activation in (activations.relu, activations.linear)
 
 
-def cast_weights(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Returns a dense layer with weights of its own in another type, which autocast would else convert for every batch."""
+class MaxPool(nn.Module):
+    """Max-pooling without a gradient, see `kernels.max_pool`."""
+
+    def __init__(self, size: tuple[int, int], strides: tuple[int, int], padding: tuple[int, int], ceil_mode: bool = False) -> None:
+        super().__init__()
+        self._window, self._ceil_mode = (size, strides, padding), ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the largest value of each window."""
+        return kernels.max_pool(x, *self._window, ceil_mode=self._ceil_mode)
+
+
+def freeze_dense(layer: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
+    """Returns a `Dense` or `nn.Linear` with weights of its own in another type, which autocast would else convert for every batch.
+
+    Args:
+        layer: with float32 weights.
+        batch: samples of a batch.
+        dtype: of the computation.
+    """
+    weight: Any = layer.weight
+    if dtype == torch.bfloat16 and weight.device.type == "cpu" and onednn_takes_bfloat16():
+        return PackedDense(layer, batch)
     twin = copy.copy(layer)
     twin._parameters = {name: None if p is None else nn.Parameter(p.detach().to(dtype), requires_grad=False)
                         for name, p in layer._parameters.items()}
     return twin
+
+
+class PackedDense(nn.Module):
+    """oneDNN's product in bfloat16 with the activation inside, and with weights in the layout that it wants."""
+
+    def __init__(self, layer: Any, batch: int) -> None:
+        super().__init__()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(torch.bfloat16), batch)
+        self._bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
+        self._outside = isinstance(layer, Layer)
+        activation = getattr(layer, "activation", activations.linear)
+        self._inside = ONEDNN.get(activation, ("none", [], ""))
+        self._activation = activations.linear if activation in ONEDNN else activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the layer's result, in bfloat16 before an activation that is not inside."""
+        x = (to_outside(x) if self._outside else x).to(torch.bfloat16)
+        y: Tensor = _LINEAR(x, self._weight, self._bias, *self._inside)
+        return self._activation(to_inside(y) if self._outside else y)
+
+
+UNCHANGING = (Frozen, MaxPool, PackedDense)
+"""What nobody but a frozen model has, and changes."""

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,20 +65,19 @@ class Refused:
         return f"layer by layer: {self.reason}"
 
 
-def weights_key(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
+def weights_key(weights: Iterable[Tensor], inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
     """Returns what changes whenever a weight is known to, or the size of the pictures or the precision does.
 
     PyTorch counts a tensor's changes, but not those by its fused optimizers and by kernels that write to memory directly, which
     `_Kept.numbers` tell.
     """
-    versions = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in weights_of(model))
+    versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in weights]
     return (dtype, *(tuple(x.shape[1:]) for x in inputs), *versions)
 
 
-def weights_of(model: nn.Module) -> Iterator[Tensor]:
-    """Yields the parameters and buffers of a model."""
-    for module in model.modules():
-        yield from (t for own in (module._parameters, module._buffers) for t in own.values() if t is not None)
+def weights_of(parts: Iterable[nn.Module]) -> list[Tensor]:
+    """Returns the parameters and buffers of the parts of a model."""
+    return [t for part in parts for own in (part._parameters, part._buffers) for t in own.values() if t is not None]
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Kept:
         result: the frozen form, or why there is none.
         repeated: calls of what the model is computed by.
         few: views of about 64 numbers from all over each weight, by type. Whoever changes weights uncounted moves every number.
-        numbers: the bytes of these when the model was frozen.
+        numbers: these when the model was frozen.
     """
 
     key: tuple[Any, ...]
@@ -102,11 +102,11 @@ class _Kept:
     few: list[list[Tensor]] = field(default_factory=list)
     numbers: list[bytes] = field(default_factory=list)
 
-    def freeze(self, model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
+    def freeze(self, parts: Sequence[nn.Module], inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
         """Returns the frozen form, made now."""
-        by_type: dict[torch.dtype, list[Tensor]] = {}
-        for weight in weights_of(model):
-            by_type.setdefault(weight.dtype, []).append(_few_numbers(weight.detach()))
+        model, by_type = parts[0], defaultdict[torch.dtype, list[Tensor]](list)
+        for weight in weights_of(parts):
+            by_type[weight.dtype].append(_few_numbers(weight.detach()))
         self.few = list(by_type.values())
         self.numbers = self._read()
         self.result = freeze_model(model, inputs, dtype)
@@ -117,7 +117,7 @@ class _Kept:
         return self.key == key and (self.result is None or self.numbers == self._read())
 
     def _read(self) -> list[bytes]:
-        joined = (torch.cat([numbers.reshape(-1) for numbers in views]) for views in self.few)
+        joined = (torch.cat([numbers if numbers.ndim == 1 else numbers.reshape(-1) for numbers in views]) for views in self.few)
         return [numbers.view(torch.uint8).cpu().numpy().tobytes() for numbers in joined]
 
 
@@ -132,10 +132,10 @@ def _few_numbers(tensor: Tensor) -> Tensor:
 _kept: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
 
 
-def _asks_for_no_gradients(model: nn.Module) -> bool:
+def _asks_for_no_gradients(parts: Iterable[nn.Module]) -> bool:
     """Whether all code that runs within the model is Convolt's or PyTorch's own, which asks for no gradients there."""
-    return all(type(module).__module__.startswith(("convolt.", "torch.nn.")) and not module._forward_hooks
-               and not module._forward_pre_hooks for module in model.modules())
+    return all(type(part).__module__.startswith(("convolt.", "torch.nn.")) and not part._forward_hooks
+               and not part._forward_pre_hooks for part in parts)
 
 
 class Runner:
@@ -144,17 +144,17 @@ class Runner:
     The choice follows from the amount of work that was asked for since the weights last changed, not from the clock.
 
     Args:
-        model: built, in inference mode, on its device.
+        parts: of a model that is built, in inference mode, and on its device; the model itself first.
         samples: how many are to come; None if unknown.
         dtype: of the computation.
         say: told in one line when the model is frozen, or why it is not.
     """
 
-    def __init__(self, model: nn.Module, samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
-        self._model, self._samples, self._dtype, self._say = model, samples, dtype, say
+    def __init__(self, parts: Sequence[nn.Module], samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
+        self._parts, self._samples, self._dtype, self._say = parts, samples, dtype, say
         self._module: nn.Module | None = None
         self._repeated: Repeated | None = None
-        self._plain = _asks_for_no_gradients(model)
+        self._plain = _asks_for_no_gradients(parts)
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Returns the model's outputs for a batch as its forward takes it, without gradients.
@@ -177,15 +177,15 @@ class Runner:
             return self._module(*inputs)
 
     def _choose(self, inputs: Sequence[Tensor]) -> tuple[nn.Module, Repeated]:
-        key = weights_key(self._model, inputs, self._dtype)
-        known = _kept.get(self._model)
+        model, key = self._parts[0], weights_key(weights_of(self._parts), inputs, self._dtype)
+        known = _kept.get(model)
         if known is None or not known.is_of(key):
-            known = _kept[self._model] = _Kept(key, _Size.of(self._model))
+            known = _kept[model] = _Kept(key, _Size.of(model))
         if known.result is None:
             known.work += known.size.work(inputs[0], self._samples)
             if known.size.weights and known.work >= known.size.work_of_freezing(inputs[0].device):
-                self._say(f"predict: {known.freeze(self._model, inputs, self._dtype)}")
-        module = known.result.module if isinstance(known.result, Frozen) else self._model
+                self._say(f"predict: {known.freeze(self._parts, inputs, self._dtype)}")
+        module = known.result.module if isinstance(known.result, Frozen) else model
         if known.repeated is None or not known.repeated.is_of(module):
             known.repeated = Repeated(module)
         return module, known.repeated

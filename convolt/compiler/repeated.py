@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from convolt.compiler.frozen import UNCHANGING
 from convolt.compiler.host import returning_freed_memory
 from convolt.compiler.program import CannotReplayError, Program, program_of
 from convolt.compiler.record import Recorder, Recording
@@ -42,7 +43,7 @@ class Repeated:
 
     def look(self, module: nn.Module) -> None:
         """Forgets what was recorded if the module has changed since the last look; called before the first of several batches."""
-        settings = [settings_of(part) for part in module.modules()]
+        settings = [settings_of(part) for part in module.modules() if not isinstance(part, UNCHANGING)]
         if settings != self._settings:
             self._settings, self._known = settings, why_not_recorded(module) is None
             self._recordings.clear()

@@ -21,6 +21,7 @@ from convolt.errors import ArgumentError, DataError, ModelFileError, did_you_mea
 from convolt.formats import keras_run, onnx, program
 from convolt.formats.exported import Exported
 from convolt.formats.target import file_mode
+from convolt.layers.modes import evaluating
 
 CHUNK_BYTES = 2**28
 """Of arrays that are compared at once."""
@@ -91,20 +92,20 @@ def export(model: Any, filepath: str | Path, format: str | None = None, *, input
                                     "Keras converts bytes itself; onnx and pt2 take input_dtype='uint8'."))
     if not path.parent.is_dir():
         raise ModelFileError(explain(str(path), f"the folder {str(path.parent)!r}, which does not exist", "a folder that exists"))
-    was_training, devices = model.training, {p.device for p in model.parameters()}
-    model.eval().to("cpu")  # files hold no device
+    devices = {p.device for p in model.parameters()}
+    model.to("cpu")  # files hold no device
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".{name}", dir=path.parent)
     os.close(handle)
     try:
-        exported = Exported(model, input_dtype)
-        FORMATS[name].write(exported, Path(temporary))
-        result = _compare(exported, Path(temporary), name, check, metric)
+        with evaluating(model):
+            exported = Exported(model, input_dtype)
+            FORMATS[name].write(exported, Path(temporary))
+            result = _compare(exported, Path(temporary), name, check, metric)
         _refuse_beyond_tolerance(path, name, result)
         os.chmod(temporary, file_mode())
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
-        model.train(was_training)
         if len(devices) == 1:
             model.to(devices.pop())
     return result

@@ -5,6 +5,7 @@ from convolt.kernels.conv import conv_relu_max_pool
 from convolt.kernels.crossentropy import softmax_crossentropy
 from convolt.kernels.depthwise import depthwise_conv
 from convolt.kernels.gemm import gemm_conv, gemm_passes
+from convolt.kernels.max_pool import max_pool
 from convolt.kernels.norm import bn, bn_activation, bn_add, bn_add_relu, bn_relu, inference_affine
 from convolt.kernels.norm_pool import bn_relu_max_pool
 from convolt.kernels.pool import bias_relu_max_pool, relu_max_pool
@@ -33,6 +34,7 @@ __all__ = [
     "gemm_conv",
     "gemm_passes",
     "inference_affine",
+    "max_pool",
     "picture_means",
     "pooled_conv",
     "relu_max_pool",

@@ -15,6 +15,17 @@ DEAD = 255
 """Code of a pooling window in which no value was above zero."""
 
 
+def max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2), strides: tuple[int, int] | None = None, padding: tuple[int, int] = (0, 0), *,
+             ceil_mode: bool = False) -> Tensor:
+    """The largest value of each window; (N, C, H, W) → (N, C, …)."""
+    return F.max_pool2d(x, pool_size, strides, padding, 1, ceil_mode)
+
+
+def maxpool_forward(x: Tensor, window: Window, ceil_mode: bool) -> Tensor:
+    """Returns the largest value of each window."""
+    return F.max_pool2d(x, window[:2], window[2:4], window[4:], 1, ceil_mode)
+
+
 def relu_max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2)) -> Tensor:
     """`max_pool(relu(x))`; (N, C, H, W) → (N, C, H // ph, W // pw)."""
     return F.max_pool2d(F.relu(x), pool_size)

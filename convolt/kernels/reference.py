@@ -26,6 +26,8 @@ from convolt.kernels.pool_reference import (  # noqa: F401 (found here by name)
     DEAD,
     bias_relu_max_pool,
     bn_relu_max_pool,
+    max_pool,
+    maxpool_forward,
     normpool_backward,
     normpool_forward,
     normpool_inference,

@@ -60,6 +60,7 @@ _PICTURES: dict[str, tuple[torch.dtype, ...]] = dict.fromkeys(("numba", "triton"
 
 KERNELS = _rows(
     Kernel("bias_relu", "+ bias → ReLU, in place", {"triton": "convolt.kernels.bias_triton"}),
+    Kernel("max_pool", "max-pooling alone, where no gradient is wanted", {"numba": "convolt.kernels.max_pool_numba"}),
     Kernel("relu_max_pool", "ReLU → max-pooling", _POOL),
     Kernel("bias_relu_max_pool", "+ bias → ReLU → max-pooling", _POOL),
     Kernel("conv_relu_max_pool", "3 × 3 convolution of few channels → ReLU → 2 × 2 max-pooling", {"numba": "convolt.kernels.conv_numba"}),

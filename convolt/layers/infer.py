@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convolt.errors import ConvoltError, StateError, explain
+from convolt.layers.modes import evaluating
 from convolt.layout import Shape, outside_shape, to_inside
 
 
@@ -48,10 +49,5 @@ def _run_on_meta(module: nn.Module, shapes: list[Any], unknown: int) -> Any:
         return [enter(v) for v in value] if isinstance(value, list) else value
 
     state = {name: t.detach().to("meta") for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.func.functional_call(module, state, tuple(enter(v) for v in shapes))
-    finally:
-        module.train(was_training)
+    with evaluating(module), torch.no_grad():
+        return torch.func.functional_call(module, state, tuple(enter(v) for v in shapes))

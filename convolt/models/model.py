@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from convolt.errors import ArgumentError, StateError, did_you_mean, explain, names_arguments
 from convolt.layers.base import Layer, leaves
+from convolt.layers.modes import evaluating
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.layers.tracing import trace
 from convolt.layout import Shape, outside_shape
@@ -167,14 +168,9 @@ class Model(Looking, Transfer, OwnSteps, Layer):
 
     def run_once(self, inputs: Sequence[Tensor]) -> Any:
         """Runs `forward` on inside tensors in inference mode; layers that are not built make their parameters."""
-        was_training = self.training
-        self.eval()
         self.built = True
-        try:
-            with torch.no_grad():
-                return self(*inputs)
-        finally:
-            self.train(was_training)
+        with evaluating(self), torch.no_grad():
+            return self(*inputs)
 
     def build_for(self, inputs: Sequence[Tensor]) -> None:
         """Makes all parameters, by a run on the first sample, unless they exist; nothing is trained."""

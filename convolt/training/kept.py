@@ -75,18 +75,6 @@ class KeptState:
                 _copy(buffers, copies)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """All parts of a module are in evaluation mode inside this `with`, and in their own mode afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
-
-
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     if targets:
         torch._foreach_copy_(targets, sources)

@@ -11,6 +11,7 @@ import numpy as np
 
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import DataError, explain
+from convolt.layers.modes import evaluating
 from convolt.training.checkpoint.capture import VALIDATION, Cursor
 from convolt.training.checkpoint.keeper import Keeper
 from convolt.training.checkpoint.signals import StopAtOnce
@@ -132,9 +133,13 @@ def executions(batches: Iterable[Batch], together: Callable[[], int], done: int 
 def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: CallbackList,
              progress: Progress | None = None, keeper: Keeper | None = None) -> dict[str, Any]:
     """Returns the loss and the metrics over all of `data`; the model is left in the mode that it had."""
+    with evaluating(model):
+        return _evaluate(step, data, callbacks, progress, keeper)
+
+
+def _evaluate(step: Runner, data: Resident | Streamed, callbacks: CallbackList, progress: Progress | None,
+              keeper: Keeper | None) -> dict[str, Any]:
     hooks = callbacks.listens("on_test_batch_begin", "on_test_batch_end")
-    was_training = model.training
-    model.eval()
     callbacks.on_test_begin()
     step.test_totals.reset()
     done, seen = 0, 0
@@ -154,5 +159,4 @@ def evaluate(model: Any, step: Runner, data: Resident | Streamed, callbacks: Cal
         raise DataError(explain("evaluation data", "no batches", "at least one"))
     logs = step.test_totals.read()  # SYNC: the end
     callbacks.on_test_end(logs)
-    model.train(was_training)
     return logs

@@ -18,6 +18,7 @@ from convolt.data.decode import decode_image
 from convolt.data.folder import ImageFolder, read_file
 from convolt.data.pictures import Pictures
 from convolt.errors import DataError, explain
+from convolt.layers.modes import evaluating
 from convolt.training import checks, given, inputs
 from convolt.training.hooks import CallbackList
 from convolt.training.memory import Room
@@ -33,34 +34,29 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
             callbacks: Any = None) -> Any:
     """Returns the outputs of `model` for `x` as NumPy arrays, channels last; one array, or one for each output."""
     x, note = _opened(model, x)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     trainer = getattr(model, "_trainer", None)
-    if trainer is not None:
-        device = trainer.device
-        if any(weight.device != device for weight in weights_of(model)):
-            model.to(device)
+    device = next((p.device for p in model.parameters()), torch.device("cpu")) if trainer is None else trainer.device
+    if trainer is not None and any(weight.device != device for weight in weights_of(model.modules())):
+        model.to(device)
     keep_freed_memory()
     data = _batches(model, x, batch_size or 32, steps, device)
     progress = Progress(1, data.steps, verbose, label="predict")
     if note:
         progress.note(note)
     hooks = CallbackList(callbacks, model, {"epochs": 1, "steps": data.steps, "verbose": verbose})
-    was_training = model.training
-    model.eval()
-    hooks.on_predict_begin()
-    progress.epoch_begin(0)
     samples = data.samples if data.samples is not None or data.steps is None else data.steps * _batch_size_of(x, batch_size)
     half = trainer is not None and trainer.precision == "bfloat16"
     exact = trainer is not None and trainer.precision == "float32"
-    try:
-        with computing(device, exact), torch.no_grad(), inputs.lost_workers_explained(x):
-            runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
-            structure, collected = _run(model, runner, data, steps, hooks, progress)
-        progress.epoch_end({}, len(collected[0]))
-    finally:
-        progress.close()
-        if was_training:
-            model.train()
+    with evaluating(model) as parts:
+        hooks.on_predict_begin()
+        progress.epoch_begin(0)
+        try:
+            with computing(device, exact), torch.no_grad(), inputs.lost_workers_explained(x):
+                runner = Runner(parts, samples, torch.bfloat16 if half else torch.float32, progress.note)
+                structure, collected = _run(model, runner, data, steps, hooks, progress)
+            progress.epoch_end({}, len(collected[0]))
+        finally:
+            progress.close()
     hooks.on_predict_end()
     if isinstance(structure, dict):
         return dict(zip(structure, collected, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import convolt
 from convolt import layers
 from convolt.compiler import inference
-from convolt.compiler.frozen import Packed
+from convolt.compiler.frozen import MaxPool, Packed, PackedDense, freeze_dense
 from convolt.compiler.inference import Frozen, Refused, freeze_model
 from convolt.devices import onednn_takes_bfloat16
 
@@ -346,5 +346,51 @@ def test_zeros_are_left_to_pooling_where_nothing_is_below_them(before: str, padd
     x = pictures(2, 3, 9, 9)
     frozen = freeze_model(model, [x], torch.float32)
     assert isinstance(frozen, Frozen)
-    assert any(isinstance(module, nn.MaxPool2d) for module in frozen.module.modules()) is inside
+    called = [frozen.module.get_submodule(str(node.target)) for node in frozen.module.graph.nodes if node.op == "call_module"]
+    assert any(isinstance(module, layers.ZeroPadding2D) for module in called) is not inside
     torch.testing.assert_close(frozen.module(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("pool", "ours"), [
+    (lambda: layers.MaxPooling2D(), True), (lambda: layers.MaxPooling2D(3, 2, "same"), True),
+    (lambda: layers.MaxPooling2D(2, 1, "same"), False), (lambda: layers.MaxPooling2D(3, 1, "same"), True),
+    (lambda: nn.MaxPool2d(3, 2, 1), True), (lambda: nn.MaxPool2d(2, ceil_mode=True), False), (lambda: nn.MaxPool2d(2, dilation=2), False)])
+def test_pooling_of_a_frozen_model_gives_the_same_bits(pool: Any, ours: bool, dtype: torch.dtype) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.tanh, self.pool = nn.Conv2d(3, 16, 3), nn.Tanh(), pool()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.tanh(self.conv(x))
+            return self.pool(y) + y.mean()  # so that pooling is no part of the convolution's chain
+
+    net, x = Net().eval(), pictures(2, 3, 11, 14)
+    frozen = freeze_model(net, [x], dtype)
+    assert isinstance(frozen, Frozen)
+    called = [frozen.module.get_submodule(str(node.target)) for node in frozen.module.graph.nodes if node.op == "call_module"]
+    assert any(isinstance(module, MaxPool) for module in called) is ours
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        y = called[0](x)
+        expected = net.pool(y) + y.mean()
+        assert torch.equal(frozen.module(x), expected)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "sigmoid", "gelu", "softmax"])
+@pytest.mark.parametrize("shape", [(8,), (5, 6, 8)], ids=str)
+def test_dense_layers_laid_out_for_onednn_compute_the_same(activation: str, shape: tuple[int, ...]) -> None:
+    if not onednn_takes_bfloat16():
+        pytest.skip("oneDNN does not compute in bfloat16 here")
+    layer = layers.Dense(7, activation=activation)
+    x = torch.randn(3, *shape)
+    x = x.movedim(-1, 1) if len(shape) > 1 else x
+    layer(x)  # makes the weights
+    torch.nn.init.normal_(layer.bias)
+    packed = freeze_dense(layer, 3, torch.bfloat16)
+    assert isinstance(packed, PackedDense)
+    y, expected = packed(x), layer(x)
+    assert y.shape == expected.shape and y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
+    plain, ones = nn.Linear(8, 7, bias=False), torch.ones(3, 8)
+    torch.testing.assert_close(freeze_dense(plain, 3, torch.bfloat16)(ones).float(), plain(ones), rtol=2e-2, atol=2e-2)

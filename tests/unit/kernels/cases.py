@@ -65,6 +65,22 @@ def pool_cases() -> list[Case]:
     return found
 
 
+MAX_POOLS = {  # shape of x, window, strides, padding, and whether windows reach over the end
+    "halves": ((2, 16, 6, 8), (2, 2), None, (0, 0), False), "odd": ((3, 48, 7, 9), (2, 2), None, (0, 0), False),
+    "overlapping": ((2, 32, 9, 11), (3, 3), (2, 2), (1, 1), False), "over_the_end": ((2, 16, 8, 7), (3, 3), (2, 2), (0, 0), True),
+    "padded_over_the_end": ((2, 16, 7, 10), (3, 2), (2, 3), (1, 1), True), "every_place": ((1, 16, 5, 6), (3, 3), (1, 1), (1, 1), False),
+    "large": ((2, 16, 13, 12), (5, 5), (2, 2), (2, 2), False), "one_window": ((2, 16, 3, 4), (3, 4), None, (0, 0), False),
+    "flat": ((1, 16, 1, 9), (1, 3), (1, 2), (0, 1), False), "gaps": ((2, 16, 9, 9), (2, 2), (4, 3), (0, 0), True),
+    "few_channels": ((2, 5, 6, 6), (2, 2), None, (0, 0), False), "threads": ((4, 64, 40, 40), (3, 3), (2, 2), (1, 1), False),
+}
+
+
+def max_pool_cases() -> list[Case]:
+    return [Case("max_pool", name, lambda dtype, s=shape: [random(*s).to(dtype)],
+                 lambda op, x, dtype, g=given, c=ceil: [op(*x, *g, ceil_mode=c)], gradients=False)
+            for name, (shape, *given, ceil) in MAX_POOLS.items()]
+
+
 def bias_cases() -> list[Case]:
     """The kernel writes over its input, which therefore is no leaf."""
     return [Case("bias_relu", name, lambda dtype, s=shape, k=scale: [random(*s, scale=k).to(dtype), random(s[1], scale=k)],
@@ -338,4 +354,4 @@ def warp_cases() -> list[Case]:
 
 
 CASES = [*pool_cases(), *bias_cases(), *conv_cases(), *pooled_cases(), *winograd_cases(), *tiled_cases(), *depthwise_cases(), *norm_cases(),
-         *norm_pool_cases(), *crossentropy_cases(), *resize_cases(), *warp_cases()]
+         *norm_pool_cases(), *crossentropy_cases(), *resize_cases(), *warp_cases(), *max_pool_cases()]

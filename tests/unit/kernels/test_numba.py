@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from convolt import kernels
+from convolt.errors import ArgumentError, ShapeError
 from convolt.kernels import reference, warp_numba
 from convolt.kernels.compiled import Compiled
 from tests.unit.kernels import sweep
@@ -38,6 +39,28 @@ def test_filters_that_stay_cut_off_what_is_below_zero_with_pooling_and_without(d
     assert bool((plain < 0).any()) and bool(plain.isnan().any())
     torch.testing.assert_close(cut, plain.relu(), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(pooled, torch.max_pool2d(cut, 2), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("channels", [16, 20])
+def test_pooling_alone_has_pytorchs_bits_also_of_what_is_not_finite(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("convolt.kernels.pool_reference.max_pool", lambda *given, **more: called.append("reference"))
+    x = torch.randn(2, channels, 9, 8).contiguous(memory_format=torch.channels_last)
+    x[0, 1, 2, 2], x[0, 2, 4, 4], x[1, 3], x[1, 4, 5, 5] = float("nan"), float("inf"), -float("inf"), -0.0
+    y = kernels.max_pool(x, (3, 2), (2, 1), (1, 1))
+    if channels % 16:
+        assert y is None and called == ["reference"]
+    else:
+        assert not called
+        torch.testing.assert_close(y, torch.max_pool2d(x, (3, 2), (2, 1), (1, 1)), rtol=0, atol=0, equal_nan=True)
+
+
+def test_pooling_alone_refuses_what_has_no_windows() -> None:
+    for given in (((0, 2),), ((2, 2), None, (2, 0)), ((2, 2), (0, 1))):
+        with pytest.raises(ArgumentError, match="expected numbers from 1"):
+            kernels.max_pool(torch.zeros(1, 16, 4, 4), *given)
+    with pytest.raises(ShapeError, match="room for"):
+        kernels.max_pool(torch.zeros(1, 16, 4, 4), (5, 1))
 
 
 @pytest.mark.parametrize("case", [c for c in NUMBA if c.name in ("threads", "odd", "small", "pad")], ids=str)
