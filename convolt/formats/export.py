@@ -21,7 +21,7 @@ from convolt.errors import ArgumentError, DataError, ModelFileError, did_you_mea
 from convolt.formats import keras_run, onnx, program
 from convolt.formats.exported import Exported
 from convolt.formats.target import file_mode
-from convolt.layers.modes import evaluating
+from convolt.modes import evaluating
 
 CHUNK_BYTES = 2**28
 """Of arrays that are compared at once."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from convolt.errors import ConvoltError, StateError, explain
-from convolt.layers.modes import evaluating
 from convolt.layout import Shape, outside_shape, to_inside
+from convolt.modes import evaluating
 
 
 def infer_output_shape(module: nn.Module, input_shapes: Iterable[Any]) -> Any:

@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 
 from convolt.errors import ArgumentError, StateError, did_you_mean, explain, names_arguments
 from convolt.layers.base import Layer, leaves
-from convolt.layers.modes import evaluating
 from convolt.layers.symbolic import SymbolicTensor
 from convolt.layers.tracing import trace
 from convolt.layout import Shape, outside_shape
@@ -22,6 +21,7 @@ from convolt.models.graph import example_inputs
 from convolt.models.looking import Looking
 from convolt.models.own_steps import OwnSteps
 from convolt.models.transfer import Transfer
+from convolt.modes import evaluating
 
 if TYPE_CHECKING:
     from convolt.models.wrapped import Wrapped

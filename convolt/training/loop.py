@@ -11,7 +11,7 @@ import numpy as np
 
 from convolt.data.batches import Batch, Resident, Streamed
 from convolt.errors import DataError, explain
-from convolt.layers.modes import evaluating
+from convolt.modes import evaluating
 from convolt.training.checkpoint.capture import VALIDATION, Cursor
 from convolt.training.checkpoint.keeper import Keeper
 from convolt.training.checkpoint.signals import StopAtOnce

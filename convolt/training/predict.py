@@ -18,7 +18,7 @@ from convolt.data.decode import decode_image
 from convolt.data.folder import ImageFolder, read_file
 from convolt.data.pictures import Pictures
 from convolt.errors import DataError, explain
-from convolt.layers.modes import evaluating
+from convolt.modes import evaluating
 from convolt.training import checks, given, inputs
 from convolt.training.hooks import CallbackList
 from convolt.training.memory import Room

@@ -16,9 +16,9 @@ from torch import Tensor
 from convolt import constraints
 from convolt.data.batches import Batch
 from convolt.errors import DoesNotFitError, ShapeError, StateError, explain
-from convolt.layers.modes import evaluating
 from convolt.layout import to_inside, to_outside
 from convolt.losses import Loss, targets_to_inside
+from convolt.modes import evaluating
 from convolt.training.heads import Head
 from convolt.training.kept import KeptState
 from convolt.training.memory import Room, is_out_of_memory

@@ -10,7 +10,7 @@ from torch import nn
 
 import convolt
 from convolt import layers
-from convolt.layers.modes import evaluating
+from convolt.modes import evaluating
 
 
 class Told(nn.Module):
