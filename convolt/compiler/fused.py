@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convolt import activations, kernels, products
-from convolt.devices import multiplies_at_half_rate
 from convolt.layers import BatchNormalization, Conv2D, DepthwiseConv2D
-
-FEW_FILTERS = 64
-"""Of a convolution in float32, and of its inputs: with more, tiles of 4 × 4 results are worth their transforms."""
 
 
 class OneConv(nn.Module):
@@ -113,11 +109,10 @@ class WinogradPool(nn.Module):
 class WinogradConv(nn.Module):
     """3 × 3 convolution on a CPU with fewer products.
 
-    Tiles of 2 × 2 results in bfloat16, and in float32 for few filters; else tiles of 4 × 4, whose sums of 36 inputs bfloat16 is
-    too short for. Measured on ResNet-18's shapes (batch 128, two cores, forward and backward in ms), in bfloat16 oneDNN / 2 × 2:
-    64 at 32 × 32: 69 / 51, 128 at 16 × 16: 63 / 43, 256 at 8 × 8: 61 / 41, 512 at 4 × 4: 67 / 46; in float32 2 × 2 / 4 × 4:
-    77 / 81, 69 / 61, 82 / 65, 87 / 82 with AMX, and, as PyTorch's products are slow there, 44 / 50, 37 / 41, 45 / 41, 43 / 59 on an
-    AMD EPYC with AVX-512.
+    Tiles of 2 × 2 results in bfloat16; in float32 tiles of 4 × 4, whose sums of 36 inputs bfloat16 is too short for, but for many
+    filters where PyTorch's products, by which these are multiplied, are slow. Measured on ResNet-18's shapes (batch 128, two cores, forward
+    and backward in ms), in bfloat16 oneDNN / 2 × 2: 64 at 32 × 32: 69 / 51, 128 at 16 × 16: 63 / 43, 256 at 8 × 8: 61 / 41, 512 at
+    4 × 4: 67 / 46; in float32 with AMX oneDNN / 2 × 2 / 4 × 4: 74 / 47 / 40, 67 / 43 / 39, 69 / 47 / 36, 105 / 63 / 49.
     """
 
     def __init__(self, conv: nn.Module, relu: bool) -> None:
@@ -140,8 +135,7 @@ class WinogradConv(nn.Module):
     def _takes_tiles(self, x: Tensor, padding: tuple[int, int]) -> bool:
         weight = cast(Tensor, self.conv.weight)
         fits = x.ndim == 4 and x.dtype == weight.dtype == torch.float32 and kernels.choose("tiled_conv", x) != "reference"
-        pays = max(weight.shape[:2]) > FEW_FILTERS and not multiplies_at_half_rate()
-        return fits and pays and kernels.tiles_pay(x.shape, len(weight), padding)
+        return fits and kernels.tiles_pay(x.shape, len(weight), padding, training=True)
 
 
 class Depthwise(OneConv):

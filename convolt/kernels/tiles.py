@@ -9,21 +9,30 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from convolt.devices import multiplies_at_half_rate
 from convolt.errors import ShapeError, explain
 from convolt.kernels import reference
+from convolt.kernels.jit import LANES
 from convolt.kernels.memory import channels_last
 from convolt.kernels.registry import choose, load, run
 
-FEWEST_CHANNELS = 48  # below, the transforms cost more than the products that they save
+FEWEST_CHANNELS = 32  # below, the transforms cost more than the products that they save
 FEWEST_TILES = 32
 LEAST_SAVING = 2.0  # of products; where pictures do not fill their last tiles, less is saved than 4
 
 
-def tiles_pay(shape: Sequence[int], filters: int, padding: tuple[int, int]) -> bool:
-    """Whether a convolution of pictures (N, C, H, W) in float32 on this CPU is faster by tiles: a rule from measurements."""
+def tiles_pay(shape: Sequence[int], filters: int, padding: tuple[int, int], training: bool = False) -> bool:
+    """Whether a convolution of pictures (N, C, H, W) in float32 on this CPU is faster by tiles: a rule from measurements.
+
+    In training PyTorch multiplies where filters are many, which is slow on some processors.
+    """
     n, channels, *sizes = shape
+    if training and multiplies_at_half_rate():
+        module: Any = load("tiled_conv", "numba")
+        if module is None or filters * channels > module.MOST_BY_BLOCKS:
+            return False
     out = [size + 2 * side - 2 for size, side in zip(sizes, padding, strict=True)]
-    if min(channels, filters) < FEWEST_CHANNELS or min(out) < 1 or max(padding) > 2:
+    if min(channels, filters) < FEWEST_CHANNELS or channels % LANES or filters % LANES or min(out) < 1 or max(padding) > 2:
         return False
     rows, columns = (-(-size // 4) for size in out)
     return n * rows * columns >= FEWEST_TILES and 9 * out[0] * out[1] >= LEAST_SAVING * 36 * rows * columns
@@ -33,7 +42,7 @@ def tiled_filters(weight: Tensor, shape: tuple[int, ...], padding: tuple[int, in
     """Returns a function of (x, bias, residual, relu, pool) that convolves with fixed filters, transformed once.
 
     Args:
-        weight: (F, C, 3, 3), float32, on the CPU.
+        weight: (F, C, 3, 3), float32, on the CPU, as `tiles_pay` takes it.
         shape: (N, C, H, W) of the pictures; N may be smaller in a call.
         padding: zeros above and below, left and right.
     """
@@ -59,7 +68,7 @@ def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding
 
     Args:
         x: (N, C, H, W); bfloat16 is computed in float32. Channels-last memory, else it is copied.
-        weight: (F, C, 3, 3).
+        weight: (F, C, 3, 3); for the kernel F and C are multiples of 16.
         bias: (F,), or None.
         padding: zeros added above and below, left and right; at most 2.
         backend: "auto", "reference" or "numba" (CPU).
@@ -78,7 +87,8 @@ def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding
     if min(x.shape[2] + 2 * sides[0], x.shape[3] + 2 * sides[1]) < 3:
         raise ShapeError(explain("tiled_conv", f"input of shape {tuple(x.shape)}", "room for one window of 3 × 3"))
     chosen = choose("tiled_conv", x, backend)
-    if chosen == "reference" or x.numel() == 0 or max(sides) > 2 or x.dtype == torch.float64:
+    odd = x.shape[1] % LANES or len(weight) % LANES
+    if chosen == "reference" or x.numel() == 0 or max(sides) > 2 or x.dtype == torch.float64 or odd:
         return reference.tiled_conv(x, weight, bias, padding=sides)
     return cast(Tensor, _TiledConv.apply(channels_last(x), weight, bias, sides, chosen))  # type: ignore[no-untyped-call]
 

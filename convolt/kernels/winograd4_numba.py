@@ -1,9 +1,9 @@
 """3 × 3 convolutions on the CPU in 4 times fewer products, for many channels: Winograd's F(4 × 4, 3 × 3).
 
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). Tiles of 6 × 6 inputs are transformed here, the
-36 products of matrices are one grouped convolution of oneDNN, and the way back adds bias, residual, ReLU and pooling.
-Tiles are worked off in chunks whose transforms stay in the last cache. Errors are up to thirty times those of the plain sum
-(3e-5 for results of size 1).
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). Tiles of 6 × 6 inputs are transformed, multiplied at 36 points,
+and on the way back get bias, residual, ReLU and pooling. Filters that fit the second cache are multiplied block by block of tiles, whose
+numbers stay there, too. Larger ones would be read anew for each block; they are multiplied with chunks of tiles, by one grouped
+convolution of oneDNN. Errors are up to thirty times those of the plain sum (3e-5 for results of size 1).
 """
 
 from __future__ import annotations
@@ -14,174 +14,197 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from convolt.kernels.compiled import Compiled
-from convolt.kernels.jit import register_jitable
+from convolt.kernels.instructions import if_larger, if_not_positive, load, product, store, zeros
+from convolt.kernels.jit import LANES, register_jitable
 from convolt.kernels.memory import channels_last, empty_channels_last, in_order, numbers
+from convolt.kernels.winograd4_tiles_numba import read_output, write_gradient, write_input
 
 SIDE, POINTS = 4, 36
-BLOCK = 128  # channels that are transformed at once: their 36 numbers stay in the first cache
+PANEL, ROWS = 32, 12  # columns and rows of a product
+MOST_BY_BLOCKS = 60_000  # filters times channels that are multiplied by blocks
+BLOCK = 48  # tiles of a block, a multiple of ROWS
+LARGEST_SUMS = 128 * 160  # filters times channels of which gradients are summed by blocks
+PARTS_BYTES = 1 << 24  # of such sums
 CACHE = 6 << 20  # bytes of transforms of a chunk
 LEAST_TILES = 256  # of a chunk: fewer make the products slow
+LINE = 16  # numbers of a cache line: between those of two points, which would else share a cache's set
 
-U = np.uintp  # see conv_numba: unsigned indices and no slices, or LLVM makes no vectors
-ZERO, TWO, FOUR, FIVE, EIGHT = (np.float32(value) for value in (0, 2, 4, 5, 8))
-
-
-@register_jitable(fastmath={"contract"})
-def _line_in(source: Any, s: Any, step: Any, target: Any, t: Any, stride: Any, count: Any) -> None:
-    """Six numbers that lie `step` apart → six that lie `stride` apart, for `count` channels: the matrix Bᵀ."""
-    for c in range(count):
-        i, o = s + c, t + c
-        a, b, d = source[i], source[i + step], source[i + U(2) * step]
-        e, f, g = source[i + U(3) * step], source[i + U(4) * step], source[i + U(5) * step]
-        p, q, r, v = f - FOUR * d, e - FOUR * b, f - d, TWO * (e - b)
-        target[o] = FOUR * a - FIVE * d + f
-        target[o + stride] = p + q
-        target[o + U(2) * stride] = p - q
-        target[o + U(3) * stride] = r + v
-        target[o + U(4) * stride] = r - v
-        target[o + U(5) * stride] = FOUR * b - FIVE * e + g
-
-
-@register_jitable(fastmath={"contract"})
-def _line_out(source: Any, s: Any, step: Any, target: Any, t: Any, stride: Any, count: Any) -> None:
-    """Six numbers → four: the matrix Aᵀ."""
-    for c in range(count):
-        i, o = s + c, t + c
-        b, d, e, f = source[i + step], source[i + U(2) * step], source[i + U(3) * step], source[i + U(4) * step]
-        p, q, r, v = b + d, b - d, e + f, e - f
-        target[o] = source[i] + p + r
-        target[o + stride] = q + TWO * v
-        target[o + U(2) * stride] = p + FOUR * r
-        target[o + U(3) * stride] = q + EIGHT * v + source[i + U(5) * step]
-
-
-@register_jitable(fastmath={"contract"})
-def _line_gradient(source: Any, s: Any, step: Any, target: Any, t: Any, stride: Any, count: Any) -> None:
-    """Four numbers → six: the matrix A."""
-    for c in range(count):
-        i, o = s + c, t + c
-        a, b, d, e = source[i], source[i + step], source[i + U(2) * step], source[i + U(3) * step]
-        p, q, r, v = a + d, b + e, a + FOUR * d, TWO * b + EIGHT * e
-        target[o] = a
-        target[o + stride] = p + q
-        target[o + U(2) * stride] = p - q
-        target[o + U(3) * stride] = r + v
-        target[o + U(4) * stride] = r - v
-        target[o + U(5) * stride] = e
+FEW_ROWS = 8  # of a product of gradients, which divides the number of channels
+_multiply, _add = product(ROWS, PANEL // LANES), product(FEW_ROWS, PANEL // LANES)
 
 
 @register_jitable
-def _copy_patch(x: Any, image: Any, top: Any, left: Any, side: Any, sizes: Any, c: Any, count: Any, edge: Any) -> None:
+def _copy_patch(x: Any, image: Any, top: Any, left: Any, side: Any, sizes: Any, edge: Any) -> None:
     """Copies `side` × `side` places that may lie outside of the picture, where zeros are, to `edge`."""
     height, width, channels = sizes
     for i in range(side):
         for j in range(side):
-            o = U((i * side + j) * BLOCK)
+            o = (i * side + j) * channels
             if 0 <= top + i < height and 0 <= left + j < width:
-                s = U(((image * height + top + i) * width + left + j) * channels + c)
-                for k in range(count):
-                    edge[o + k] = x[s + k]
+                s = ((image * height + top + i) * width + left + j) * channels
+                for k in range(0, channels, LANES):
+                    store(edge, o + k, load(x, s + k))
             else:
-                for k in range(count):
-                    edge[o + k] = ZERO
+                for k in range(0, channels, LANES):
+                    store(edge, o + k, zeros())
+
+
+@register_jitable
+def _write_inputs(x: Any, sizes: Any, grid: Any, padding: Any, tile: Any, edge: Any, half: Any, v: Any, o: Any, step: Any,
+                  apart: Any) -> None:
+    """Writes Bᵀ d B of a tile: for each point, `step` apart, its channels from o on, each `PANEL` of them `apart` from the one before."""
+    height, width, channels = sizes
+    image, row, column = tile // (grid[0] * grid[1]), tile // grid[1] % grid[0], tile % grid[1]
+    top, left = row * 4 - padding[0], column * 4 - padding[1]
+    if top >= 0 and left >= 0 and top + 6 <= height and left + 6 <= width:
+        s = ((image * height + top) * width + left) * channels
+        for c in range(0, channels, LANES):
+            write_input(x, s + c, width * channels, channels, half, v, o + c // PANEL * apart + c % PANEL, step)
+    else:
+        _copy_patch(x, image, top, left, 6, sizes, edge)
+        for c in range(0, channels, LANES):
+            write_input(edge, c, 6 * channels, channels, half, v, o + c // PANEL * apart + c % PANEL, step)
+
+
+@register_jitable
+def _write_gradients(grad: Any, sizes: Any, grid: Any, tile: Any, edge: Any, half: Any, m: Any, o: Any, step: Any, apart: Any) -> None:
+    """Writes A g Aᵀ of a tile of 4 × 4 gradients, likewise."""
+    height, width, filters = sizes
+    image, row, column = tile // (grid[0] * grid[1]), tile // grid[1] % grid[0], tile % grid[1]
+    if row * 4 + 4 <= height and column * 4 + 4 <= width:
+        s = ((image * height + row * 4) * width + column * 4) * filters
+        for c in range(0, filters, LANES):
+            write_gradient(grad, s + c, width * filters, filters, half, m, o + c // PANEL * apart + c % PANEL, step)
+    else:
+        _copy_patch(grad, image, row * 4, column * 4, 4, sizes, edge)
+        for c in range(0, filters, LANES):
+            write_gradient(edge, c, 4 * filters, filters, half, m, o + c // PANEL * apart + c % PANEL, step)
+
+
+@register_jitable
+def _write_plain(whole: Any, bias: Any, residual: Any, out: Any, sizes: Any, image: Any, row: Any, column: Any, c: Any, relu: Any,
+                 added: Any) -> None:
+    """`relu(results + bias + residual)` of a tile, for the vector of filters from c on."""
+    height, width, filters = sizes
+    for i in range(min(4, height - row * 4)):
+        for j in range(min(4, width - column * 4)):
+            o = ((image * height + row * 4 + i) * width + column * 4 + j) * filters + c
+            value = load(whole, (4 * i + j) * LANES) + load(bias, c)
+            if added:
+                value = value + load(residual, o)
+            if relu:
+                value = if_not_positive(value, zeros(), value)
+            store(out, o, value)
+
+
+@register_jitable
+def _write_pooled(whole: Any, bias: Any, out: Any, sizes: Any, image: Any, row: Any, column: Any, c: Any, relu: Any) -> None:
+    """The same for the largest of each 2 × 2."""
+    height, width, filters = sizes
+    for i in range(min(2, height - row * 2)):
+        for j in range(min(2, width - column * 2)):
+            s = (8 * i + 2 * j) * LANES
+            value = load(whole, s)
+            for at in (s + LANES, s + 4 * LANES, s + 5 * LANES):
+                more = load(whole, at)
+                value = if_larger(more, value, more, value)
+            value = value + load(bias, c)
+            if relu:
+                value = if_not_positive(value, zeros(), value)
+            store(out, ((image * height + row * 2 + i) * width + column * 2 + j) * filters + c, value)
+
+
+@register_jitable
+def _write_results(m: Any, s: Any, step: Any, half: Any, whole: Any, bias: Any, residual: Any, out: Any, sizes: Any, grid: Any, tile: Any,
+                   relu: Any, added: Any, pool: Any) -> None:
+    """Writes what comes of a tile's products, those of each point `step` apart, those of its filters from s on."""
+    image, row, column = tile // (grid[0] * grid[1]), tile // grid[1] % grid[0], tile % grid[1]
+    for c in range(0, sizes[2], LANES):
+        read_output(m, s + c, step, half, whole)
+        if pool:
+            _write_pooled(whole, bias, out, sizes, image, row, column, c, relu)
+        else:
+            _write_plain(whole, bias, residual, out, sizes, image, row, column, c, relu, added)
+
+
+def _convolve_blocks(x: Any, u: Any, bias: Any, residual: Any, out: Any, sizes: Any, results: Any, grid: Any, padding: Any, tiles: Any,
+                     block: Any, relu: Any, added: Any, pool: Any, first: Any, last: Any) -> None:
+    """The blocks first … last - 1 of `block` tiles. `sizes` are height, width and channels of a picture, `results` those of the output."""
+    channels, filters = sizes[2], results[2]
+    columns = (filters + PANEL - 1) // PANEL * PANEL
+    given, made = block * channels + LINE, block * columns + LINE
+    v, m = np.zeros(POINTS * given, np.float32), np.empty(POINTS * made, np.float32)
+    edge, half, whole = np.empty(POINTS * channels, np.float32), np.empty(POINTS * LANES, np.float32), np.empty(16 * LANES, np.float32)
+    for start in range(first * block, last * block, block):
+        count = min(block, tiles - start)
+        for t in range(count):
+            _write_inputs(x, sizes, grid, padding, start + t, edge, half, v, t * channels, given, PANEL)
+        for point in range(POINTS):
+            for panel in range(0, columns, PANEL):
+                for t in range(0, count, ROWS):
+                    _multiply(v, point * given + t * channels, channels, 0, 1, u, (point * columns + panel) * channels, PANEL,
+                              m, point * made + t * columns + panel, columns, 1, channels, 0)
+        for t in range(count):
+            _write_results(m, t * columns, made, half, whole, bias, residual, out, results, grid, start + t, relu, added, pool)
+
+
+def _sum_blocks(x: Any, grad: Any, sums: Any, sizes: Any, results: Any, grid: Any, padding: Any, tiles: Any, parts: Any, first: Any,
+                last: Any) -> None:
+    """sums[part, point, channel, filter] = Σ Bᵀ d B · A g Aᵀ over the tiles of the parts first … last - 1."""
+    channels, filters = sizes[2], results[2]
+    columns, apart = (filters + PANEL - 1) // PANEL * PANEL, BLOCK * PANEL  # what one product takes lies together
+    given, made = (channels + PANEL - 1) // PANEL * apart + LINE, columns // PANEL * apart + LINE
+    v, m = np.empty(POINTS * given, np.float32), np.zeros(POINTS * made, np.float32)
+    edge, half = np.empty(POINTS * max(channels, filters), np.float32), np.empty(POINTS * LANES, np.float32)
+    for part in range(first, last):
+        end = tiles * (part + 1) // parts
+        for start in range(tiles * part // parts, end, BLOCK):
+            count = min(BLOCK, end - start)
+            for t in range(count):
+                _write_inputs(x, sizes, grid, padding, start + t, edge, half, v, t * PANEL, given, apart)
+                _write_gradients(grad, results, grid, start + t, edge, half, m, t * PANEL, made, apart)
+            add = 0 if start == tiles * part // parts else 1
+            for point in range(POINTS):
+                for row in range(0, channels, FEW_ROWS):
+                    s, o = point * given + row // PANEL * apart + row % PANEL, ((part * POINTS + point) * channels + row) * columns
+                    for panel in range(0, columns, PANEL):
+                        _add(v, s, 1, 0, PANEL, m, point * made + panel * BLOCK, PANEL, sums, o + panel, columns, 1, count, add)
 
 
 def _forward_tiles(x: Any, out: Any, sizes: Any, grid: Any, padding: Any, start: Any, first: Any, last: Any) -> None:
     """Bᵀ d B of the tiles start + first … start + last - 1, to the places first … last - 1 of `out` (tiles, 36, channels)."""
-    height, width, channels = sizes
-    edge, half = np.empty(36 * BLOCK, np.float32), np.empty(36 * BLOCK, np.float32)
+    channels = sizes[2]
+    edge, half = np.empty(POINTS * channels, np.float32), np.empty(POINTS * LANES, np.float32)
     for place in range(first, last):
-        tile = start + place
-        image, row, column = tile // (grid[0] * grid[1]), tile // grid[1] % grid[0], tile % grid[1]
-        top, left = row * 4 - padding[0], column * 4 - padding[1]
-        inside = top >= 0 and left >= 0 and top + 6 <= height and left + 6 <= width
-        for c in range(0, channels, BLOCK):
-            count = U(min(BLOCK, channels - c))
-            if not inside:
-                _copy_patch(x, image, top, left, 6, sizes, c, count, edge)
-            for j in range(6):
-                t = U(j * BLOCK)
-                if inside:
-                    s = U(((image * height + top) * width + left + j) * channels + c)
-                    _line_in(x, s, U(width * channels), half, t, U(6 * BLOCK), count)
-                else:
-                    _line_in(edge, t, U(6 * BLOCK), half, t, U(6 * BLOCK), count)
-            for i in range(6):
-                o = U((place * 36 + i * 6) * channels + c)
-                _line_in(half, U(i * 6 * BLOCK), U(BLOCK), out, o, U(channels), count)
+        _write_inputs(x, sizes, grid, padding, start + place, edge, half, out, place * POINTS * channels, channels, PANEL)
 
 
 def _gradient_tiles(x: Any, out: Any, sizes: Any, grid: Any, start: Any, first: Any, last: Any) -> None:
     """A d Aᵀ of the 4 × 4 tiles start + first … start + last - 1, to the places first … last - 1 of `out` (tiles, 36, channels)."""
     channels = sizes[2]
-    edge, half = np.empty(16 * BLOCK, np.float32), np.empty(24 * BLOCK, np.float32)
+    edge, half = np.empty(16 * channels, np.float32), np.empty(24 * LANES, np.float32)
     for place in range(first, last):
-        tile = start + place
-        image, row, column = tile // (grid[0] * grid[1]), tile // grid[1] % grid[0], tile % grid[1]
-        for c in range(0, channels, BLOCK):
-            count = U(min(BLOCK, channels - c))
-            _copy_patch(x, image, row * 4, column * 4, 4, sizes, c, count, edge)
-            for j in range(4):
-                _line_gradient(edge, U(j * BLOCK), U(4 * BLOCK), half, U(j * BLOCK), U(4 * BLOCK), count)
-            for i in range(6):
-                o = U((place * 36 + i * 6) * channels + c)
-                _line_gradient(half, U(i * 4 * BLOCK), U(BLOCK), out, o, U(channels), count)
-
-
-@register_jitable(fastmath={"contract"})
-def _finish(tile: Any, s: Any, bias: Any, b: Any, residual: Any, out: Any, o: Any, relu: Any, added: Any, count: Any) -> None:
-    """`out = relu(tile + bias + residual)` for the channels of one place."""
-    for c in range(count):
-        value = tile[s + c] + bias[b + c]
-        if added:
-            value += residual[o + c]
-        out[o + c] = max(value, ZERO) if relu else value
-
-
-@register_jitable
-def _finish_pooled(tile: Any, s: Any, bias: Any, b: Any, out: Any, o: Any, relu: Any, count: Any) -> None:
-    """The same for the largest of 2 × 2 places."""
-    for c in range(count):
-        i = s + c
-        value = max(max(tile[i], tile[i + U(BLOCK)]), max(tile[i + U(4 * BLOCK)], tile[i + U(5 * BLOCK)])) + bias[b + c]
-        out[o + c] = max(value, ZERO) if relu else value
+        _write_gradients(x, sizes, grid, start + place, edge, half, out, place * POINTS * channels, channels, PANEL)
 
 
 def _output_tiles(products: Any, steps: Any, bias: Any, residual: Any, out: Any, sizes: Any, grid: Any, relu: Any, added: Any, pool: Any,
                   start: Any, first: Any, last: Any) -> None:
-    """Aᵀ m A, bias, residual, ReLU and pooling (`pool` is 1 or 2) of the tiles start + first … start + last - 1.
+    """What comes of the products of the tiles start + first … start + last - 1.
 
     `steps` lie between the products of one tile and the next, and of one point and the next.
     """
-    height, width, channels = sizes
-    half, whole = np.empty(24 * BLOCK, np.float32), np.empty(16 * BLOCK, np.float32)
-    side = 4 // pool
+    half, whole = np.empty(POINTS * LANES, np.float32), np.empty(16 * LANES, np.float32)
     for place in range(first, last):
-        tile = start + place
-        image, row, column = tile // (grid[0] * grid[1]), tile // grid[1] % grid[0], tile % grid[1]
-        for c in range(0, channels, BLOCK):
-            count = U(min(BLOCK, channels - c))
-            for j in range(6):
-                s = U(place * steps[0] + j * steps[1] + c)
-                _line_out(products, s, U(6 * steps[1]), half, U(j * BLOCK), U(6 * BLOCK), count)
-            for i in range(4):
-                _line_out(half, U(i * 6 * BLOCK), U(BLOCK), whole, U(i * 4 * BLOCK), U(BLOCK), count)
-            for i in range(min(side, height - row * side)):
-                for j in range(min(side, width - column * side)):
-                    s = U((i * 4 + j) * pool * BLOCK)
-                    o = U(((image * height + row * side + i) * width + column * side + j) * channels + c)
-                    if pool == 2:
-                        _finish_pooled(whole, s, bias, U(c), out, o, relu, count)
-                    else:
-                        _finish(whole, s, bias, U(c), residual, out, o, relu, added, count)
+        s, tile = place * steps[0], start + place
+        _write_results(products, s, steps[1], half, whole, bias, residual, out, sizes, grid, tile, relu, added, pool)
 
 
-_forward = Compiled(_forward_tiles, fastmath={"contract"})
-_gradient = Compiled(_gradient_tiles, fastmath={"contract"})
-_outputs = Compiled(_output_tiles, fastmath={"contract"})
+_convolve, _sum, _forward = Compiled(_convolve_blocks), Compiled(_sum_blocks), Compiled(_forward_tiles)
+_gradient, _outputs = Compiled(_gradient_tiles), Compiled(_output_tiles)
 
 
 @lru_cache(maxsize=1)
@@ -196,6 +219,13 @@ def transform_filters(weight: Tensor) -> Tensor:
     filters, channels = weight.shape[:2]
     flat_weight = weight.detach().reshape(filters * channels, 9).t()
     return (_filter_matrix().to(weight.dtype) @ flat_weight).view(POINTS * filters, channels, 1, 1)
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """Returns G w Gᵀ as the blocks' products take it: (36, panels, C, PANEL), with zeros where filters do not fill the last panel."""
+    filters, channels = weight.shape[:2]
+    points = F.pad(transform_filters(weight).view(POINTS, filters, channels), (0, 0, 0, -filters % PANEL))
+    return points.view(POINTS, -1, PANEL, channels).transpose(2, 3).contiguous().view(-1)
 
 
 def _tiles_at_once(tiles: int, channels: int, filters: int) -> int:
@@ -231,7 +261,7 @@ class Filters:
     """Filters made ready for pictures of one shape.
 
     Args:
-        weight: (F, C, 3, 3), float32.
+        weight: (F, C, 3, 3), float32; F and C are multiples of `LANES`.
         shape: (N, C, H, W) of the pictures.
         padding: zeros above and below, left and right.
         once: whether they are used once. If all tiles are one chunk then, laying filters out takes longer than it saves (512 channels at
@@ -242,14 +272,17 @@ class Filters:
         self.padding, self.filters = padding, len(weight)
         self.out = (shape[2] + 2 * padding[0] - 2, shape[3] + 2 * padding[1] - 2)
         self.grid = (-(-self.out[0] // SIDE), -(-self.out[1] // SIDE))
-        self.tiles = shape[0] * self.grid[0] * self.grid[1]
-        self.at_once = _tiles_at_once(self.tiles, shape[1], self.filters)
-        self._multiply: Callable[[Tensor], Tensor]
-        if once and self.at_once >= self.tiles:
+        tiles = shape[0] * self.grid[0] * self.grid[1]
+        self.at_once = _tiles_at_once(tiles, shape[1], self.filters)
+        self._panels: Tensor | None = None
+        self._products: Callable[[Tensor], Tensor]
+        if self.filters * shape[1] <= MOST_BY_BLOCKS:
+            self._panels = _panels(weight)
+        elif once and self.at_once >= tiles:
             matrices = transform_filters(weight).view(POINTS, self.filters, shape[1]).transpose(1, 2)
-            self._multiply = lambda transformed: torch.bmm(transformed.transpose(0, 1), matrices).transpose(0, 1)
+            self._products = lambda transformed: torch.bmm(transformed.transpose(0, 1), matrices).transpose(0, 1)
         else:
-            self._multiply = Products(weight, self.at_once)
+            self._products = Products(weight, self.at_once)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, relu: bool = False, pool: int = 1) -> Tensor:
         """Returns the convolution of `x`, channels-last, plus what follows it.
@@ -261,23 +294,24 @@ class Filters:
             relu: cuts off what is below 0.
             pool: 2 for the maxima of windows of 2 × 2.
         """
-        n, channels, height, width = x.shape
-        tiles = n * self.grid[0] * self.grid[1]
-        y = empty_channels_last((n, self.filters, self.out[0] // pool, self.out[1] // pool), torch.float32, x.device)
-        shift = (torch.zeros(self.filters) if bias is None else bias.detach().contiguous())
+        y = empty_channels_last((len(x), self.filters, self.out[0] // pool, self.out[1] // pool), torch.float32, x.device)
+        shift = torch.zeros(self.filters) if bias is None else bias.detach().contiguous()
         out = numbers(y)
         rest = out if residual is None else numbers(channels_last(residual))
-        given, transformed = numbers(x), torch.empty(self.at_once, POINTS, channels)
-        held, size = transformed.view(-1), transformed.nbytes
-        sides = (*y.shape[2:], self.filters)
+        before, behind = (*x.shape[2:], x.shape[1]), (*y.shape[2:], self.filters)
+        what, tiles = (relu, residual is not None, pool == 2), len(x) * self.grid[0] * self.grid[1]
+        if self._panels is not None:
+            block = min(BLOCK, -(-tiles // (ROWS * torch.get_num_threads())) * ROWS)  # each thread has one where there are few tiles
+            given = (numbers(x), self._panels, shift, rest, out, before, behind, self.grid, self.padding, tiles, block, *what)
+            _convolve.over_rows(given, -(-tiles // block), x.nbytes * self.filters)
+            return y
+        transformed = torch.empty(self.at_once, POINTS, x.shape[1])
         for start in range(0, tiles, self.at_once):
             count = min(self.at_once, tiles - start)
-            into = (given, held, (height, width, channels), self.grid, self.padding, start)
-            _forward.over_rows(into, count, size)
-            products = self._multiply(transformed[:count])
-            numbered = (in_order(products), products.stride()[:2])
-            back = (*numbered, shift, rest, out, sides, self.grid, relu, residual is not None, pool, start)
-            _outputs.over_rows(back, count, size)
+            _forward.over_rows((numbers(x), transformed.view(-1), before, self.grid, self.padding, start), count, transformed.nbytes)
+            products = self._products(transformed[:count])
+            back = (in_order(products), products.stride()[:2], shift, rest, out, behind, self.grid, *what, start)
+            _outputs.over_rows(back, count, transformed.nbytes)
         return y
 
 
@@ -302,6 +336,15 @@ def _weight_gradient(grad: Tensor, x: Tensor, padding: tuple[int, int]) -> Tenso
     (n, channels, height, width), (_, filters, *out) = x.shape, grad.shape
     grid = (-(-out[0] // SIDE), -(-out[1] // SIDE))
     tiles = n * grid[0] * grid[1]
+    if filters * channels <= LARGEST_SUMS:
+        columns, parts = -(-filters // PANEL) * PANEL, 1
+        while parts < 16 and 2 * parts <= min(tiles, PARTS_BYTES // (4 * POINTS * channels * columns)):
+            parts *= 2
+        sums = torch.empty(parts, POINTS, channels * columns)
+        given = (numbers(x), numbers(grad), sums.view(-1), (height, width, channels), (*out, filters), grid, padding, tiles, parts)
+        _sum.over_rows(given, parts, x.nbytes * filters)
+        dw = (_filter_matrix().float().t() @ sums.sum(0)).view(3, 3, channels, columns)
+        return dw[..., :filters].permute(3, 2, 0, 1)
     at_once = _tiles_at_once(tiles, channels, filters)
     left, right = torch.empty(at_once, POINTS, channels), torch.empty(at_once, POINTS, filters)
     total = torch.zeros(POINTS, filters, channels)

@@ -188,8 +188,10 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("slow", [True, False])
-def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("filters", "slow", "expected"), [
+    (96, True, "tiled_conv"), (96, False, "tiled_conv"), (256, True, "winograd_conv"), (256, False, "tiled_conv")])
+def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(filters: int, slow: bool, expected: str,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for name in ("tiled_conv", "winograd_conv"):
         def watched(*given: object, op: object = getattr(kernels, name), name: str = name, **options: object) -> torch.Tensor:
@@ -197,11 +199,11 @@ def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(slow
             return op(*given, **options)
 
         monkeypatch.setattr(kernels, name, watched)
-    monkeypatch.setattr("convolt.compiler.fused.multiplies_at_half_rate", lambda: slow)
-    conv = nn.Conv2d(96, 96, 3, padding=1)
-    x = torch.randn(8, 96, 8, 8)
+    monkeypatch.setattr("convolt.kernels.tiles.multiplies_at_half_rate", lambda: slow)
+    conv = nn.Conv2d(filters, filters, 3, padding=1)
+    x = torch.randn(8, filters, 8, 8)
     got = WinogradConv(conv, relu=False)(x)
-    assert seen == ["winograd_conv" if slow else "tiled_conv"]
+    assert seen == [expected]
     torch.testing.assert_close(got, conv(x), rtol=1e-3, atol=1e-4)
 
 
