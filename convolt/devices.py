@@ -317,7 +317,13 @@ def _allowed() -> set[int]:
 
 def _cores(cpus: set[int], root: Path) -> int:
     """Returns on how many physical cores CPUs lie; each by itself where the system does not tell."""
-    return len({_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or cpu for cpu in cpus})
+    return len({_siblings(cpu, root) or cpu for cpu in cpus})
+
+
+@functools.cache
+def _siblings(cpu: int, root: Path) -> str:
+    """Returns which CPUs share a core with one, which stays as it is; empty where the system does not tell."""
+    return _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
 
 
 def _share_of_time(root: Path) -> float:

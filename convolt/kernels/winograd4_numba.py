@@ -25,7 +25,7 @@ from convolt.kernels.winograd4_tiles_numba import read_output, write_gradient, w
 
 SIDE, POINTS = 4, 36
 PANEL, ROWS = 32, 12  # columns and rows of a product
-MOST_BY_BLOCKS = 60_000  # filters times channels that are multiplied by blocks
+MOST_BY_BLOCKS = 1 << 16  # filters times channels that are multiplied by blocks
 BLOCK = 48  # tiles of a block, a multiple of ROWS
 LARGEST_SUMS = 128 * 160  # filters times channels of which gradients are summed by blocks
 PARTS_BYTES = 1 << 24  # of such sums

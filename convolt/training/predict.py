@@ -36,8 +36,6 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     x, note = _opened(model, x)
     trainer = getattr(model, "_trainer", None)
     device = next((p.device for p in model.parameters()), torch.device("cpu")) if trainer is None else trainer.device
-    if trainer is not None and any(weight.device != device for weight in weights_of(model.modules())):
-        model.to(device)
     keep_freed_memory()
     data = _batches(model, x, batch_size or 32, steps, device)
     progress = Progress(1, data.steps, verbose, label="predict")
@@ -48,6 +46,8 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
     half = trainer is not None and trainer.precision == "bfloat16"
     exact = trainer is not None and trainer.precision == "float32"
     with evaluating(model) as parts:
+        if trainer is not None and any(weight.device != device for weight in weights_of(parts)):
+            model.to(device)
         hooks.on_predict_begin()
         progress.epoch_begin(0)
         try:
