@@ -12,7 +12,7 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
     """All parts of a model are in inference mode inside this `with`, and in their own mode afterwards, also where that is not the model's.
 
-    It gives the parts, the model itself first.
+    It gives the parts, the model itself first. Parts that are made meanwhile have the model's mode.
     """
     parts = list(model.modules())
     training = [part for part in parts if part.training]
@@ -30,6 +30,11 @@ def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
                 vars(part)["training"] = True
             else:
                 part.training = True
+        if len(parts) < sum(1 for _ in model.modules()):
+            known = set(map(id, parts))
+            for part in model.modules():
+                if id(part) not in known:
+                    part.training = model.training
 
 
 def _are_plain(parts: Sequence[nn.Module]) -> bool:

@@ -53,7 +53,8 @@ def frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tupl
         for node in graph.graph.nodes:
             layer = module_of(graph, node)
             if type(layer) in (Dense, nn.Linear):
-                graph.add_submodule(str(node.target), freeze_dense(layer, batch, dtype))  # type: ignore[arg-type]
+                frozen = freeze_dense(layer, batch, dtype, hands_on=bool(node.meta.get("masked")))  # type: ignore[arg-type]
+                graph.add_submodule(str(node.target), frozen)
                 count["cast"] += 1
     graph.recompile()
     graph = fuse(graph, tuple(rewrite.name for rewrite in REWRITES if rewrite.name in LEFT and rewrite.pays())).module
@@ -70,31 +71,36 @@ def _freeze_pools(graph: fx.GraphModule) -> None:
         if window is None:
             continue
         size, strides, padding, ceil_mode = window
-        before, border = first_input(node), _border_of_pool(graph, node, size)
-        if border is not None and padding == (0, 0):
-            padding, zeros, before = border, before, first_input(before)
-        else:
-            zeros = None
+        zeros, border = first_input(node), _border_of_pool(graph, node, size)
+        inside = border is not None and padding == (0, 0) and not ceil_mode
         node.target = f"{node.name}_frozen"  # the layer may be called elsewhere, too
-        graph.add_submodule(node.target, MaxPool(size, strides, padding, ceil_mode))
-        node.args = (before,)
-        if zeros is not None:
+        graph.add_submodule(node.target, MaxPool(size, strides, border if inside else padding, ceil_mode))  # type: ignore[arg-type]
+        if inside:
+            node.args = (first_input(zeros),)
             graph.graph.erase_node(zeros)
 
 
 def _pool_window(graph: fx.GraphModule, node: fx.Node) -> tuple[Pair, Pair, Pair, bool] | None:
-    """Returns size, strides and padding of a max-pooling of pictures, and whether windows reach over the end."""
+    """Returns size, strides and padding of a max-pooling of pictures, and whether windows reach over the end.
+
+    Those of "same" padding may: what is added behind them is left out, as `MaxPooling2D` does it (see `_Pooling._pool_same`).
+    """
     layer: Any = module_of(graph, node)
-    window = window_of(graph, node)
-    if window is not None:
-        return (*window, False) if len(node.meta.get("shape", ())) == 4 else None
-    shape = first_input(node).meta.get("shape", ()) if isinstance(layer, MaxPooling2D) else ()
+    if type(layer) not in (MaxPooling2D, nn.MaxPool2d) or node.kwargs or not isinstance(first_input(node), fx.Node):
+        return None
+    shape, window = first_input(node).meta.get("shape", ()), window_of(graph, node)
     if len(shape) != 4:
+        return None
+    if window is not None:
+        (rows, columns), (down, right), (top, left) = window
+        return (rows, columns), (down, right), (top, left), False
+    if type(layer) is not MaxPooling2D:
         return None
     borders = [same_padding(*sizes) for sizes in zip(shape[2:], layer.pool_size, layer.strides, strict=True)]
     if any(after > top and stride == 1 for (top, after), stride in zip(borders, layer.strides, strict=True)):
         return None
-    return layer.pool_size, layer.strides, (borders[0][0], borders[1][0]), True
+    (rows, columns), (down, right) = layer.pool_size, layer.strides
+    return (rows, columns), (down, right), (borders[0][0], borders[1][0]), True
 
 
 def _border_of_pool(graph: fx.GraphModule, node: fx.Node, size: Pair) -> Pair | None:

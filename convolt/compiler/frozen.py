@@ -225,16 +225,17 @@ class MaxPool(nn.Module):
         return kernels.max_pool(x, *self._window, ceil_mode=self._ceil_mode)
 
 
-def freeze_dense(layer: nn.Module, batch: int, dtype: torch.dtype) -> nn.Module:
+def freeze_dense(layer: nn.Module, batch: int, dtype: torch.dtype, hands_on: bool = False) -> nn.Module:
     """Returns a `Dense` or `nn.Linear` with weights of its own in another type, which autocast would else convert for every batch.
 
     Args:
         layer: with float32 weights.
         batch: samples of a batch.
         dtype: of the computation.
+        hands_on: whether the layer hands on the mask of its input.
     """
     weight: Any = layer.weight
-    if dtype == torch.bfloat16 and weight.device.type == "cpu" and onednn_takes_bfloat16():
+    if dtype == torch.bfloat16 and not hands_on and weight.device.type == "cpu" and onednn_takes_bfloat16():
         return PackedDense(layer, batch)
     twin = copy.copy(layer)
     twin._parameters = {name: None if p is None else nn.Parameter(p.detach().to(dtype), requires_grad=False)
@@ -262,4 +263,4 @@ class PackedDense(nn.Module):
 
 
 UNCHANGING = (Frozen, MaxPool, PackedDense)
-"""What nobody but a frozen model has, and changes."""
+"""Parts that only a frozen model has, where nobody else changes them."""

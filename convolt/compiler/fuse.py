@@ -47,6 +47,7 @@ from convolt.kernels.conv import MOST_CHANNELS
 from convolt.kernels.depthwise import FEWEST_CHANNELS as FEWEST_TO_ITSELF
 from convolt.kernels.depthwise import LARGEST_OF_ONEDNN
 from convolt.kernels.gemm import gemm_passes
+from convolt.kernels.jit import LANES
 from convolt.kernels.pool_reference import DEAD
 from convolt.kernels.tiles import FEWEST_CHANNELS
 from convolt.kernels.winograd import MULTIPLE
@@ -217,7 +218,7 @@ def _has_even_zeros(conv: nn.Conv2d) -> bool:
 
 def _is_tiled(conv: Any) -> bool:
     """Whether a convolution is plain and 3 × 3 with as many channels as tiles of 4 × 4 want, on a CPU."""
-    fits = conv.kernel_size == (3, 3) and min(conv.weight.shape[:2]) >= FEWEST_CHANNELS
+    fits = conv.kernel_size == (3, 3) and all(n >= FEWEST_CHANNELS and n % LANES == 0 for n in conv.weight.shape[:2])
     return fits and _is_plain(conv) and conv.weight.device.type == "cpu"
 
 

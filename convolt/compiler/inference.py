@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from convolt.compiler.chains import frozen_graph
 from convolt.compiler.repeated import Repeated
+from convolt.compiler.replay import settings_of
 from convolt.compiler.trace import Untraceable, trace
 from convolt.kernels.memory import in_order, is_dense
 from convolt.layers import Conv2D, DepthwiseConv2D, SeparableConv2D
@@ -65,14 +66,19 @@ class Refused:
         return f"layer by layer: {self.reason}"
 
 
-def weights_key(weights: Iterable[Tensor], inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
-    """Returns what changes whenever a weight is known to, or the size of the pictures or the precision does.
+def weights_key(parts: Sequence[nn.Module], inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Returns what changes whenever a weight is known to, or a setting, a hook, the size of the pictures or the precision does.
 
     PyTorch counts a tensor's changes, but not those by its fused optimizers and by kernels that write to memory directly, which
     `_Kept.numbers` tell.
     """
-    versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in weights]
-    return (dtype, *(tuple(x.shape[1:]) for x in inputs), *versions)
+    versions = [0 if t.is_inference() else t._version for t in weights_of(parts)]
+    return dtype, _sizes(inputs), versions, [settings_of(part) for part in parts]
+
+
+def _sizes(inputs: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    """Returns the shapes of samples."""
+    return tuple(x.shape[1:] for x in inputs)
 
 
 def weights_of(parts: Iterable[nn.Module]) -> list[Tensor]:
@@ -153,31 +159,31 @@ class Runner:
     def __init__(self, parts: Sequence[nn.Module], samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
         self._parts, self._samples, self._dtype, self._say = parts, samples, dtype, say
         self._module: nn.Module | None = None
+        self._sizes: tuple[torch.Size, ...] = ()
         self._repeated: Repeated | None = None
         self._plain = _asks_for_no_gradients(parts)
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Returns the model's outputs for a batch as its forward takes it, without gradients.
-
-        Where nothing asks for gradients within, autograd is not even passed on the way to the kernels: that is a few microseconds for
-        each call of one. Unlike tensors of `torch.inference_mode`, what a layer keeps from such a call can be trained with.
-        """
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd() if self._plain else nullcontext():
+        """Returns the model's outputs for a batch as its forward takes it, without gradients."""
+        with torch.no_grad():
             if self._repeated is None:
                 self._module, self._repeated = self._choose(inputs)
-                self._repeated.look(self._module)
-            return self._repeated(self._run, *inputs)
+                self._repeated.look(self._module, self._plain)
+                self._sizes = _sizes(inputs)
+            if self._sizes != _sizes(inputs):  # which the frozen form was not made for
+                return self._run(self._parts[0], *inputs)
+            return self._repeated(functools.partial(self._run, self._module), *inputs)
 
-    def _run(self, *inputs: Tensor) -> Any:
-        assert self._module is not None
+    def _run(self, module: nn.Module | None, *inputs: Tensor) -> Any:
+        assert module is not None
         device = inputs[0].device.type
         if self._dtype == torch.float32 and not torch.is_autocast_enabled(device):
-            return self._module(*inputs)
+            return module(*inputs)
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
-            return self._module(*inputs)
+            return module(*inputs)
 
     def _choose(self, inputs: Sequence[Tensor]) -> tuple[nn.Module, Repeated]:
-        model, key = self._parts[0], weights_key(weights_of(self._parts), inputs, self._dtype)
+        model, key = self._parts[0], weights_key(self._parts, inputs, self._dtype)
         known = _kept.get(model)
         if known is None or not known.is_of(key):
             known = _kept[model] = _Kept(key, _Size.of(model))

@@ -62,7 +62,8 @@ def window_of(graph: fx.GraphModule, node: Any) -> tuple[Pair, Pair, Pair] | Non
         return (module.pool_size, module.strides, (0, 0)) if module.padding == "valid" else None  # type: ignore[return-value]
     if not isinstance(module, nn.MaxPool2d) or module.return_indices or module.ceil_mode or module.dilation not in (1, (1, 1)):
         return None
-    size, strides, padding = (v if isinstance(v, tuple) else (v, v) for v in (module.kernel_size, module.stride, module.padding))
+    given = (module.kernel_size, module.stride, module.padding)
+    size, strides, padding = ((v[0], v[1]) if isinstance(v, (tuple, list)) else (v, v) for v in given)
     return size, strides, padding
 
 

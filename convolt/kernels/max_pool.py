@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -27,7 +28,8 @@ def max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2), strides: tuple[int,
         backend: "auto", "reference" or "numba" (CPU).
 
     Returns:
-        (N, C, (H + 2 · padding - height) // stride + 1, …), in x's type; by the kernel in channels-last memory. NaN in a window gives NaN.
+        (N, C, (H + 2 · padding - height) // stride + 1, …), in x's type; by the kernel in channels-last memory, and bfloat16 below 1.2e-38
+        may be zero. NaN in a window gives NaN.
 
     Raises:
         ArgumentError: the window has no place, or more padding than half of it.
@@ -38,10 +40,20 @@ def max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2), strides: tuple[int,
     if min(window[:4]) < 1 or any(not 0 <= 2 * border <= side for side, border in zip(pool_size, padding, strict=True)):
         raise ArgumentError(explain("max_pool", f"pool_size={pool_size}, strides={strides}, padding={padding}",
                                     "numbers from 1, and padding up to half of the window"))
-    if x.ndim != 4 or any(x.shape[2 + i] + 2 * padding[i] < pool_size[i] for i in (0, 1)):
+    if x.ndim != 4 or min(places := windows(x.shape[2:], window, ceil_mode)) < 1:
         raise ShapeError(explain("max_pool", f"input of shape {tuple(x.shape)}",
                                  f"(batch, channels, height, width) with room for {tuple(pool_size)}"))
     chosen = choose("max_pool", x, backend)
     if chosen == "reference" or x.shape[1] % LANES or x.numel() == 0 or (x.requires_grad and torch.is_grad_enabled()):
         return pool_reference.max_pool(x, pool_size, strides, padding, ceil_mode=ceil_mode)
-    return cast(Tensor, run("max_pool", chosen, "maxpool", "forward", channels_last(x), window, ceil_mode))
+    return cast(Tensor, run("max_pool", chosen, "maxpool", "forward", channels_last(x), window, places, ceil_mode))
+
+
+def windows(size: Sequence[int], window: Window, ceil_mode: bool) -> tuple[int, int]:
+    """Returns how many windows there are down and across; with `ceil_mode` also those that begin before the end and reach over it."""
+    counts = []
+    for side, length, stride, border in zip(size, window[:2], window[2:4], window[4:], strict=True):
+        room = side + 2 * border - length
+        count = -(-room // stride) + 1 if ceil_mode else room // stride + 1
+        counts.append(count - 1 if (count - 1) * stride >= side + border else count)
+    return counts[0], counts[1]

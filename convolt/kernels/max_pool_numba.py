@@ -32,18 +32,9 @@ def _forward(x: Any, out: Any, sizes: Any, first: Any, last: Any) -> None:
                 store(out, o + k, m)
 
 
-def forward(x: Tensor, window: Window, ceil_mode: bool) -> Tensor:
+def forward(x: Tensor, window: Window, places: tuple[int, int], ceil_mode: bool) -> Tensor:
     """See `reference.maxpool_forward`; x has channels-last memory, and a multiple of `LANES` channels."""
     n, channels, height, width = x.shape
-    ph, pw, sh, sw, pt, pl = window
-    places = _windows(height, ph, sh, pt, ceil_mode), _windows(width, pw, sw, pl, ceil_mode)
     out = empty_channels_last((n, channels, *places), x.dtype, x.device)
     _forward.over_rows((bits(x), bits(out), (height, width, channels, *places, *window)), n * places[0], x.nbytes)
     return out
-
-
-def _windows(size: int, window: int, stride: int, border: int, ceil_mode: bool) -> int:
-    """Returns how many windows there are along an axis; with `ceil_mode` also one that reaches over the end, if it begins before that."""
-    room = size + 2 * border - window
-    count = -(-room // stride) + 1 if ceil_mode else room // stride + 1
-    return count - 1 if (count - 1) * stride >= size + border else count

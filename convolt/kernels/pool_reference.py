@@ -21,8 +21,8 @@ def max_pool(x: Tensor, pool_size: tuple[int, int] = (2, 2), strides: tuple[int,
     return F.max_pool2d(x, pool_size, strides, padding, 1, ceil_mode)
 
 
-def maxpool_forward(x: Tensor, window: Window, ceil_mode: bool) -> Tensor:
-    """Returns the largest value of each window."""
+def maxpool_forward(x: Tensor, window: Window, places: tuple[int, int], ceil_mode: bool) -> Tensor:
+    """Returns the largest value of each of `places` windows."""
     return F.max_pool2d(x, window[:2], window[2:4], window[4:], 1, ceil_mode)
 
 

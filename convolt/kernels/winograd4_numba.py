@@ -1,9 +1,9 @@
 """3 × 3 convolutions on the CPU in 4 times fewer products, for many channels: Winograd's F(4 × 4, 3 × 3).
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). Tiles of 6 × 6 inputs are transformed, multiplied at 36 points,
-and on the way back get bias, residual, ReLU and pooling. Filters that fit the second cache are multiplied block by block of tiles, whose
-numbers stay there, too. Larger ones would be read anew for each block; they are multiplied with chunks of tiles, by one grouped
-convolution of oneDNN. Errors are up to thirty times those of the plain sum (3e-5 for results of size 1).
+and on the way back get bias, residual, ReLU and pooling. Block by block, where what comes of a block of tiles stays in the second cache or
+near it, and so do the filters of one point. Of more filters too much would be read anew for each block; they are multiplied with chunks of
+tiles, by one grouped convolution of oneDNN. Errors are up to thirty times those of the plain sum (3e-5 for results of size 1).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ LINE = 16  # numbers of a cache line: between those of two points, which would e
 
 FEW_ROWS = 8  # of a product of gradients, which divides the number of channels
 _multiply, _add = product(ROWS, PANEL // LANES), product(FEW_ROWS, PANEL // LANES)
+# of (a, its first number, from row to row, 0, from k to k; b, first, from k to k; c, first, from row to row; 1, count of k, whether to add)
 
 
 @register_jitable
@@ -136,6 +137,7 @@ def _convolve_blocks(x: Any, u: Any, bias: Any, residual: Any, out: Any, sizes: 
     """The blocks first … last - 1 of `block` tiles. `sizes` are height, width and channels of a picture, `results` those of the output."""
     channels, filters = sizes[2], results[2]
     columns = (filters + PANEL - 1) // PANEL * PANEL
+    # v[point, tile, channel] and m[point, tile, filter], with a line between one point and the next
     given, made = block * channels + LINE, block * columns + LINE
     v, m = np.zeros(POINTS * given, np.float32), np.empty(POINTS * made, np.float32)
     edge, half, whole = np.empty(POINTS * channels, np.float32), np.empty(POINTS * LANES, np.float32), np.empty(16 * LANES, np.float32)
@@ -156,7 +158,8 @@ def _sum_blocks(x: Any, grad: Any, sums: Any, sizes: Any, results: Any, grid: An
                 last: Any) -> None:
     """sums[part, point, channel, filter] = Σ Bᵀ d B · A g Aᵀ over the tiles of the parts first … last - 1."""
     channels, filters = sizes[2], results[2]
-    columns, apart = (filters + PANEL - 1) // PANEL * PANEL, BLOCK * PANEL  # what one product takes lies together
+    columns, apart = (filters + PANEL - 1) // PANEL * PANEL, BLOCK * PANEL
+    # v[point, channel // PANEL, tile, channel % PANEL] and m likewise: what one product takes lies together
     given, made = (channels + PANEL - 1) // PANEL * apart + LINE, columns // PANEL * apart + LINE
     v, m = np.empty(POINTS * given, np.float32), np.zeros(POINTS * made, np.float32)
     edge, half = np.empty(POINTS * max(channels, filters), np.float32), np.empty(POINTS * LANES, np.float32)
@@ -300,6 +303,8 @@ class Filters:
         rest = out if residual is None else numbers(channels_last(residual))
         before, behind = (*x.shape[2:], x.shape[1]), (*y.shape[2:], self.filters)
         what, tiles = (relu, residual is not None, pool == 2), len(x) * self.grid[0] * self.grid[1]
+        if not tiles:
+            return y
         if self._panels is not None:
             block = min(BLOCK, -(-tiles // (ROWS * torch.get_num_threads())) * ROWS)  # each thread has one where there are few tiles
             given = (numbers(x), self._panels, shift, rest, out, before, behind, self.grid, self.padding, tiles, block, *what)

@@ -63,3 +63,11 @@ def test_a_part_that_the_user_has_put_to_inference_stays_there(work: str) -> Non
     given: list[Any] = [np.ones((3, 4, 4, 2), np.float32)]
     getattr(model, work)(*given, *([np.zeros((3, 1), np.float32)] if work == "evaluate" else []), verbose=0)
     assert model.training and dropout.training and not norm.training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_parts_made_meanwhile_have_the_models_mode(training: bool) -> None:
+    net = nn.Sequential(nn.Flatten()).train(training)
+    with evaluating(net):
+        net.append(nn.Dropout())
+    assert net[1].training is training

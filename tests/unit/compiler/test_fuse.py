@@ -90,7 +90,7 @@ LEGAL = {
     "winograd conv": [
         lambda: Sequential([*image_input(), layers.Conv2D(32, 1), layers.Conv2D(64, 3, padding="same", activation="relu")]),
         lambda: nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)),
-        lambda: nn.Sequential(nn.Conv2d(3, 48, 1), nn.Conv2d(48, 264, 3, padding=1, bias=False), nn.BatchNorm2d(264)),  # tiles of 4 × 4
+        lambda: nn.Sequential(nn.Conv2d(3, 48, 1), nn.Conv2d(48, 272, 3, padding=1, bias=False), nn.BatchNorm2d(272)),  # tiles of 4 × 4
     ],
     "depthwise conv": [
         lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(5, padding="same", activation="relu6")]),

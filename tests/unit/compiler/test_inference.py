@@ -394,3 +394,104 @@ def test_dense_layers_laid_out_for_onednn_compute_the_same(activation: str, shap
     torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
     plain, ones = nn.Linear(8, 7, bias=False), torch.ones(3, 8)
     torch.testing.assert_close(freeze_dense(plain, 3, torch.bfloat16)(ones).float(), plain(ones), rtol=2e-2, atol=2e-2)
+
+
+def any_size() -> Any:
+    """Takes pictures of any size: tiles, a residual, pooling with a border that depends on the size."""
+    inputs = convolt.Input((None, None, 3))
+    x = layers.Conv2D(32, 3, padding="same", activation="relu")(inputs)
+    y = layers.Conv2D(32, 3, padding="same")(layers.Conv2D(32, 3, padding="same", activation="relu")(x))
+    x = layers.MaxPooling2D(3, 2, "same")(layers.ReLU()(layers.Add()([x, y])))
+    return convolt.Model(inputs, layers.Dense(5)(layers.GlobalMaxPooling2D()(x)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_pictures_of_another_size_in_the_same_call_are_right(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
+    model = shaken(any_size())
+    model.compile("sgd", "mse", precision=precision, device="cpu")
+    batches = [np.random.default_rng(size).normal(size=(4, size, size, 3)).astype(np.float32) for size in (32, 33, 20, 32)]
+    together = model.predict((batch for batch in batches), verbose=0)
+    apart = np.concatenate([model.predict(batch, batch_size=4, verbose=0) for batch in batches])
+    np.testing.assert_allclose(together, apart, **({"atol": 1e-4} if precision == "float32" else {"rtol": 0.05, "atol": 0.05}))
+
+
+@pytest.mark.parametrize("change", ["strides", "hook"])
+def test_what_a_user_changes_after_freezing_is_seen(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
+    pool = nn.MaxPool2d(2)
+    model = convolt.Model.wrap(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Tanh(), pool, nn.Conv2d(16, 4, 1)))
+    x, seen = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32), []
+    before = model.predict(x, verbose=0)
+    if change == "hook":
+        pool.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+        assert model.predict(x, verbose=0).shape == before.shape and seen
+    else:
+        pool.stride = 1
+        assert model.predict(x, verbose=0).shape == (2, 7, 7, 4)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: (layers.ZeroPadding2D(1), layers.MaxPooling2D(2, padding="same")), lambda: (nn.MaxPool2d([3, 3], 2),),  # type: ignore[arg-type]
+    lambda: (layers.MaxPooling2D(7), layers.MaxPooling2D(3, 2, "same"))], ids=["a border before a border", "lists", "a map of one place"])
+def test_pooling_that_is_written_otherwise(make: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), *make()).eval()
+    x = pictures(2, 3, 9, 9)
+    frozen = freeze_model(net, [x], torch.float32)
+    assert isinstance(frozen, Frozen)
+    torch.testing.assert_close(frozen.module(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_dense_layers_hand_their_mask_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
+    words, picture = convolt.Input((6,), dtype="int64"), convolt.Input((8, 8, 3))
+    x = layers.LSTM(5)(layers.Dense(7)(layers.Embedding(20, 4, mask_zero=True)(words)))
+    y = layers.Flatten()(layers.Conv2D(8, 3)(picture))
+    model = convolt.Model([words, picture], layers.Dense(3)(layers.Concatenate()([x, y])))
+    model.compile("sgd", "mse", precision="bfloat16", device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.7)
+    pictures_of = np.zeros((4, 8, 8, 3), np.float32)
+    short = np.array([[3, 4, 5, 0, 0, 0]] * 4)
+    long = np.array([[3, 4, 5, 6, 7, 8]] * 4)
+    long[:2] = 9  # the first two, by which the frozen form is judged, have no padding
+    mixed = np.concatenate([long[:2], short[:2]])
+    with torch.no_grad():
+        expected = [model(torch.from_numpy(given), torch.zeros(4, 3, 8, 8)).numpy() for given in (mixed, long)]
+    for given, plain in zip((mixed, long), expected, strict=True):
+        np.testing.assert_allclose(model.predict([given, pictures_of], verbose=0), plain, atol=6e-2)
+    assert np.abs(expected[0] - expected[1])[2:].max() > 0.3
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_replayed_recurrent_layers_compute_in_bfloat16_too(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "FREEZING", {"cpu": 0.0})
+    inputs = convolt.Input((6, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same")(inputs) if frozen else inputs
+    model = convolt.Model(inputs, layers.LSTM(5)(layers.Dense(7)(layers.Reshape((6, -1))(x))))
+    model.compile("sgd", "mse", precision="bfloat16", device="cpu")
+    x = np.random.default_rng(0).normal(size=(4, 6, 8, 3)).astype(np.float32)
+    first, *more = (model.predict(x, verbose=0) for _ in range(5))
+    assert all(again.tobytes() == first.tobytes() for again in more)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_chunks_of_tiles_give_what_blocks_give(pool: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convolt.kernels import winograd4_numba
+
+    torch.manual_seed(0)
+    x, residual = pictures(19, 64, 15, 17), pictures(19, 48, 15, 17)
+    weight, bias = torch.randn(48, 64, 3, 3) / 24, torch.randn(48)
+    found = []
+    for most in (0, winograd4_numba.MOST_BY_BLOCKS):
+        monkeypatch.setattr(winograd4_numba, "MOST_BY_BLOCKS", most)
+        filters = winograd4_numba.Filters(weight, tuple(x.shape), (1, 1))
+        assert (filters._panels is None) is (most == 0)
+        found.append([filters(batch, bias, None if pool else residual[: len(batch)], True, 1 + pool) for batch in (x, x[:3])])
+    y = torch.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    expected = torch.max_pool2d(y.relu(), 2) if pool else (y + residual).relu()
+    for chunks, blocks in zip(*found, strict=True):
+        torch.testing.assert_close(chunks.double(), expected[: len(chunks)], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(blocks.double(), expected[: len(blocks)], rtol=1e-4, atol=1e-4)

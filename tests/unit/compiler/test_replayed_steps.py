@@ -362,7 +362,7 @@ def test_predictions_from_a_recording_are_those_of_the_layers(precision: str, sa
     found = model.predict(x, batch_size=8, verbose=0)
     assert len(repeated_of(model)._programs) == 1, "the last three samples come once"
     again = model.predict(x, batch_size=8, verbose=0)
-    monkeypatch.setattr(repeated.Repeated, "look", lambda repeated, module: setattr(repeated, "_ready", False))
+    monkeypatch.setattr(repeated.Repeated, "look", lambda repeated, module, beneath: setattr(repeated, "_ready", False))
     expected = model.predict(x, batch_size=8, verbose=0)
     assert np.array_equal(found, expected) and np.array_equal(again, expected)
 

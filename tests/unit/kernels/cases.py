@@ -71,6 +71,7 @@ MAX_POOLS = {  # shape of x, window, strides, padding, and whether windows reach
     "padded_over_the_end": ((2, 16, 7, 10), (3, 2), (2, 3), (1, 1), True), "every_place": ((1, 16, 5, 6), (3, 3), (1, 1), (1, 1), False),
     "large": ((2, 16, 13, 12), (5, 5), (2, 2), (2, 2), False), "one_window": ((2, 16, 3, 4), (3, 4), None, (0, 0), False),
     "flat": ((1, 16, 1, 9), (1, 3), (1, 2), (0, 1), False), "gaps": ((2, 16, 9, 9), (2, 2), (4, 3), (0, 0), True),
+    "smaller_than_a_window": ((2, 16, 1, 2), (2, 3), (2, 2), (0, 0), True),
     "few_channels": ((2, 5, 6, 6), (2, 2), None, (0, 0), False), "threads": ((4, 64, 40, 40), (3, 3), (2, 2), (1, 1), False),
 }
 

@@ -63,7 +63,7 @@ def test_pooling_alone_refuses_what_has_no_windows() -> None:
         kernels.max_pool(torch.zeros(1, 16, 4, 4), (5, 1))
 
 
-@pytest.mark.parametrize("case", [c for c in NUMBA if c.name in ("threads", "odd", "small", "pad")], ids=str)
+@pytest.mark.parametrize("case", [c for c in NUMBA if c.name in ("threads", "odd", "small", "pad", "one_way")], ids=str)
 def test_repeats_and_thread_counts_are_bit_equal(case: Case) -> None:
     before = torch.get_num_threads()
     try:
