@@ -108,10 +108,10 @@ class _Kept:
     few: list[list[Tensor]] = field(default_factory=list)
     numbers: list[bytes] = field(default_factory=list)
 
-    def freeze(self, parts: Sequence[nn.Module], inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
+    def freeze(self, model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Frozen | Refused:
         """Returns the frozen form, made now."""
-        model, by_type = parts[0], defaultdict[torch.dtype, list[Tensor]](list)
-        for weight in weights_of(parts):
+        by_type = defaultdict[torch.dtype, list[Tensor]](list)
+        for weight in weights_of(model.modules()):
             by_type[weight.dtype].append(_few_numbers(weight.detach()))
         self.few = list(by_type.values())
         self.numbers = self._read()
@@ -150,18 +150,19 @@ class Runner:
     The choice follows from the amount of work that was asked for since the weights last changed, not from the clock.
 
     Args:
-        parts: of a model that is built, in inference mode, and on its device; the model itself first.
+        model: built, in inference mode, on its device; or what stands for one, as a part of it.
         samples: how many are to come; None if unknown.
         dtype: of the computation.
         say: told in one line when the model is frozen, or why it is not.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
-        self._parts, self._samples, self._dtype, self._say = parts, samples, dtype, say
+    def __init__(self, model: nn.Module, samples: int | None, dtype: torch.dtype, say: Callable[[str], None]) -> None:
+        self._model, self._samples, self._dtype, self._say = model, samples, dtype, say
+        self._parts = list(model.modules())
         self._module: nn.Module | None = None
         self._sizes: tuple[torch.Size, ...] = ()
         self._repeated: Repeated | None = None
-        self._plain = _asks_for_no_gradients(parts)
+        self._plain = _asks_for_no_gradients(self._parts)
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Returns the model's outputs for a batch as its forward takes it, without gradients."""
@@ -171,7 +172,7 @@ class Runner:
                 self._repeated.look(self._module, self._plain)
                 self._sizes = _sizes(inputs)
             if self._sizes != _sizes(inputs):  # which the frozen form was not made for
-                return self._run(self._parts[0], *inputs)
+                return self._run(self._model, *inputs)
             return self._repeated(functools.partial(self._run, self._module), *inputs)
 
     def _run(self, module: nn.Module | None, *inputs: Tensor) -> Any:
@@ -183,15 +184,15 @@ class Runner:
             return module(*inputs)
 
     def _choose(self, inputs: Sequence[Tensor]) -> tuple[nn.Module, Repeated]:
-        model, key = self._parts[0], weights_key(self._parts, inputs, self._dtype)
-        known = _kept.get(model)
+        key = weights_key(self._parts, inputs, self._dtype)
+        known = _kept.get(self._model)
         if known is None or not known.is_of(key):
-            known = _kept[model] = _Kept(key, _Size.of(model))
+            known = _kept[self._model] = _Kept(key, _Size.of(self._model))
         if known.result is None:
             known.work += known.size.work(inputs[0], self._samples)
             if known.size.weights and known.work >= known.size.work_of_freezing(inputs[0].device):
-                self._say(f"predict: {known.freeze(self._parts, inputs, self._dtype)}")
-        module = known.result.module if isinstance(known.result, Frozen) else model
+                self._say(f"predict: {known.freeze(self._model, inputs, self._dtype)}")
+        module = known.result.module if isinstance(known.result, Frozen) else self._model
         if known.repeated is None or not known.repeated.is_of(module):
             known.repeated = Repeated(module)
         return module, known.repeated

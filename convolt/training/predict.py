@@ -52,7 +52,7 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, verbose: int |
         progress.epoch_begin(0)
         try:
             with computing(device, exact), torch.no_grad(), inputs.lost_workers_explained(x):
-                runner = Runner(list(model.modules()), samples, torch.bfloat16 if half else torch.float32, progress.note)
+                runner = Runner(model, samples, torch.bfloat16 if half else torch.float32, progress.note)
                 structure, collected = _run(model, runner, data, steps, hooks, progress)
             progress.epoch_end({}, len(collected[0]))
         finally:
