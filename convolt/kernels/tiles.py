@@ -29,7 +29,7 @@ def tiles_pay(shape: Sequence[int], filters: int, padding: tuple[int, int], trai
     n, channels, *sizes = shape
     if training and multiplies_at_half_rate():
         module: Any = load("tiled_conv", "numba")
-        if module is None or filters * channels > module.MOST_BY_BLOCKS:
+        if module is None or filters * channels > module.LARGEST_SUMS:
             return False
     out = [size + 2 * side - 2 for size, side in zip(sizes, padding, strict=True)]
     if min(channels, filters) < FEWEST_CHANNELS or channels % LANES or filters % LANES or min(out) < 1 or max(padding) > 2:

@@ -189,7 +189,8 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
 
 
 @pytest.mark.parametrize(("filters", "slow", "expected"), [
-    (96, True, "tiled_conv"), (96, False, "tiled_conv"), (288, True, "winograd_conv"), (288, False, "tiled_conv")])
+    (96, True, "tiled_conv"), (96, False, "tiled_conv"), (160, True, "winograd_conv"),
+    (288, True, "winograd_conv"), (288, False, "tiled_conv")])
 def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(filters: int, slow: bool, expected: str,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
