@@ -6,13 +6,14 @@ import time
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from convolt.compiler.measure import Probe
 
 
 class Shares:
-    """Shares of the layers in the forward pass on a CPU, which stand for those in the step.
+    """Shares of the layers in forward and backward pass on a CPU, which stand for those in the step.
 
     Args:
         traced: the model's graph.
@@ -32,7 +33,7 @@ class Shares:
 
 
 class _Watch(nn.Module):
-    """Runs a graph node by node, and notes the least time of each."""
+    """Runs a graph node by node, each forward and backward by itself, and notes the least time of each."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class _Watch(nn.Module):
         self.seconds: dict[str, float] = {}
 
     def forward(self, *inputs: Any) -> Any:
-        """Returns what the graph does."""
+        """Returns what the graph does; its gradients go no further back."""
         return _Timed(self).run(*inputs)
 
 
@@ -50,8 +51,31 @@ class _Timed(fx.Interpreter):
         self._watch = watch
 
     def run_node(self, n: fx.Node) -> Any:
+        if not n.op.startswith("call"):
+            return super().run_node(n)
+        args, kwargs = tree_map(_twin, self.fetch_args_kwargs_from_env(n))
         began = time.perf_counter()
-        result = super().run_node(n)
+        result = getattr(self, n.op)(n.target, args, kwargs)
+        if isinstance(result, Tensor) and result.requires_grad:
+            result.backward(torch.ones_like(result))  # type: ignore[no-untyped-call]
         took = time.perf_counter() - began
         self._watch.seconds[n.name] = min(took, self._watch.seconds.get(n.name, took))
-        return result
+        return tree_map(_end, result)
+
+
+def _end(value: Any) -> Any:
+    """Returns a tensor beyond which gradients do not go back, with what is kept at it."""
+    if not isinstance(value, Tensor):
+        return value
+    ended = value.detach().requires_grad_(value.requires_grad)
+    ended.__dict__ |= {name: kept for name, kept in value.__dict__.items() if not (isinstance(kept, Tensor) and kept.requires_grad)}
+    return ended
+
+
+def _twin(value: Any) -> Any:
+    """Returns a copy, which a layer may write over; gradients go back to the one of which it is a copy."""
+    if not isinstance(value, Tensor):
+        return value
+    twin = value.clone()
+    twin.__dict__ |= value.__dict__
+    return twin

@@ -9,18 +9,17 @@ tiles, by one grouped convolution of oneDNN. Errors are up to thirty times those
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.instructions import if_larger, if_not_positive, load, product, store, zeros
 from convolt.kernels.jit import LANES, register_jitable
 from convolt.kernels.memory import channels_last, empty_channels_last, in_order, numbers
+from convolt.kernels.winograd4_filters_numba import LINE, all_of, gradient, points_of, transform
 from convolt.kernels.winograd4_tiles_numba import read_output, write_gradient, write_input
 
 SIDE, POINTS = 4, 36
@@ -31,7 +30,6 @@ LARGEST_SUMS = 128 * 160  # filters times channels of which gradients are summed
 PARTS_BYTES = 1 << 24  # of such sums
 CACHE = 6 << 20  # bytes of transforms of a chunk
 LEAST_TILES = 256  # of a chunk: fewer make the products slow
-LINE = 16  # numbers of a cache line: between those of two points, which would else share a cache's set
 
 FEW_ROWS = 8  # of a product of gradients, which divides the number of channels
 _multiply, _add = product(ROWS, PANEL // LANES), product(FEW_ROWS, PANEL // LANES)
@@ -137,6 +135,7 @@ def _convolve_blocks(x: Any, u: Any, bias: Any, residual: Any, out: Any, sizes: 
     """The blocks first … last - 1 of `block` tiles. `sizes` are height, width and channels of a picture, `results` those of the output."""
     channels, filters = sizes[2], results[2]
     columns = (filters + PANEL - 1) // PANEL * PANEL
+    apart = channels * columns + LINE
     # v[point, tile, channel] and m[point, tile, filter], with a line between one point and the next
     given, made = block * channels + LINE, block * columns + LINE
     v, m = np.zeros(POINTS * given, np.float32), np.empty(POINTS * made, np.float32)
@@ -148,7 +147,7 @@ def _convolve_blocks(x: Any, u: Any, bias: Any, residual: Any, out: Any, sizes: 
         for point in range(POINTS):
             for panel in range(0, columns, PANEL):
                 for t in range(0, count, ROWS):
-                    _multiply(v, point * given + t * channels, channels, 0, 1, u, (point * columns + panel) * channels, PANEL,
+                    _multiply(v, point * given + t * channels, channels, 0, 1, u, point * apart + panel * channels, PANEL,
                               m, point * made + t * columns + panel, columns, 1, channels, 0)
         for t in range(count):
             _write_results(m, t * columns, made, half, whole, bias, residual, out, results, grid, start + t, relu, added, pool)
@@ -173,7 +172,8 @@ def _sum_blocks(x: Any, grad: Any, sums: Any, sizes: Any, results: Any, grid: An
             add = 0 if start == tiles * part // parts else 1
             for point in range(POINTS):
                 for row in range(0, channels, FEW_ROWS):
-                    s, o = point * given + row // PANEL * apart + row % PANEL, ((part * POINTS + point) * channels + row) * columns
+                    s = point * given + row // PANEL * apart + row % PANEL
+                    o = (part * POINTS + point) * (channels * columns + LINE) + row * columns
                     for panel in range(0, columns, PANEL):
                         _add(v, s, 1, 0, PANEL, m, point * made + panel * BLOCK, PANEL, sums, o + panel, columns, 1, count, add)
 
@@ -210,27 +210,6 @@ _convolve, _sum, _forward = Compiled(_convolve_blocks), Compiled(_sum_blocks), C
 _gradient, _outputs = Compiled(_gradient_tiles), Compiled(_output_tiles)
 
 
-@lru_cache(maxsize=1)
-def _filter_matrix() -> Tensor:
-    """Returns G ⊗ G, (36, 9) in float64."""
-    points = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
-    return torch.kron(points, points)
-
-
-def transform_filters(weight: Tensor) -> Tensor:
-    """Returns G w Gᵀ of filters (F, C, 3, 3) as the weights (36 · F, C, 1, 1) of the grouped convolution."""
-    filters, channels = weight.shape[:2]
-    flat_weight = weight.detach().reshape(filters * channels, 9).t()
-    return (_filter_matrix().to(weight.dtype) @ flat_weight).view(POINTS * filters, channels, 1, 1)
-
-
-def _panels(weight: Tensor) -> Tensor:
-    """Returns G w Gᵀ as the blocks' products take it: (36, panels, C, PANEL), with zeros where filters do not fill the last panel."""
-    filters, channels = weight.shape[:2]
-    points = F.pad(transform_filters(weight).view(POINTS, filters, channels), (0, 0, 0, -filters % PANEL))
-    return points.view(POINTS, -1, PANEL, channels).transpose(2, 3).contiguous().view(-1)
-
-
 def _tiles_at_once(tiles: int, channels: int, filters: int) -> int:
     """Returns how many tiles a chunk has; chunks are about equal, because oneDNN prepares itself for each size anew."""
     most = max(LEAST_TILES, CACHE // (POINTS * 4 * (channels + filters)))
@@ -249,7 +228,8 @@ class Products:
         self._filters, self._channels = weight.shape[:2]
         self._window: tuple[list[int], list[int], list[int], int] = ([0, 0], [1, 1], [1, 1], POINTS)
         shape = [1, POINTS * self._channels, tiles, 1]
-        points = transform_filters(weight).to_mkldnn()  # one copy is gone before the next one is made
+        # each copy is gone before the next one is made
+        points = transform(weight, by_channel=False).reshape(POINTS * self._filters, self._channels, 1, 1).to_mkldnn()
         self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(points, *self._window, shape)  # type: ignore[call-arg]
 
     def __call__(self, transformed: Tensor) -> Tensor:
@@ -269,10 +249,11 @@ class Filters:
         padding: zeros above and below, left and right.
         once: whether they are used once. If all tiles are one chunk then, laying filters out takes longer than it saves (512 channels at
             4 × 4, batch 128: 25 ms with it, 19 without), and three times the memory, at the moment of a step that needs most.
+        back: whether they are used once for the gradient of the input, which takes C and F for each other, and windows turned by 180°.
     """
 
-    def __init__(self, weight: Tensor, shape: tuple[int, ...], padding: tuple[int, int], once: bool = False) -> None:
-        self.padding, self.filters = padding, len(weight)
+    def __init__(self, weight: Tensor, shape: tuple[int, ...], padding: tuple[int, int], once: bool = False, back: bool = False) -> None:
+        self.padding, self.filters = padding, weight.shape[1 if back else 0]
         self.out = (shape[2] + 2 * padding[0] - 2, shape[3] + 2 * padding[1] - 2)
         self.grid = (-(-self.out[0] // SIDE), -(-self.out[1] // SIDE))
         tiles = shape[0] * self.grid[0] * self.grid[1]
@@ -280,12 +261,12 @@ class Filters:
         self._panels: Tensor | None = None
         self._products: Callable[[Tensor], Tensor]
         if self.filters * shape[1] <= MOST_BY_BLOCKS:
-            self._panels = _panels(weight)
+            self._panels = all_of(transform(weight, by_channel=not back, turned=back, width=PANEL))
         elif once and self.at_once >= tiles:
-            matrices = transform_filters(weight).view(POINTS, self.filters, shape[1]).transpose(1, 2)
+            matrices = transform(weight, by_channel=not back, turned=back)[0]
             self._products = lambda transformed: torch.bmm(transformed.transpose(0, 1), matrices).transpose(0, 1)
         else:
-            self._products = Products(weight, self.at_once)
+            self._products = Products(weight.flip(2, 3).transpose(0, 1) if back else weight, self.at_once)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, relu: bool = False, pool: int = 1) -> Tensor:
         """Returns the convolution of `x`, channels-last, plus what follows it.
@@ -330,13 +311,13 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], 
     """See `reference.tiles_backward`; `grad` and `x` have channels-last memory."""
     dx = dweight = None
     if want_x:
-        dx = Filters(weight.flip(2, 3).transpose(0, 1), tuple(grad.shape), (2 - padding[0], 2 - padding[1]), once=True)(grad)
+        dx = Filters(weight, tuple(grad.shape), (2 - padding[0], 2 - padding[1]), once=True, back=True)(grad)
     if want_weight:
-        dweight = _weight_gradient(grad, x, padding)
+        dweight = _weight_gradient(grad, x, weight, padding)
     return dx, dweight
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, padding: tuple[int, int]) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     """Returns the gradient of the filters: Gᵀ (Σ over tiles of Bᵀ d B · A g Aᵀ) G."""
     (n, channels, height, width), (_, filters, *out) = x.shape, grad.shape
     grid = (-(-out[0] // SIDE), -(-out[1] // SIDE))
@@ -345,19 +326,18 @@ def _weight_gradient(grad: Tensor, x: Tensor, padding: tuple[int, int]) -> Tenso
         columns, parts = -(-filters // PANEL) * PANEL, 1
         while parts < 16 and 2 * parts <= min(tiles, PARTS_BYTES // (4 * POINTS * channels * columns)):
             parts *= 2
-        sums = torch.empty(parts, POINTS, channels * columns)
-        given = (numbers(x), numbers(grad), sums.view(-1), (height, width, channels), (*out, filters), grid, padding, tiles, parts)
+        sums = points_of(channels, columns, parts)
+        given = (numbers(x), numbers(grad), all_of(sums), (height, width, channels), (*out, filters), grid, padding, tiles, parts)
         _sum.over_rows(given, parts, x.nbytes * filters)
-        dw = (_filter_matrix().float().t() @ sums.sum(0)).view(3, 3, channels, columns)
-        return dw[..., :filters].permute(3, 2, 0, 1)
+        return gradient(sums, weight)
     at_once = _tiles_at_once(tiles, channels, filters)
     left, right = torch.empty(at_once, POINTS, channels), torch.empty(at_once, POINTS, filters)
-    total = torch.zeros(POINTS, filters, channels)
+    total = torch.empty(1, POINTS, filters, channels)  # PyTorch multiplies faster into what has no gaps
     for start in range(0, tiles, at_once):
         count = min(at_once, tiles - start)
         a = (numbers(x), left.view(-1), (height, width, channels), grid, padding, start)
         _forward.over_rows(a, count, left.nbytes)
         b = (numbers(grad), right.view(-1), (*out, filters), grid, start)
         _gradient.over_rows(b, count, right.nbytes)
-        total.baddbmm_(right[:count].permute(1, 2, 0), left[:count].transpose(0, 1))
-    return (_filter_matrix().float().t() @ total.view(POINTS, -1)).view(3, 3, filters, channels).permute(2, 3, 0, 1)
+        total[0].baddbmm_(right[:count].permute(1, 2, 0), left[:count].transpose(0, 1), beta=1 if start else 0)
+    return gradient(total, weight, by_channel=False)

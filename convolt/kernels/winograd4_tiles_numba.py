@@ -42,13 +42,14 @@ def _four(x: Any, s: Any, step: Any) -> Any:
 
 
 @register_jitable
-def _six(x: Any, s: Any, step: Any) -> Any:
+def six_of(x: Any, s: Any, step: Any) -> Any:
     """Six vectors that lie `step` apart."""
     return (load(x, s), load(x, s + step), load(x, s + 2 * step), load(x, s + 3 * step), load(x, s + 4 * step), load(x, s + 5 * step))
 
 
 @register_jitable
-def _write_six(out: Any, o: Any, step: Any, six: Any) -> None:
+def write_six(out: Any, o: Any, step: Any, six: Any) -> None:
+    """Writes six vectors, `step` apart."""
     store(out, o, six[0])
     store(out, o + step, six[1])
     store(out, o + 2 * step, six[2])
@@ -61,32 +62,32 @@ def _write_six(out: Any, o: Any, step: Any, six: Any) -> None:
 def write_input(x: Any, s: Any, line: Any, channels: Any, half: Any, out: Any, o: Any, step: Any) -> None:
     """Writes Bᵀ d B of the 6 × 6 pixels that begin at s: 36 vectors that lie `step` apart, from o on. `half` has room for as many."""
     for j in range(6):
-        _write_six(half, j * LANES, 6 * LANES, _line_in(*_six(x, s + j * channels, line)))
+        write_six(half, j * LANES, 6 * LANES, _line_in(*six_of(x, s + j * channels, line)))
     for i in range(6):
-        _write_six(out, o + 6 * i * step, step, _line_in(*_six(half, 6 * i * LANES, LANES)))
+        write_six(out, o + 6 * i * step, step, _line_in(*six_of(half, 6 * i * LANES, LANES)))
 
 
 @register_jitable
 def write_gradient(x: Any, s: Any, line: Any, channels: Any, half: Any, out: Any, o: Any, step: Any) -> None:
     """Writes A d Aᵀ of the 4 × 4 gradients that begin at s, likewise."""
     for j in range(4):
-        _write_six(half, j * LANES, 4 * LANES, _line_gradient(*_four(x, s + j * channels, line)))
+        write_six(half, j * LANES, 4 * LANES, _line_gradient(*_four(x, s + j * channels, line)))
     for i in range(6):
-        _write_six(out, o + 6 * i * step, step, _line_gradient(*_four(half, 4 * i * LANES, LANES)))
+        write_six(out, o + 6 * i * step, step, _line_gradient(*_four(half, 4 * i * LANES, LANES)))
 
 
 @register_jitable
 def read_output(m: Any, s: Any, step: Any, half: Any, whole: Any) -> None:
     """Writes Aᵀ m A of 36 vectors that lie `step` apart, from s on, to `whole`: the 4 × 4 results of a tile."""
     for j in range(6):
-        four = _line_out(*_six(m, s + j * step, 6 * step))
+        four = _line_out(*six_of(m, s + j * step, 6 * step))
         at = j * LANES
         store(half, at, four[0])
         store(half, at + 6 * LANES, four[1])
         store(half, at + 12 * LANES, four[2])
         store(half, at + 18 * LANES, four[3])
     for i in range(4):
-        four = _line_out(*_six(half, 6 * i * LANES, LANES))
+        four = _line_out(*six_of(half, 6 * i * LANES, LANES))
         at = 4 * i * LANES
         store(whole, at, four[0])
         store(whole, at + LANES, four[1])

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from convolt import layers as L
+from convolt.compiler.compiled import Compiled
 from convolt.compiler import Plan, make_plan
 from convolt.compiler.fuse import fuse
 from convolt.compiler.measure import Probe
@@ -135,6 +136,15 @@ def test_a_program_of_half_of_a_batch_is_not_timed_as_all_of_it() -> None:
         assert step_seconds(probe, (model, torch.float32), halve=True) > 0
         assert probe.parts == 1
         assert sizes in ([32, 32, 32, 64, 64, 64], []), "each is recorded once: the first time"
+
+
+def test_compiled_code_is_timed_as_it_is() -> None:
+    """A recording would not see what is in it."""
+    model, x = nn.Linear(4, 4), torch.rand(8, 4)
+    probe = Probe(model, lambda module, precision: module(x).square().mean(), torch.device("cpu"), graphs=Recordings())
+    for form in (Compiled(model, ((1, 1),)), model):
+        assert probe.seconds(form, torch.float32, budget=0.0) > 0
+    assert [module for module, *_ in probe._kept_runs] == [model]
 
 
 @pytest.mark.parametrize(("layers", "halved"), [(0.05, False), (0.3, False), (0.5, True), (0.9, True)])

@@ -20,7 +20,7 @@ from tests.unit.kernels.cases import CASES
 FOLDER = Path(package.__file__).parent
 TOOLS = {f"{name}_numba" for name in (
     "bits", "folded", "lanes", "lines", "patches", "pixels", "places", "planes", "sums", "team", "vectors", "winograd_filters",
-    "winograd_tiles", "winograd4_tiles")}
+    "winograd_tiles", "winograd4_filters", "winograd4_tiles")}
 """What the kernels of a backend share."""
 
 
