@@ -113,12 +113,15 @@ class WinogradConv(nn.Module):
     filters where PyTorch's products, by which these are multiplied, are slow. Measured on ResNet-18's shapes (batch 128, two cores, forward
     and backward in ms), in bfloat16 oneDNN / 2 × 2: 64 at 32 × 32: 69 / 51, 128 at 16 × 16: 63 / 43, 256 at 8 × 8: 61 / 41, 512 at
     4 × 4: 67 / 46; in float32 with AMX oneDNN / 2 × 2 / 4 × 4: 74 / 47 / 40, 67 / 43 / 39, 69 / 47 / 36, 105 / 63 / 49.
+
+    Too few tiles for that are too few places for oneDNN, too, and are left to `GemmConv`: 512 at 3 × 3 of 16 pictures with AVX2 48 / 25.
     """
 
     def __init__(self, conv: nn.Module, relu: bool) -> None:
         super().__init__()
         self.conv = conv
         self.relu = relu
+        self.few_tiles = GemmConv(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the convolution does."""
@@ -129,7 +132,7 @@ class WinogradConv(nn.Module):
         elif kernels.winograd_takes(given, conv.weight, padding, pooled=False):
             y = kernels.winograd_conv(given, conv.weight, conv.bias, padding=padding)
         else:
-            return cast(Tensor, conv(x))
+            return cast(Tensor, self.few_tiles(x))
         return torch.relu(y) if self.relu else y
 
     def _takes_tiles(self, x: Tensor, padding: tuple[int, int]) -> bool:

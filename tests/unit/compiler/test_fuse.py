@@ -188,13 +188,14 @@ def test_a_fused_model_is_the_model(name: str, make: object, training: bool, inp
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("filters", "slow", "expected"), [
-    (96, True, "tiled_conv"), (96, False, "tiled_conv"), (160, True, "winograd_conv"),
-    (288, True, "winograd_conv"), (288, False, "tiled_conv")])
-def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(filters: int, slow: bool, expected: str,
-                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("filters", "side", "slow", "expected"), [
+    (96, 8, True, "tiled_conv"), (96, 8, False, "tiled_conv"), (160, 8, True, "winograd_conv"),
+    (288, 8, True, "winograd_conv"), (288, 8, False, "tiled_conv"), (192, 3, True, "gemm_conv"), (192, 3, False, "gemm_conv")])
+def test_the_shape_says_by_which_tiles_or_products_windows_of_3_are_convolved(filters: int, side: int, slow: bool, expected: str,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles whose products are PyTorch's are smaller where these are slow; too few tiles are left to products of patches."""
     seen = []
-    for name in ("tiled_conv", "winograd_conv"):
+    for name in ("tiled_conv", "winograd_conv", "gemm_conv"):
         def watched(*given: object, op: object = getattr(kernels, name), name: str = name, **options: object) -> torch.Tensor:
             seen.append(name)
             return op(*given, **options)
@@ -202,7 +203,7 @@ def test_tiles_whose_products_are_pytorchs_are_smaller_where_these_are_slow(filt
         monkeypatch.setattr(kernels, name, watched)
     monkeypatch.setattr("convolt.kernels.tiles.multiplies_at_half_rate", lambda: slow)
     conv = nn.Conv2d(filters, filters, 3, padding=1)
-    x = torch.randn(8, filters, 8, 8)
+    x = torch.randn(8, filters, side, side)
     got = WinogradConv(conv, relu=False)(x)
     assert seen == [expected]
     torch.testing.assert_close(got, conv(x), rtol=1e-3, atol=1e-4)

@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 
 from convolt import layers as L
-from convolt.compiler.compiled import Compiled
 from convolt.compiler import Plan, make_plan
+from convolt.compiler.compiled import Compiled
 from convolt.compiler.fuse import fuse
 from convolt.compiler.measure import Probe
 from convolt.compiler.replay import Recordings
