@@ -181,7 +181,9 @@ class Probe:
         return Gradients(loss.detach().to(_wide(loss)), tuple(parts))
 
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
-        """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds after one more.
+        """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds.
+
+        One more comes before, but for single runs of what was captured and is kept.
 
         After `halve` that is twice the time of half of a batch.
 
@@ -189,9 +191,11 @@ class Probe:
             CannotCaptureError: the step will be a graph, and this candidate cannot be one, though the model can.
         """
         times: list[float] = []
-        release_freed_memory()  # holes that another form has left do not add up; the run that is not counted fills them again
+        ready = self._kept_runs.get((module, precision, self.parts)) if least == 1 else None  # a long run: each costs
+        if ready is None:
+            release_freed_memory()  # holes that another form has left do not add up; the run that is not counted fills them again
         with self._as_it_was():
-            run = self._ready(module, precision)
+            run = ready or self._ready(module, precision)
             self._wait()
             start = self.clock()
             while len(times) < least or (len(times) < most and self.clock() - start < budget):
