@@ -70,6 +70,9 @@ class Compiled(nn.Module):
         deadline: on the clock, after which no further piece is compiled; None: there is none.
     """
 
+    recordable = False
+    """Whether a recording sees what it does (`convolt.compiler.record`)."""
+
     def __init__(self, form: nn.Module, shapes: Shapes, graph: nn.Module | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()

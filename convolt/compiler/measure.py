@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convolt.compiler.compiled import Compiled
 from convolt.compiler.execute import GraphBackend
 from convolt.compiler.host import release_freed_memory, returning_freed_memory
 from convolt.devices import free_bytes
@@ -211,7 +210,7 @@ class Probe:
         def run() -> None:
             self._run(module, precision, self._timed_loss_of)
 
-        if self._graphs is None or (self._graphs.keeps and isinstance(module, Compiled)):  # whose code no recording sees
+        if self._graphs is None or (self._graphs.keeps and not getattr(module, "recordable", True)):
             run()
             return run
         if (module, precision, self.parts) in self._kept_runs:
@@ -223,6 +222,7 @@ class Probe:
             captured = self._graphs.capture(run, [own for seeded in _generators(self._model) for own in seeded.values()])
             if self._graphs.keeps:
                 self._kept_runs[module, precision, self.parts] = captured
+                captured()  # what is timed finds the memory that it needs
             return captured
         except torch.OutOfMemoryError:
             raise

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from convolt.compiler.measure import Probe
 
@@ -35,6 +35,8 @@ class Shares:
 class _Watch(nn.Module):
     """Runs a graph node by node, each forward and backward by itself, and notes the least time of each."""
 
+    recordable = False
+
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__()
         self.traced = traced
@@ -56,11 +58,22 @@ class _Timed(fx.Interpreter):
         args, kwargs = tree_map(_twin, self.fetch_args_kwargs_from_env(n))
         began = time.perf_counter()
         result = getattr(self, n.op)(n.target, args, kwargs)
-        if isinstance(result, Tensor) and result.requires_grad:
-            result.backward(torch.ones_like(result))  # type: ignore[no-untyped-call]
+        _backward(result)
         took = time.perf_counter() - began
         self._watch.seconds[n.name] = min(took, self._watch.seconds.get(n.name, took))
         return tree_map(_end, result)
+
+
+def _backward(result: Any) -> None:
+    """Computes gradients back to the node's inputs, but where a layer before has kept a tensor for this one: its graph is gone."""
+    ends = [value for value in tree_leaves(result) if isinstance(value, Tensor) and value.requires_grad]
+    try:
+        torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
 
 
 def _end(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The search on a clock that the candidates themselves move on: what is measured is what they cost, noise and busy seconds included."""
 
+import functools
 from itertools import combinations
 from typing import Any
 
@@ -223,3 +224,20 @@ def test_winograd_in_bfloat16_is_not_tried_beside_units_for_matrices(tiles: bool
         plan, _ = make_plan(model, [x[:2]], probe, precision=precision, device=torch.device("cpu"), batch_size=8, steps=10**6)
         row = next(row for row in plan.rows if row.name == "winograd conv")
         assert (row.seconds is None and "AMX" in row.why) == refused, row
+
+
+@pytest.mark.parametrize(("seconds", "recorded"), [((1.5, 0.9), True), ((0.8,), True), ((1.5, 1.2), False), ((9.0,), False)], ids=str)
+def test_the_first_form_says_whether_all_are_timed_as_they_are(seconds: tuple[float, ...], recorded: bool) -> None:
+    """A candidate is compared with it, whose own first run may be shorter or longer."""
+    now, model, x = [0.0], nn.Linear(4, 4), torch.rand(8, 4)
+    recordings = Recordings(lambda: now[0])
+
+    def work(took: list[float]) -> None:
+        model(x).square().mean().backward()
+        now[0] += took.pop(0)
+
+    for times in (list(seconds), [0.2, 0.2, 0.2], [5.0, 5.0, 5.0]):
+        recordings.warm_up(functools.partial(work, times))
+        times += [1.0] * 3
+        run = functools.partial(work, times)
+        assert (recordings.capture(run) is not run) is recorded

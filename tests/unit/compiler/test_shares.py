@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from convolt.compiler.measure import Probe
+from convolt.compiler.replay import Recordings
 from convolt.compiler.shares import Shares
 from convolt.compiler.trace import trace
-from convolt.layers import Activation
+from convolt.layers import Activation, Layer
 
 
 class Slow(torch.autograd.Function):
@@ -63,3 +64,51 @@ def test_a_layer_may_write_over_its_input() -> None:
     kept = x.clone()
     shares, _ = shares_of(model, x)
     assert shares.of(frozenset()) == 0 and torch.equal(x, kept)
+
+
+class Pair(Layer):
+    """Keeps what it computes for a layer that comes later, and returns two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.kept = x.exp()
+        return Slow.apply(x), self.kept  # type: ignore[no-untyped-call]
+
+
+class Later(Layer):
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.before = [pair]
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.before[0].kept
+        assert kept is not None
+        return x * kept
+
+
+class Keeping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.pair = nn.Linear(5, 5), Pair()
+        self.later = Later(self.pair)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.pair(self.dense(x))
+        return self.later(one) + other  # type: ignore[no-any-return]
+
+
+def test_a_layer_may_use_what_another_has_kept_and_return_several_tensors() -> None:
+    shares, traced = shares_of(Keeping().train(), torch.randn(4, 5))
+    names = {str(node.target): node.name for node in traced.graph.nodes if node.op == "call_module"}
+    assert shares.of(frozenset([names["model.pair"]])) > 0.5
+
+
+def test_shares_are_measured_outside_of_recordings() -> None:
+    model, x = Network().train(), torch.randn(4, 3, 8, 8)
+    traced: Any = trace(model, [x])
+    probe = Probe(model, lambda module, precision: module(x).square().mean(), torch.device("cpu"), graphs=Recordings())
+    assert Shares(traced, probe, torch.float32).of(frozenset()) == 0
+    assert not probe._kept_runs
