@@ -182,9 +182,7 @@ class Probe:
     def seconds(self, module: nn.Module, precision: torch.dtype, budget: float, least: int = 2, most: int = 9) -> float:
         """Returns the median time of a step's forward and backward, of `least` to `most` runs in about `budget` seconds.
 
-        One more comes before, but for single runs of what was captured and is kept.
-
-        After `halve` that is twice the time of half of a batch.
+        One more comes before, but for single runs of what was captured and is kept. After `halve` it is twice the time of half of a batch.
 
         Raises:
             CannotCaptureError: the step will be a graph, and this candidate cannot be one, though the model can.

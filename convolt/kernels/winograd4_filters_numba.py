@@ -15,7 +15,7 @@ from torch import Tensor
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.instructions import load, number, store, times_plus, zeros
 from convolt.kernels.jit import LANES, register_jitable
-from convolt.kernels.memory import in_order, is_dense
+from convolt.kernels.memory import in_order, taps_have_steps
 from convolt.kernels.winograd4_tiles_numba import six_of, write_six
 
 POINTS, TAPS = 36, 9
@@ -166,7 +166,7 @@ def transform(weight: Tensor, by_channel: bool = True, turned: bool = False, wid
         width: columns of a panel, in each of which the rows follow each other; None for all of them.
     """
     w = weight.detach().float()
-    w = w if _has_steps(w) else w.contiguous()
+    w = w if taps_have_steps(w) else w.contiguous()
     (across, deep), step = w.stride()[:2], w.stride(3)
     count, rows = weight.shape[:2]
     if not by_channel:
@@ -190,7 +190,7 @@ def gradient(sums: Tensor, weight: Tensor, by_channel: bool = True) -> Tensor:
         by_channel: whether rows are channels and columns filters, or the reverse.
     """
     dw = torch.empty_like(weight, dtype=torch.float32)
-    dw = dw if _has_steps(dw) else torch.empty(weight.shape)
+    dw = dw if taps_have_steps(dw) else torch.empty(weight.shape)
     (across, deep), step = dw.stride()[:2], dw.stride(3)
     across, deep = (across, deep) if by_channel else (deep, across)
     parts, _, rows, columns = sums.shape
@@ -198,8 +198,3 @@ def gradient(sums: Tensor, weight: Tensor, by_channel: bool = True) -> Tensor:
     given = (all_of(sums), in_order(dw), across, deep, step, rows, count, columns, sums.stride(1), parts)
     _gradient.over_rows(given, -(-count // COLUMNS) * (rows // ROWS), sums.nbytes)
     return dw
-
-
-def _has_steps(weight: Tensor) -> bool:
-    """Whether weights fill their memory, with as many numbers from one tap to the next everywhere: channels-last or contiguous."""
-    return is_dense(weight) and weight.stride(2) == 3 * weight.stride(3)

@@ -14,7 +14,7 @@ from torch import Tensor
 from convolt.kernels.compiled import Compiled
 from convolt.kernels.instructions import load, store, store_pairs
 from convolt.kernels.jit import LANES, overload, register_jitable, types
-from convolt.kernels.memory import in_order, is_dense
+from convolt.kernels.memory import in_order, taps_have_steps
 
 PANEL, ROWS = 32, 8  # columns and rows of a product
 POINTS, TAPS = 16, 9
@@ -150,7 +150,7 @@ def transform(weight: Tensor, dtype: torch.dtype, back: bool) -> Any:
     """
     filters, channels = weight.shape[:2]
     w = weight.detach().float()
-    w = w if _has_steps(w) else w.contiguous()
+    w = w if taps_have_steps(w) else w.contiguous()
     (deep, across), step = (w.stride()[:2] if back else w.stride()[1::-1]), w.stride(3)
     inner, columns = (filters, channels) if back else (channels, filters)
     together = 2 if dtype == torch.bfloat16 else 1
@@ -164,13 +164,8 @@ def gradient(sums: Tensor, weight: Tensor) -> Tensor:
     """Returns the gradient of a weight (F, C, 3, 3), in float32 and as it lies in memory, of sums of products in parts, added in order."""
     filters, channels = weight.shape[:2]
     dw = torch.empty_like(weight, dtype=torch.float32)
-    dw = dw if _has_steps(dw) else torch.empty(weight.shape)
+    dw = dw if taps_have_steps(dw) else torch.empty(weight.shape)
     parts = sums.numel() // (POINTS * channels * filters)
     strides = (*dw.stride()[:2], dw.stride(3))
     _gradient.over_rows((sums.view(-1), in_order(dw), strides, channels, filters, parts), channels // ROWS, sums.nbytes)
     return dw
-
-
-def _has_steps(weight: Tensor) -> bool:
-    """Whether weights fill their memory, with as many numbers from one tap to the next everywhere: channels-last or contiguous."""
-    return is_dense(weight) and weight.stride(2) == 3 * weight.stride(3)
