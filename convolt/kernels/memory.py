@@ -109,5 +109,5 @@ def is_dense(x: Tensor) -> bool:
 
 
 def taps_have_steps(weight: Tensor) -> bool:
-    """Whether weights (F, C, 3, 3) fill their memory, with as many numbers from one tap to the next everywhere: channels-last or contiguous."""
+    """Whether weights (F, C, 3, 3) fill their memory, and taps lie equally far apart everywhere: channels-last or contiguous."""
     return is_dense(weight) and weight.stride(2) == 3 * weight.stride(3)
