@@ -53,11 +53,15 @@ def multiplies_in_tiles() -> bool:
 
 
 @functools.cache
+def has_slow_mkl() -> bool:
+    """Whether oneDNN's products of float32 matrices may be faster than PyTorch's, which are MKL's, made for Intel's own processors."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(both and _cpuinfo("vendor_id") not in ("", "GenuineIntel"))
+
+
 def multiplies_at_half_rate() -> bool:
     """Whether PyTorch's products of float32 matrices take half of the CPU's rate: MKL leaves AVX-512 to Intel's own processors."""
-    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    wide = both and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return bool(wide and _cpuinfo("vendor_id") not in ("", "GenuineIntel"))
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and has_slow_mkl()
 
 
 def onednn_takes_bfloat16() -> bool:

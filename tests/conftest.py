@@ -35,8 +35,8 @@ def cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 def _rewrites_of_any_processor() -> Iterator[None]:
     """Which rewrites there are does not depend on who made the processor that the tests run on; some tests say so themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("compiler.fuse", "kernels.tiles"):
-            patch.setattr(f"convolt.{module}.multiplies_at_half_rate", lambda: False)
+        for name in ("compiler.fuse.has_slow_mkl", "kernels.tiles.multiplies_at_half_rate"):
+            patch.setattr(f"convolt.{name}", lambda: False)
         yield
 
 

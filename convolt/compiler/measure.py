@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from convolt.compiler.execute import GraphBackend
 from convolt.compiler.host import release_freed_memory, returning_freed_memory
+from convolt.compiler.slices import SlicedRun, seconds_in_slices
 from convolt.devices import free_bytes
 from convolt.kernels.compiled import compiling_seconds
 
@@ -201,6 +202,21 @@ class Probe:
                 self._wait()
                 times.append(self.clock() - before)
         return self.parts * statistics.median_low(times)  # of two, the one that no other work came between
+
+    def in_slices(self, forms: Sequence[tuple[nn.Module, torch.dtype]], times: int) -> list[float] | None:
+        """Returns the time of a step's forward and backward of each form, run so many times in slices in turn; None without slices.
+
+        Raises:
+            CannotCaptureError: as `seconds` does.
+        """
+        if self._graphs is None or not self._graphs.keeps:
+            return None
+        with self._as_it_was():
+            runs = [self._kept_runs.get((*form, self.parts)) or self._ready(*form) for form in forms]
+            sliced = [run for run in runs if isinstance(run, SlicedRun)]
+            if len(sliced) < len(forms):
+                return None
+            return [self.parts * seconds for seconds in seconds_in_slices(sliced, times, self.clock)]
 
     def _ready(self, module: nn.Module, precision: torch.dtype) -> Callable[[], Any]:
         """Returns what runs a candidate, after running it once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,21 @@ INSIDE = (activations.relu, activations.relu6, activations.silu, activations.sig
 """Activations that fit into a convolution."""
 
 Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A chain that can be fused.
+
+    Attributes:
+        module: what replaces it.
+        inputs: nodes that the module is called on.
+        covers: the chain, whose last node gets replaced.
+    """
+
+    module: nn.Module
+    inputs: tuple[fx.Node, ...]
+    covers: tuple[fx.Node, ...]
 
 
 def module_of(graph: fx.GraphModule, node: Any) -> nn.Module | None:

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from convolt import __version__
+from convolt.compiler.candidates import BFLOAT16
 from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileError, Compiled, Compiling, Shapes
 from convolt.compiler.fuse import REWRITES, Fused, fuse
 from convolt.compiler.fused import Norm
 from convolt.compiler.host import keep_freed_memory
 from convolt.compiler.measure import Probe
 from convolt.compiler.rows import Row, plain_row
-from convolt.compiler.search import BFLOAT16, LAYERS, RULES, Search
+from convolt.compiler.search import LAYERS, RULES, Search
 from convolt.compiler.trace import Untraceable, trace
-from convolt.devices import multiplies_at_half_rate, tf32_in_use, why_not_bfloat16
+from convolt.devices import has_slow_mkl, tf32_in_use, why_not_bfloat16
 from convolt.errors import ArgumentError, did_you_mean, explain
 
 GRAPH = "graph of the whole step"
@@ -336,7 +337,7 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     if folder is None:
         return None
     capabilities = sorted(torch.cpu.get_capabilities().items())
-    processor: Any = [platform.machine(), capabilities, multiplies_at_half_rate()]  # a home folder may be shared by several kinds
+    processor: Any = [platform.machine(), capabilities, has_slow_mkl()]  # a home folder may be shared by several kinds
     if plan.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(plan.device)
     shapes = [tuple(x.shape[1:]) for x in inputs] + [(name, *p.shape) for name, p in module.named_parameters()]

@@ -19,12 +19,15 @@ from torch import Tensor
 from convolt.compiler.arena import Arena, Life, placed
 from convolt.compiler.outputs import Writing, writing
 from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
+from convolt.compiler.slices import Slices
 from convolt.kernels.compiled import no_memory
 
 STAYING_BYTES = 8 << 20
 """Of blocks with memory of their own that stays from one step to the next, at most."""
 SMALL = 1 << 16
 """Bytes of a block that has memory of its own even where there is an arena: finding places for thousands of them takes a second."""
+SLICE_CALLS = 4
+"""Operations between two places where a program in slices stops."""
 _EMPTY = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"})
 
 Program = Callable[..., list[Tensor]]
@@ -67,6 +70,11 @@ def program_of(first: Recording, second: Recording, arena: Arena | None = None) 
     return make_program(second, arena)
 
 
+def slices_of(recording: Recording) -> Slices:
+    """Returns what does the work of a recording without inputs and results, and stops every few operations. See `make_program`."""
+    return _Writer(recording, None).slices()
+
+
 def source_of(program: Program) -> str:
     """Returns a program's text."""
     return str(program.__doc__)
@@ -98,20 +106,39 @@ class _Writer:
 
     def program(self) -> Program:
         """Returns the function."""
+        for number in self._calls_to_write():
+            self._write(self._calls[number], number)
+            self._forget(number)
+        results = ", ".join([self._tensor(place) for place in self._recording.results])
+        made: Program = torch.inference_mode()(self._function(f"return [{results}]"))
+        return made
+
+    def slices(self) -> Slices:
+        """Returns the function that stops every few operations, with gradients switched off."""
+        for number in self._calls_to_write():
+            self._write(self._calls[number], number)
+            self._forget(number)
+            if number % SLICE_CALLS == 0:
+                self._lines += ["set_grad(False)", "yield", "set_grad(True)"] if self._grad else ["yield"]
+        made: Slices = self._function("set_grad(False)")
+        return made
+
+    def _calls_to_write(self) -> Iterable[int]:
+        """Returns the numbers of all calls, in order, once the inputs have names."""
         self._check_that_all_is_filled()
         for place in self._recording.inputs:
             self._bases[place.block] = (f"x{place.block}", place)
             self._tensors[place] = f"x{place.block}"
-        for number, call in enumerate(self._calls):
-            self._write(call, number)
-            self._forget(number)
+        return range(len(self._calls))
+
+    def _function(self, last: str) -> Any:
+        """Returns the function of all lines and the last one."""
         given = ", ".join(f"x{place.block}" for place in self._recording.inputs)
-        results = ", ".join([self._tensor(place) for place in self._recording.results])
-        text = "\n".join([f"def program({given}):", *(f"    {line}" for line in self._lines), f"    return [{results}]"])
+        text = "\n".join([f"def program({given}):", *(f"    {line}" for line in (*self._lines, last))])
         exec(compile(text, "<a training step>", "exec"), self._names)  # names and numbers alone: no text of anybody's is in it
-        made: Program = self._names.pop("program")  # which otherwise would keep itself, and the memory it works in
+        made = self._names.pop("program")  # which otherwise would keep itself, and the memory it works in
         made.__doc__ = text
-        return torch.inference_mode()(made)
+        return made
 
     def _check_that_all_is_filled(self) -> None:
         """Some operations write into memory without a call of PyTorch's dispatcher: it is then read, but nothing has filled it."""

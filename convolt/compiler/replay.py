@@ -22,11 +22,12 @@ from torch import nn
 from convolt.compiler.arena import Arena
 from convolt.compiler.execute import batch_shape
 from convolt.compiler.host import returning_freed_memory
-from convolt.compiler.program import CannotReplayError, Program, RecordingsDifferError, make_program, program_of
+from convolt.compiler.program import CannotReplayError, Program, RecordingsDifferError, make_program, program_of, slices_of
 from convolt.compiler.record import Recorder, Recording
+from convolt.compiler.slices import SlicedRun
 
-LONG_RUN = 1.0
-"""Seconds of a run that is timed as it is, since two more of them cost more than they tell.
+LONG_RUN = 3.0
+"""Seconds of a run that is timed as it is, since what comes before its program is timed costs more than that tells.
 
 A fused layer costs some 0.3 ms of Python in each step that is not replayed, more than PyTorch's own. By that alone a search refused batch
 normalization's kernels at 0.84 of the speed in EfficientNetV2-B0's step of 230 ms, whose operations take 36 ms replayed and PyTorch's 44.
@@ -186,9 +187,9 @@ class Recordings:
         self._long: bool | None = None
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """Runs work. The first one, the model as it is, says whether all forms are timed as they are: one is compared with the other."""
-        seconds = self._seconds(work)
+        """Runs the first work, the model as it is, which says whether all forms are timed as they are: one is compared with the other."""
         if self._long is None:
+            seconds = self._seconds(work)
             near = LONG_RUN < seconds < 3 * LONG_RUN  # a first run takes longer than those that follow
             self._long = (self._seconds(work) if near else seconds) > LONG_RUN
 
@@ -198,28 +199,16 @@ class Recordings:
         return self._clock() - began
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
-        """Returns a program of the work, which it runs twice for that, or the work itself."""
+        """Returns a program of the work, which it runs once for that, or the work itself."""
         if self._long:
             return work
-        first = self._recorded(work)
-        if first.reason:
-            return work
-        try:
-            program = program_of(first, self._recorded(work))
-        except CannotReplayError:
-            return work
-
-        def replay() -> None:
-            program()
-
-        return replay
-
-    @staticmethod
-    def _recorded(work: Callable[[], None]) -> Recording:
         recorder = Recorder([])
         with recorder:
             work()
-        return recorder.recording
+        try:
+            return work if recorder.recording.reason else SlicedRun(slices_of(recorder.recording))
+        except CannotReplayError:
+            return work
 
 
 def why_not_replayed(module: nn.Module, parts: Sequence[Any], optimizer: Any, device: torch.device) -> str | None:

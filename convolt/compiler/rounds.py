@@ -21,6 +21,9 @@ VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measu
 ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
 ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
 MOST_ROUNDS = 15
+SLICED_ROUND_SECONDS = 0.15  # of each form in a round in slices, or one run
+IN_SLICES, LONG_IN_SLICES = (2, 7), (1, 3)  # rounds in slices, fewest and most: of short steps and of long ones
+CLOSE_IN_SLICES = (0.96, 1.06)  # times as fast, between which the fewest are not enough
 FAR = 1.25  # times as fast, or as slow: if all rounds say so, two or more of them decide
 FAR_SECONDS = (0.1, 0.6)  # that they take together, for a faster and a slower form: two short ones are over within one busy moment
 
@@ -47,6 +50,9 @@ def in_turn(probe: Probe, candidate: Form, best: Form, seconds: float, known: fl
         known: of the best form, where that was measured; very long steps are not measured twice.
     """
     run = seconds / probe.parts
+    sliced = _in_slices(probe, candidate, best, run)
+    if sliced:
+        return Timed(sliced, sliced=True)
     if run >= VERY_LONG_STEP:
         return Timed([(_once(probe, candidate), known or _once(probe, best))], single=True)
     if run >= LONG_STEP:
@@ -74,6 +80,18 @@ def _wanted(times: Rounds) -> int:
         return 2
     ratio = Timed(times, single=True).ratio
     return 5 if len(times) > 2 and VERY_CLOSE[0] < ratio < VERY_CLOSE[1] else 3 if CLOSE[0] < ratio < CLOSE[1] else 2
+
+
+def _in_slices(probe: Probe, candidate: Form, best: Form, run: float) -> Rounds:
+    """Rounds in slices, of each of which both meet the same noise: a few of long runs, more of shorter ones; none without slices."""
+    fewest, most = IN_SLICES if run < LONG_STEP else LONG_IN_SLICES
+    times: Rounds = []
+    while len(times) < fewest or (len(times) < most and CLOSE_IN_SLICES[0] < Timed(times, sliced=True).ratio < CLOSE_IN_SLICES[1]):
+        found = probe.in_slices((candidate, best), max(1, round(SLICED_ROUND_SECONDS / run)))
+        if found is None:
+            return []
+        times.append((found[0], found[1]))
+    return times
 
 
 def _many_rounds(probe: Probe, candidate: Form, best: Form) -> Rounds:

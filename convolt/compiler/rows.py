@@ -8,6 +8,7 @@ from dataclasses import dataclass
 NEAR = 1.1  # a single round within this factor of what is worth a change may be noise
 SCATTER = 1.04  # on a busy machine the ratio of a form to itself scatters by so much, where three single runs of each are compared
 WORTH = 1.03  # a form must usually be this much faster to be taken
+WORTH_IN_SLICES = 1.01  # where both were measured in slices, which tell that
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Timed:
     Attributes:
         rounds: seconds of a candidate, seconds of what it is compared with.
         single: whether these are of single runs, of which noise may meet one and not the other.
+        sliced: whether both ran in slices in turn, so that noise met both.
         worth: how many times as fast the candidate must be.
     """
 
     rounds: list[tuple[float, float]]
     single: bool = False
+    sliced: bool = False
     worth: float = WORTH
 
     @property

@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 from torch import fx, nn
 
+from convolt.compiler.candidates import BFLOAT16, REWRITE_NAMES, candidates_for, worth_of
 from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileError, Compiled, Compiling, seconds_of
-from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.fuse import fuse
 from convolt.compiler.host import release_freed_memory
 from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
 from convolt.compiler.numerics import TOLERANCE, Numerics, too_far
@@ -22,11 +23,8 @@ from convolt.compiler.rows import WORTH, Row, Timed, plain_row
 from convolt.compiler.shares import Shares
 from convolt.devices import multiplies_in_tiles
 
-_REWRITE_NAMES = frozenset(rewrite.name for rewrite in REWRITES)
 LAYERS = "layers"
-BFLOAT16 = "bfloat16"
-FIRST = ("onednn", "gemm", "winograd")  # what wins most, by the first word of the name; products of patches where units for them are
-RULES = 27  # of the choice; a new number makes earlier measurements void
+RULES = 28  # of the choice; a new number makes earlier measurements void
 SEARCH_SECONDS = 3.0  # what trying a form costs, mostly the compilation of its kernels when they are new
 GOOD_WIN = 0.3  # share of a run that a good rewrite saves
 MOST_OF_RUN = 0.15  # share of a run that its search may take
@@ -67,6 +65,7 @@ class Search:
         self._steps = steps
         self._model = self._best = model
         self._best_seconds = 0.0
+        self._gain = 1.0
         self._began = self._compiled_before = 0.0
         self._shares: Shares | None = None
         self._numerics = Numerics(probe, model)
@@ -78,18 +77,12 @@ class Search:
     def run(self) -> tuple[Row, ...]:
         """Returns the rows, "layers" first."""
         self._begin_clock()
-        plain = self._measure_best()
-        candidates = [BFLOAT16] * self._lower
-        if self._traced is not None:
-            in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
-            first = _first()
-            in_turn.sort(key=lambda rewrite: first.index(word) if (word := rewrite.name.split()[0]) in first else len(first))
-            candidates += [rewrite.name for rewrite in in_turn if rewrite.pays() and fuse(self._traced, (rewrite.name,)).count]
-        for names in _together(candidates):
+        self._measure_best()
+        for names in candidates_for(self._traced, self._lower):
             self._consider(names)
-            plain = max(plain, self._best_seconds) if self._best is self._model and self.precision == torch.float32 else plain
         self._reconsider_precision()
         self._compile()
+        plain = self._best_seconds * self._gain  # beside which other forms ran at the same time, not when the search began
         why = self._why_not_layers() or f"{self._batch_size / plain:,.0f} images/s forward and backward"
         if not (self._why_not_layers() or self._numerics.reference or any(row.seconds for row in self._rows)):
             why = "the form that needs no search"
@@ -100,7 +93,7 @@ class Search:
         """Tries rewrites, or adds a row that says why not; for lack of time only one, whether they would be tried together or alone."""
         if names != (BFLOAT16,) and self._changes_nothing(names):
             return
-        why = self._not_worth()
+        why = self._notworth_of()
         late = "" if why else self._out_of_time()
         if late and self._unreached.issuperset(names):
             return
@@ -152,7 +145,7 @@ class Search:
         share = self._shares.of(fuse(self._traced, names).covers)
         return f"the layers that it replaces take {share:.0%} of the time" if share * HALVED < 1 - 1 / WORTH else ""
 
-    def _not_worth(self) -> str:
+    def _notworth_of(self) -> str:
         """Returns why the run cannot repay any candidate; "" if it can."""
         run = self._best_seconds * (self._steps or 0)
         return f"the run takes about {run:.0f} s, too short to repay the search" if self._steps and run * GOOD_WIN < SEARCH_SECONDS else ""
@@ -194,6 +187,7 @@ class Search:
             why = row.why + (" (all of " + name + ")" if len(names) > 1 else "")
             self._rows += [replace(row, name=each, why=why, doubt=timed.doubt) for each in names]
             self._best, self._best_seconds, self.precision = module, timed.seconds, precision
+            self._gain *= timed.ratio
             if lower:
                 self._numerics.allow(errors, precision)
             else:
@@ -211,12 +205,13 @@ class Search:
             why = f"float32 is {timed.ratio:.2f}× as fast with the rewrites below"
             self._rows[at] = replace(self._rows[at], verdict="refused", why=why, doubt=timed.doubt)
             self.precision, self._best_seconds = torch.float32, timed.seconds
+            self._gain *= timed.ratio
 
     def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float], worth: float | None = None) -> Timed | None:
         """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
         try:
             timed = in_turn(self._probe, candidate, (self._best, self.precision), self._best_seconds, self._best_seconds)
-            return replace(timed, worth=_worth(name, timed) if worth is None else worth)
+            return replace(timed, worth=worth_of(name, timed) if worth is None else worth)
         except CannotCaptureError as error:
             self._rows.append(Row(name, None, None, *errors[:2], "refused", str(error)))
             return None
@@ -238,7 +233,7 @@ class Search:
         is contradicted stays for now, so that a repeated run takes the same form; if the next run contradicts it as well, it is replaced.
         """
         self._begin_clock()
-        self.kept = [row.name for row in rows if row.verdict == "chosen" and row.name in _REWRITE_NAMES]
+        self.kept = [row.name for row in rows if row.verdict == "chosen" and row.name in REWRITE_NAMES]
         if any(row.verdict == "chosen" and row.name == BFLOAT16 for row in rows):
             self.precision = torch.bfloat16
         self._best = self._form(self.kept)
@@ -247,7 +242,7 @@ class Search:
         for row in rows:
             if any(known.name == row.name and known.verdict == "chosen" for known in found):
                 continue  # with others of its kind, which an earlier search had refused together and one by one
-            if not row.doubt or self._not_worth() or self._out_of_time():
+            if not row.doubt or self._notworth_of() or self._out_of_time():
                 found.append(row)
             else:
                 found += self._late(row) if row.loss_error is None else self._again(row)
@@ -275,7 +270,7 @@ class Search:
             without = [name for name in self.kept if name not in names]
             timed = in_turn(self._probe, (self._form([*without, *names]), self.precision), (self._form(without), self.precision),
                             self._best_seconds)
-        timed = replace(timed, worth=_worth(row.name, timed))
+        timed = replace(timed, worth=worth_of(row.name, timed))
         new = self._row(row.name, timed, (row.loss_error or 0.0, row.gradient_error or 0.0), row.memory)
         if new.verdict == row.verdict:
             return [replace(row, doubt=False, again="")]
@@ -364,37 +359,8 @@ class Search:
             self._best_seconds = timed.before
             return
         self._best, self._best_seconds, self.compiled = module, timed.seconds, module
+        self._gain *= timed.ratio
         if name == LAYERS_COMPILED:
             self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
                           if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]
             self.kept = []
-
-
-def _together(candidates: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns what is tried at once, in turn: each by itself, but those of batch normalization with what follows it first all at once.
-
-    A network has several of them, which win or lose for the same reasons; one after the other they take most of a search.
-    """
-    alone: list[tuple[str, ...]] = [(name,) for name in candidates]
-    norms = tuple(name for name in candidates if name.startswith("bn+"))
-    if len(norms) < 2:
-        return alone
-    first = sum(name.split()[0] in (BFLOAT16, *_first()) for name in candidates)
-    return [*alone[:first], norms, *alone[first:]]
-
-
-def _worth(name: str, timed: Timed) -> float:
-    """Returns how many times as fast a change must be.
-
-    Batch normalization with what follows it makes fewer tensors: as fast is enough. ResNet-18's step, batch 128, float32, takes 1,160 MiB
-    with it, 1,360 without. So it is for all rewrites where several single runs were compared, which scatter by more than what is worth a
-    change: most of them win, and to refuse what was found to be 1% slower would lose more than to take it.
-    """
-    names = name.split(", ")
-    several = timed.single and len(timed.rounds) > 1
-    return 1.0 if all(each.startswith("bn+") or (several and each in _REWRITE_NAMES) for each in names) else WORTH
-
-
-def _first() -> tuple[str, ...]:
-    """Returns the first words of what is tried first on this machine."""
-    return FIRST if multiplies_in_tiles() else tuple(word for word in FIRST if word != "gemm")

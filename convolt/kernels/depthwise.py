@@ -77,29 +77,23 @@ class _Depthwise(torch.autograd.Function):
         strides, padding = ctx.window
         grad = channels_last(grad)
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
-        dx = dweight = dbias = None
-        if want_x:
-            dx = _input_gradient(grad, x, weight, strides, padding)
-        if want_weight:
-            window = tuple(weight.shape[2:])
-            given = (grad, x, window, strides, padding)
-            small = math.prod(window) <= LARGEST_OF_ONEDNN
-            dweight = (_gradient(grad, x, weight, strides, padding, 1) if small
-                       else run("depthwise_conv", ctx.backend, "depthwise", "weight_gradient", *given)).to(ctx.dtypes[0])
-        if want_bias:
-            dbias = grad.sum((0, 2, 3), dtype=torch.promote_types(grad.dtype, torch.float32)).to(ctx.dtypes[1])
-        return dx, dweight, dbias, None, None, None
+        small = math.prod(weight.shape[2:]) <= LARGEST_OF_ONEDNN
+        slow = x.dtype == torch.bfloat16 and strides != (1, 1)  # oneDNN has nothing fast for that (29 ms for what takes 0.7)
+        dx, dweight = _gradients(grad, x, weight, strides, padding, (want_x and not slow, want_weight and small))
+        if want_x and slow:
+            dx = _gradients(grad.float(), x.float(), weight.float(), strides, padding, (True, False))[0]
+        if want_weight and not small:
+            dweight = run("depthwise_conv", ctx.backend, "depthwise", "weight_gradient", grad, x, tuple(weight.shape[2:]), strides, padding)
+        dbias = grad.sum((0, 2, 3), dtype=torch.promote_types(grad.dtype, torch.float32)) if want_bias else None
+        return (*(None if d is None else d.to(dtype) for d, dtype in zip((dx, dweight, dbias), (x.dtype, *ctx.dtypes), strict=True)),
+                None, None, None)
 
 
-def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, strides: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """PyTorch's; with strides in float32, since oneDNN has nothing fast for bfloat16 there (29 ms for what takes 0.7)."""
-    if x.dtype == torch.bfloat16 and strides != (1, 1):
-        return _gradient(grad.float(), x.float(), weight.float(), strides, padding, 0).to(x.dtype)
-    return _gradient(grad, x, weight, strides, padding, 0)
-
-
-def _gradient(grad: Tensor, x: Tensor, weight: Tensor, strides: tuple[int, int], padding: tuple[int, int], which: int) -> Tensor:
-    """PyTorch's gradient of the input (0) or of the weights (1)."""
-    wanted = [which == i for i in range(3)]
-    found = torch.ops.aten.convolution_backward(grad, x, weight, None, strides, padding, (1, 1), False, (0, 0), x.shape[1], wanted)
-    return cast(Tensor, found[which])
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, strides: tuple[int, int], padding: tuple[int, int],
+               wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+    """PyTorch's gradients of the input and of the weights, those that are wanted."""
+    if not any(wanted):
+        return None, None
+    outputs = [*wanted, False]
+    found = torch.ops.aten.convolution_backward(grad, x, weight, None, strides, padding, (1, 1), False, (0, 0), x.shape[1], outputs)
+    return found[0], found[1]

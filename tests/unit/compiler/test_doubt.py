@@ -14,7 +14,8 @@ from torch import fx, nn
 import convolt
 from convolt import layers
 from convolt.compiler import Plan, make_plan, search
-from convolt.compiler.rows import WORTH, Row, Timed
+from convolt.compiler.candidates import BFLOAT16, worth_of
+from convolt.compiler.rows import WORTH, WORTH_IN_SLICES, Row, Timed
 from convolt.compiler.search import MOST_OF_RUN, SEARCH_SECONDS
 from convolt.models import Sequential
 from tests.unit.compiler.test_plan import X as INPUTS
@@ -104,9 +105,11 @@ def test_of_single_runs_the_fastest_of_each_side_tell() -> None:
 
 def test_how_much_faster_a_change_must_be() -> None:
     many, single, one = Timed([(1.0, 1.01)] * 4), Timed([(1.0, 1.01)] * 2, single=True), Timed([(1.0, 1.01)], single=True)
-    assert [search._worth("winograd conv", timed) for timed in (many, single, one)] == [WORTH, 1.0, WORTH]
-    assert [search._worth("bn+relu, bn+add", timed) for timed in (many, single, one)] == [1.0] * 3, "it makes fewer tensors"
-    assert [search._worth(name, single) for name in (search.BFLOAT16, "compiled")] == [WORTH] * 2, "they are no rewrites"
+    assert [worth_of("winograd conv", timed) for timed in (many, single, one)] == [WORTH, 1.0, WORTH]
+    assert [worth_of("bn+relu, bn+add", timed) for timed in (many, single, one)] == [1.0] * 3, "it makes fewer tensors"
+    assert [worth_of(name, single) for name in (BFLOAT16, "compiled")] == [WORTH] * 2, "they are no rewrites"
+    sliced = Timed([(1.0, 1.01)] * 2, sliced=True)
+    assert [worth_of(name, sliced) for name in ("winograd conv", "compiled", "bn+relu")] == [WORTH_IN_SLICES, WORTH_IN_SLICES, 1.0]
 
 
 def test_doubt_is_about_the_verdict() -> None:

@@ -98,6 +98,12 @@ LEGAL = {
         lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.Conv2D(16, 7, padding="same", groups=16)]),
         lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 5, 2, 2, groups=16)),
     ],
+    "separable conv": [
+        lambda: separable(padding="same", activation="relu"),
+        lambda: separable(3, strides=2, use_bias=False),
+        lambda: Sequential([*image_input(), layers.AveragePooling2D(4), layers.Conv2D(16, 1),
+                            layers.SeparableConv2D(96, 3, padding="same")]),  # products alone
+    ],
     "gemm conv": [
         lambda: Sequential([*image_input(), layers.AveragePooling2D(4), layers.Conv2D(96, 1, activation="gelu")]),
         lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 3, stride=2, padding=1)),  # all passes
@@ -168,7 +174,7 @@ def run(module: nn.Module, x: torch.Tensor, parameters: list) -> list[torch.Tens
 @pytest.mark.parametrize("input_gradient", [True, False])
 def test_a_fused_model_is_the_model(name: str, make: object, training: bool, input_gradient: bool,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convolt.compiler.fuse.multiplies_at_half_rate", lambda: name == "onednn products")
+    monkeypatch.setattr("convolt.compiler.fuse.has_slow_mkl", lambda: name == "onednn products")
     convolt.utils.set_random_seed(3)
     model = make()
     reference = copy.deepcopy(model)
@@ -247,6 +253,10 @@ def depthwise(**settings: object) -> Sequential:
     return Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(5, **settings)])
 
 
+def separable(window: int = 5, **settings: object) -> Sequential:
+    return Sequential([*image_input(), layers.Conv2D(16, 1), layers.SeparableConv2D(20, window, **settings)])
+
+
 def pre_activation_used_twice() -> Model:
     image = layers.Input((12, 10, 3))
     x = layers.Conv2D(4, 3)(image)
@@ -262,6 +272,8 @@ def used_twice() -> Model:
 @pytest.mark.parametrize("make", [
     lambda: depthwise(depth_multiplier=2), lambda: depthwise(dilation_rate=2), lambda: depthwise(activity_regularizer="l2"),
     lambda: Sequential([*image_input(), layers.Conv2D(16, 1), layers.DepthwiseConv2D(3)]),  # PyTorch's own is fast
+    lambda: separable(3), lambda: separable(depth_multiplier=2), lambda: separable(dilation_rate=2),
+    lambda: separable(activity_regularizer="l2"), lambda: Sequential([*image_input(), layers.SeparableConv2D(20, 5)]),
     lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 5, padding=2, padding_mode="reflect", groups=16)),
     lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 1, groups=2)),
     lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 24, 1), nn.Conv2d(24, 800, 2, dilation=(2, 1))),
@@ -334,7 +346,7 @@ def test_names_choose_among_the_rewrites() -> None:
     lambda: Sequential([*image_input(), layers.Conv2D(4, 3)]),
 ])
 def test_other_products_are_not_onednns(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convolt.compiler.fuse.multiplies_at_half_rate", lambda: True)
+    monkeypatch.setattr("convolt.compiler.fuse.has_slow_mkl", lambda: True)
     model = make()
     x = torch.zeros(2, 3, 12, 10, dtype=next(iter(model.parameters()), torch.zeros(0)).dtype)
     assert fuse(trace(model, [x]), ("onednn products",)).count == {}
@@ -343,7 +355,7 @@ def test_other_products_are_not_onednns(make: object, monkeypatch: pytest.Monkey
 def test_products_are_onednns_where_pytorchs_are_slow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = trace(nn.Sequential(nn.Flatten(2), nn.Linear(120, 700)), [torch.zeros(2, 3, 12, 10)])
     for slow in (False, True):
-        monkeypatch.setattr("convolt.compiler.fuse.multiplies_at_half_rate", lambda slow=slow: slow)
+        monkeypatch.setattr("convolt.compiler.fuse.has_slow_mkl", lambda slow=slow: slow)
         assert fuse(traced).count == ({"onednn products": 1} if slow else {})
         assert fuse(traced, ("onednn products",)).count == {"onednn products": 1}, "a plan that names it may come from another machine"
 

@@ -136,7 +136,7 @@ def test_a_program_of_half_of_a_batch_is_not_timed_as_all_of_it() -> None:
         sizes.clear()
         assert step_seconds(probe, (model, torch.float32), halve=True) > 0
         assert probe.parts == 1
-        assert sizes in ([32, 32, 32, 64, 64, 64], []), "each is recorded once: the first time"
+        assert sizes in ([32, 32, 64], []), "one run tells how long it takes, and each is recorded once: the first time"
 
 
 def test_compiled_code_is_timed_as_it_is() -> None:
@@ -226,7 +226,7 @@ def test_winograd_in_bfloat16_is_not_tried_beside_units_for_matrices(tiles: bool
         assert (row.seconds is None and "AMX" in row.why) == refused, row
 
 
-@pytest.mark.parametrize(("seconds", "recorded"), [((1.5, 0.9), True), ((0.8,), True), ((1.5, 1.2), False), ((9.0,), False)], ids=str)
+@pytest.mark.parametrize(("seconds", "recorded"), [((4.5, 2.7), True), ((2.4,), True), ((4.5, 3.6), False), ((27.0,), False)], ids=str)
 def test_the_first_form_says_whether_all_are_timed_as_they_are(seconds: tuple[float, ...], recorded: bool) -> None:
     """A candidate is compared with it, whose own first run may be shorter or longer."""
     now, model, x = [0.0], nn.Linear(4, 4), torch.rand(8, 4)
