@@ -42,7 +42,7 @@ class GraphBackend(Protocol):
         """Runs work in the way that a capture needs beforehand."""
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> Callable[[], None]:
-        """Records work, which draws from `generators` beside PyTorch's own, without running it, and returns what runs it."""
+        """Records work, which draws from `generators` beside PyTorch's own, and returns what runs it; on CUDA without running it."""
 
 
 class CudaGraphs:

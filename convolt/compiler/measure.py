@@ -22,6 +22,10 @@ LossOf = Callable[[Callable[..., Any], torch.dtype], Tensor]
 """Computes the loss of a module (or of a function in its place) on the first batch, in a precision, without penalties."""
 
 
+Form = tuple[nn.Module, torch.dtype]
+"""What runs, and in which precision."""
+
+
 class CannotCaptureError(RuntimeError):
     """A candidate cannot be captured in a graph."""
 
@@ -31,7 +35,7 @@ NEARLY_ZERO = 0.1
 
 
 SHARE_OF_MEMORY = 0.5
-"""Of the free memory that what a forward pass in float64 keeps may take."""
+"""Of the free memory that what a forward pass in float64 keeps may take, and what two runs in slices make."""
 
 
 COMPARED = 1 << 18
@@ -116,6 +120,7 @@ class Probe:
         self._device = device
         self.clock = clock
         self._graphs = graphs
+        self._have_run: set[Form] = set()
         self._kept_runs: dict[tuple[nn.Module, torch.dtype, int], Callable[[], Any]] = {}
 
     def compiling_seconds(self) -> float:
@@ -203,8 +208,10 @@ class Probe:
                 times.append(self.clock() - before)
         return self.parts * statistics.median_low(times)  # of two, the one that no other work came between
 
-    def in_slices(self, forms: Sequence[tuple[nn.Module, torch.dtype]], times: int) -> list[float] | None:
-        """Returns the time of a step's forward and backward of each form, run so many times in slices in turn; None without slices.
+    def in_slices(self, form: Form, other: Form, times: int, hopeless: float) -> tuple[float, float] | None:
+        """Returns the time of a step's forward and backward of two forms, run so many times in slices in turn.
+
+        None where one of them has no slices, or both together would need too much memory. See `seconds_in_slices`.
 
         Raises:
             CannotCaptureError: as `seconds` does.
@@ -212,11 +219,13 @@ class Probe:
         if self._graphs is None or not self._graphs.keeps:
             return None
         with self._as_it_was():
-            runs = [self._kept_runs.get((*form, self.parts)) or self._ready(*form) for form in forms]
-            sliced = [run for run in runs if isinstance(run, SlicedRun)]
-            if len(sliced) < len(forms):
+            one, two = (self._kept_runs.get((*each, self.parts)) or self._ready(*each) for each in (form, other))
+            if not (isinstance(one, SlicedRun) and isinstance(two, SlicedRun)):
                 return None
-            return [self.parts * seconds for seconds in seconds_in_slices(sliced, times, self.clock)]
+            if one.bytes_at_once + two.bytes_at_once > SHARE_OF_MEMORY * free_bytes(self._device):
+                return None
+            seconds = seconds_in_slices(one, two, times, self.clock, hopeless)
+            return self.parts * seconds[0], self.parts * seconds[1]
 
     def _ready(self, module: nn.Module, precision: torch.dtype) -> Callable[[], Any]:
         """Returns what runs a candidate, after running it once."""
@@ -231,7 +240,8 @@ class Probe:
             kept = self._kept_runs[module, precision, self.parts]
             kept()
             return kept
-        self._graphs.warm_up(run)
+        if not (self._graphs.keeps and (module, precision) in self._have_run):
+            self._graphs.warm_up(run)
         try:
             captured = self._graphs.capture(run, [own for seeded in _generators(self._model) for own in seeded.values()])
             if self._graphs.keeps:
@@ -273,6 +283,7 @@ class Probe:
         return [p for p in self._model.parameters() if p.requires_grad]
 
     def _run(self, module: nn.Module, precision: torch.dtype, loss_of: LossOf | None = None) -> Tensor:
+        self._have_run.add((module, precision))
         for p in self._trained():
             p.grad = None
         loss = (loss_of or self._loss_of)(module, precision)

@@ -336,7 +336,7 @@ def _cache_file(folder: Path | None, plan: Plan, module: nn.Module, inputs: Sequ
     """
     if folder is None:
         return None
-    capabilities = sorted(torch.cpu.get_capabilities().items())
+    capabilities = [*sorted(torch.cpu.get_capabilities().items()), torch.backends.cpu.get_cpu_capability()]
     processor: Any = [platform.machine(), capabilities, has_slow_mkl()]  # a home folder may be shared by several kinds
     if plan.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(plan.device)

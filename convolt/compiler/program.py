@@ -8,6 +8,7 @@ call is one call of machine code, and nothing is left to the system's allocator 
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from torch import Tensor
 from convolt.compiler.arena import Arena, Life, placed
 from convolt.compiler.outputs import Writing, writing
 from convolt.compiler.record import Call, Literal, Place, Recording, Spot, places_in
-from convolt.compiler.slices import Slices
+from convolt.compiler.slices import SlicedRun
 from convolt.kernels.compiled import no_memory
 
 STAYING_BYTES = 8 << 20
@@ -70,9 +71,9 @@ def program_of(first: Recording, second: Recording, arena: Arena | None = None) 
     return make_program(second, arena)
 
 
-def slices_of(recording: Recording) -> Slices:
-    """Returns what does the work of a recording without inputs and results, and stops every few operations. See `make_program`."""
-    return _Writer(recording, None).slices()
+def sliced_run_of(recording: Recording) -> SlicedRun:
+    """Returns what does the work of a recording without inputs and results, at once or in slices. See `make_program`."""
+    return _Writer(recording, None).sliced_run()
 
 
 def source_of(program: Program) -> str:
@@ -113,15 +114,28 @@ class _Writer:
         made: Program = torch.inference_mode()(self._function(f"return [{results}]"))
         return made
 
-    def slices(self) -> Slices:
-        """Returns the function that stops every few operations, with gradients switched off."""
+    def sliced_run(self) -> SlicedRun:
+        """Returns the work as a function that stops every few operations, with gradients switched off."""
         for number in self._calls_to_write():
             self._write(self._calls[number], number)
             self._forget(number)
             if number % SLICE_CALLS == 0:
                 self._lines += ["set_grad(False)", "yield", "set_grad(True)"] if self._grad else ["yield"]
-        made: Slices = self._function("set_grad(False)")
-        return made
+        self._lines.append("set_grad(False)")
+        return SlicedRun(self._function("yield"), self._bytes_at_once())
+
+    def _bytes_at_once(self) -> int:
+        """Returns how much memory there is at most of what calls make."""
+        born: dict[int, int] = {}
+        for number, call in enumerate(self._calls):
+            for place in call.made:
+                if place is not None and place.block not in self._recording.outside:
+                    born.setdefault(place.block, number)
+        changes = [0] * (len(self._calls) + 2)
+        for block, number in born.items():
+            changes[number] += self._recording.sizes[block]
+            changes[self._last[block] + 1] -= self._recording.sizes[block]
+        return max(itertools.accumulate(changes))
 
     def _calls_to_write(self) -> Iterable[int]:
         """Returns the numbers of all calls, in order, once the inputs have names."""

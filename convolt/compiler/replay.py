@@ -22,9 +22,8 @@ from torch import nn
 from convolt.compiler.arena import Arena
 from convolt.compiler.execute import batch_shape
 from convolt.compiler.host import returning_freed_memory
-from convolt.compiler.program import CannotReplayError, Program, RecordingsDifferError, make_program, program_of, slices_of
+from convolt.compiler.program import CannotReplayError, Program, RecordingsDifferError, make_program, program_of, sliced_run_of
 from convolt.compiler.record import Recorder, Recording
-from convolt.compiler.slices import SlicedRun
 
 LONG_RUN = 3.0
 """Seconds of a run that is timed as it is, since what comes before its program is timed costs more than that tells.
@@ -187,9 +186,9 @@ class Recordings:
         self._long: bool | None = None
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """Runs the first work, the model as it is, which says whether all forms are timed as they are: one is compared with the other."""
+        """Runs work. The first one, the model as it is, says whether all forms are timed as they are: one is compared with the other."""
+        seconds = self._seconds(work)
         if self._long is None:
-            seconds = self._seconds(work)
             near = LONG_RUN < seconds < 3 * LONG_RUN  # a first run takes longer than those that follow
             self._long = (self._seconds(work) if near else seconds) > LONG_RUN
 
@@ -206,7 +205,7 @@ class Recordings:
         with recorder:
             work()
         try:
-            return work if recorder.recording.reason else SlicedRun(slices_of(recorder.recording))
+            return work if recorder.recording.reason else sliced_run_of(recorder.recording)
         except CannotReplayError:
             return work
 

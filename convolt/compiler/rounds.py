@@ -1,34 +1,30 @@
 """How a search compares two forms: in turn, in rounds that both meet, so that a busy second of the machine does not decide.
 
-Short steps have many rounds. Of a long one single runs are compared, and of a very long one what was measured is not measured again.
+Recorded runs are done in slices of both in turn (`slices.py`). Of others, short ones have many rounds, of a long one single runs are
+compared, and of a very long one what was measured is not measured again.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
-from convolt.compiler.measure import Probe
+from convolt.compiler.measure import Form, Probe
 from convolt.compiler.rows import Timed
 
-LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, and what cannot win is not measured
+LONG_STEP = 0.2  # seconds; of longer ones single runs are compared, or single rounds in slices, and what cannot win is not measured
 DECIDED = 1.07  # times as slow in a long step: another form that saves less of the same need not be measured
 CLOSE = (0.9, 1.25)  # times as fast, between which two single runs are not enough
 VERY_CLOSE = (0.95, 1.05)  # between which three are not, but five, of runs that take less than `FIVE_RUNS` seconds each
 FIVE_RUNS = 0.5
 HOPELESS = 1.5  # times as slow in a single run of a long step: that is not worth another one
-VERY_LONG_STEP = 1.0  # seconds; what is measured is one run, and what was measured is not measured again
+VERY_LONG_STEP = 1.0  # seconds; without slices what is measured is one run, and what was measured is not measured again
 ROUND_SECONDS = 0.06  # of a candidate, and of what it is compared with, in each round
-ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three
+ROUNDS_SECONDS = 2.0  # of all rounds of a candidate, at least three of those that are not in slices
 MOST_ROUNDS = 15
 SLICED_ROUND_SECONDS = 0.15  # of each form in a round in slices, or one run
-IN_SLICES, LONG_IN_SLICES = (2, 7), (1, 3)  # rounds in slices, fewest and most: of short steps and of long ones
+SHORTEST_RUN = 0.001  # for which they are counted
 CLOSE_IN_SLICES = (0.96, 1.06)  # times as fast, between which the fewest are not enough
 FAR = 1.25  # times as fast, or as slow: if all rounds say so, two or more of them decide
 FAR_SECONDS = (0.1, 0.6)  # that they take together, for a faster and a slower form: two short ones are over within one busy moment
 
-Form = tuple[nn.Module, torch.dtype]
-"""What runs, and in which precision."""
 Rounds = list[tuple[float, float]]
 """Seconds of a candidate, and of what it is compared with."""
 
@@ -83,15 +79,19 @@ def _wanted(times: Rounds) -> int:
 
 
 def _in_slices(probe: Probe, candidate: Form, best: Form, run: float) -> Rounds:
-    """Rounds in slices, of each of which both meet the same noise: a few of long runs, more of shorter ones; none without slices."""
-    fewest, most = IN_SLICES if run < LONG_STEP else LONG_IN_SLICES
+    """Rounds in slices, in each of which both meet the same noise; one of a long run if it is not close; none without slices."""
+    runs = max(1, round(SLICED_ROUND_SECONDS / max(run, SHORTEST_RUN)))
     times: Rounds = []
-    while len(times) < fewest or (len(times) < most and CLOSE_IN_SLICES[0] < Timed(times, sliced=True).ratio < CLOSE_IN_SLICES[1]):
-        found = probe.in_slices((candidate, best), max(1, round(SLICED_ROUND_SECONDS / run)))
+    while len(times) < (1 if run >= LONG_STEP else 2) or (_are_close(times) and runs * sum(map(sum, times)) < ROUNDS_SECONDS):
+        found = probe.in_slices(candidate, best, runs, HOPELESS)
         if found is None:
             return []
-        times.append((found[0], found[1]))
+        times.append(found)
     return times
+
+
+def _are_close(times: Rounds) -> bool:
+    return CLOSE_IN_SLICES[0] < Timed(times, sliced=True).ratio < CLOSE_IN_SLICES[1]
 
 
 def _many_rounds(probe: Probe, candidate: Form, best: Form) -> Rounds:

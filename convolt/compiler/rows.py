@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ NEAR = 1.1  # a single round within this factor of what is worth a change may be
 SCATTER = 1.04  # on a busy machine the ratio of a form to itself scatters by so much, where three single runs of each are compared
 WORTH = 1.03  # a form must usually be this much faster to be taken
 WORTH_IN_SLICES = 1.01  # where both were measured in slices, which tell that
+SCATTER_IN_SLICES = 0.02  # of the ratio of a form to itself in one round in slices, of several less by the root of their number
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ class Timed:
     @property
     def doubt(self) -> bool:
         """Whether noise may have decided: what was measured is near, or rounds, of many the middle half, disagree on the verdict."""
+        if self.sliced:
+            near = 1 + SCATTER_IN_SLICES / math.sqrt(len(self.rounds))
+            return self.worth / near < self.ratio < self.worth * near
         if self.single or len(self.rounds) == 1:
             near = NEAR if len(self.rounds) == 1 else SCATTER
             return self.worth / near < self.ratio < self.worth * near

@@ -16,9 +16,9 @@ from convolt.compiler.candidates import BFLOAT16, REWRITE_NAMES, candidates_for,
 from convolt.compiler.compiled import COMPILED, LAYERS_COMPILED, CannotCompileError, Compiled, Compiling, seconds_of
 from convolt.compiler.fuse import fuse
 from convolt.compiler.host import release_freed_memory
-from convolt.compiler.measure import CannotCaptureError, Gradients, Probe
+from convolt.compiler.measure import CannotCaptureError, Form, Gradients, Probe
 from convolt.compiler.numerics import TOLERANCE, Numerics, too_far
-from convolt.compiler.rounds import DECIDED, LONG_STEP, Form, in_turn, step_seconds
+from convolt.compiler.rounds import DECIDED, LONG_STEP, in_turn, step_seconds
 from convolt.compiler.rows import WORTH, Row, Timed, plain_row
 from convolt.compiler.shares import Shares
 from convolt.devices import multiplies_in_tiles
@@ -64,8 +64,8 @@ class Search:
         self._batch_size = batch_size
         self._steps = steps
         self._model = self._best = model
-        self._best_seconds = 0.0
-        self._gain = 1.0
+        self._best_seconds = self._chosen_seconds = 0.0
+        self._gain = 1.0  # of what was chosen over the layers
         self._began = self._compiled_before = 0.0
         self._shares: Shares | None = None
         self._numerics = Numerics(probe, model)
@@ -82,7 +82,7 @@ class Search:
             self._consider(names)
         self._reconsider_precision()
         self._compile()
-        plain = self._best_seconds * self._gain  # beside which other forms ran at the same time, not when the search began
+        plain = (self._chosen_seconds or self._best_seconds) * self._gain  # as if it had been measured beside what was chosen last
         why = self._why_not_layers() or f"{self._batch_size / plain:,.0f} images/s forward and backward"
         if not (self._why_not_layers() or self._numerics.reference or any(row.seconds for row in self._rows)):
             why = "the form that needs no search"
@@ -93,7 +93,7 @@ class Search:
         """Tries rewrites, or adds a row that says why not; for lack of time only one, whether they would be tried together or alone."""
         if names != (BFLOAT16,) and self._changes_nothing(names):
             return
-        why = self._notworth_of()
+        why = self._not_worth()
         late = "" if why else self._out_of_time()
         if late and self._unreached.issuperset(names):
             return
@@ -145,7 +145,7 @@ class Search:
         share = self._shares.of(fuse(self._traced, names).covers)
         return f"the layers that it replaces take {share:.0%} of the time" if share * HALVED < 1 - 1 / WORTH else ""
 
-    def _notworth_of(self) -> str:
+    def _not_worth(self) -> str:
         """Returns why the run cannot repay any candidate; "" if it can."""
         run = self._best_seconds * (self._steps or 0)
         return f"the run takes about {run:.0f} s, too short to repay the search" if self._steps and run * GOOD_WIN < SEARCH_SECONDS else ""
@@ -186,8 +186,8 @@ class Search:
         else:
             why = row.why + (" (all of " + name + ")" if len(names) > 1 else "")
             self._rows += [replace(row, name=each, why=why, doubt=timed.doubt) for each in names]
-            self._best, self._best_seconds, self.precision = module, timed.seconds, precision
-            self._gain *= timed.ratio
+            self._best, self.precision = module, precision
+            self._take(timed)
             if lower:
                 self._numerics.allow(errors, precision)
             else:
@@ -204,8 +204,14 @@ class Search:
         if timed is not None and timed.ratio >= timed.worth:
             why = f"float32 is {timed.ratio:.2f}× as fast with the rewrites below"
             self._rows[at] = replace(self._rows[at], verdict="refused", why=why, doubt=timed.doubt)
-            self.precision, self._best_seconds = torch.float32, timed.seconds
-            self._gain *= timed.ratio
+            last = max(i for i, row in enumerate(self._rows) if row.verdict == "chosen")
+            self._rows[last] = replace(self._rows[last], seconds=timed.seconds, images_per_second=self._batch_size / timed.seconds)
+            self.precision = torch.float32
+            self._take(timed)
+
+    def _take(self, timed: Timed) -> None:
+        self._best_seconds = self._chosen_seconds = timed.seconds
+        self._gain *= timed.ratio
 
     def _timed(self, name: str, candidate: Form, errors: tuple[float, float, float], worth: float | None = None) -> Timed | None:
         """Measures a candidate beside the best form so far; None, after adding its row, where the step is a graph that cannot hold it."""
@@ -242,7 +248,7 @@ class Search:
         for row in rows:
             if any(known.name == row.name and known.verdict == "chosen" for known in found):
                 continue  # with others of its kind, which an earlier search had refused together and one by one
-            if not row.doubt or self._notworth_of() or self._out_of_time():
+            if not row.doubt or self._not_worth() or self._out_of_time():
                 found.append(row)
             else:
                 found += self._late(row) if row.loss_error is None else self._again(row)
@@ -358,8 +364,8 @@ class Search:
         if row.verdict == "refused":
             self._best_seconds = timed.before
             return
-        self._best, self._best_seconds, self.compiled = module, timed.seconds, module
-        self._gain *= timed.ratio
+        self._best, self.compiled = module, module
+        self._take(timed)
         if name == LAYERS_COMPILED:
             self._rows = [replace(row, verdict="refused", why=f"{row.why}; the layers compiled are faster")
                           if row.name in (*self.kept, COMPILED) and row.verdict == "chosen" else row for row in self._rows]

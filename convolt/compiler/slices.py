@@ -6,7 +6,7 @@ differed by 9% (the standard deviation of 120 runs, as did the least of two or t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -22,10 +22,12 @@ class SlicedRun:
 
     Args:
         slices: of one run.
+        bytes_at_once: that it makes, beside what is there before.
     """
 
-    def __init__(self, slices: Slices) -> None:
+    def __init__(self, slices: Slices, bytes_at_once: int = 0) -> None:
         self._slices = slices
+        self.bytes_at_once = bytes_at_once
 
     def __call__(self) -> None:
         """Does all of it."""
@@ -34,30 +36,32 @@ class SlicedRun:
                 pass
 
     def begin(self) -> Iterator[None]:
-        """Returns what does a part of the run each time that it is asked to go on."""
+        """Returns what does a part of the run each time that it is asked to go on, inside of `torch.inference_mode`."""
         return self._slices()
 
 
-def seconds_in_slices(runs: Sequence[SlicedRun], times: int, clock: Callable[[], float]) -> list[float]:
-    """Returns how long each run takes, done so many times in slices in turn.
+def seconds_in_slices(run: SlicedRun, other: SlicedRun, times: int, clock: Callable[[], float], hopeless: float) -> tuple[float, float]:
+    """Returns how long two runs take, done so many times in slices in turn.
 
     Args:
-        runs: of different forms.
+        run, other: of different forms.
         times: how often each is done.
         clock: returns seconds.
+        hopeless: times the other's time, after which the first one is not waited for; its time is then at least that.
     """
-    seconds = [0.0] * len(runs)
-    left = {number: _repeated(run, times) for number, run in enumerate(runs)}
+    seconds = [0.0, 0.0]
+    left = {0: _repeated(run, times), 1: _repeated(other, times)}
     with torch.inference_mode():
-        while left:
-            number = min(left, key=seconds.__getitem__)  # an operation may take longer than a slice
-            before, ended = clock(), False
-            while not ended and clock() < before + SLICE_SECONDS:
-                ended = next(left[number], True) or False
-            seconds[number] += clock() - before
+        while left and (1 in left or seconds[0] < hopeless * seconds[1]):
+            number = min(left, key=seconds.__getitem__)  # not simply the next: an operation may take longer than a slice
+            began = clock()
+            ended = next(left[number], True)
+            while not ended and clock() < began + SLICE_SECONDS:
+                ended = next(left[number], True)
+            seconds[number] += clock() - began
             if ended:
                 del left[number]
-    return [each / times for each in seconds]
+    return seconds[0] / times, seconds[1] / times
 
 
 def _repeated(run: SlicedRun, times: int) -> Iterator[None]:

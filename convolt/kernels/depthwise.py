@@ -1,4 +1,4 @@
-"""A convolution of each channel by itself whose weights' gradient has a kernel of its own on a CPU."""
+"""A convolution of each channel by itself; from ten places in a window on, the weights' gradient has a kernel of its own on a CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, str
         backend: "auto", "reference" or "numba" (CPU; from 16 channels on).
 
     Returns:
-        (N, C, H_out, W_out) of x's type. The weights' gradient is summed in float32 over a few lines, in float64 over these.
+        (N, C, H_out, W_out) of x's type. The kernel sums the weights' gradient in float32 over a few lines, in float64 over these; with
+        nine places in a window or fewer it is oneDNN's.
 
     Raises:
         ShapeError: the shapes do not fit each other.

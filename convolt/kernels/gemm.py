@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 
 ALL = Passes(True, True, True)
 PAYS_FORWARD = 8000.0
-"""From so many channels · filters for a place of the results on, the results and the inputs' gradient are faster as products.
+"""From so many channels · filters for a place of the results on, the results and the inputs' gradient are faster as products of patches.
 
 Measured on two cores with AMX, over the shapes of ResNet-18, ResNet-50 and MobileNetV2 at batches of 8 to 128: 256 → 512 channels to
 4 × 4 (8192) takes 0.6 of oneDNN's time in bfloat16 and 0.75 in float32, 512 → 512 at 7 × 7 (5350) 1.2 and 1.1.

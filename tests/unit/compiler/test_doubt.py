@@ -109,7 +109,9 @@ def test_how_much_faster_a_change_must_be() -> None:
     assert [worth_of("bn+relu, bn+add", timed) for timed in (many, single, one)] == [1.0] * 3, "it makes fewer tensors"
     assert [worth_of(name, single) for name in (BFLOAT16, "compiled")] == [WORTH] * 2, "they are no rewrites"
     sliced = Timed([(1.0, 1.01)] * 2, sliced=True)
-    assert [worth_of(name, sliced) for name in ("winograd conv", "compiled", "bn+relu")] == [WORTH_IN_SLICES, WORTH_IN_SLICES, 1.0]
+    assert [worth_of(name, sliced) for name in ("winograd conv", "compiled", "bn+relu")] == [WORTH_IN_SLICES, WORTH, 1.0]
+    doubts = [Timed([(1.0, ratio)] * count, sliced=True, worth=1.01).doubt for ratio, count in ((1.02, 1), (1.02, 6), (1.05, 1))]
+    assert doubts == [True, False, False]
 
 
 def test_doubt_is_about_the_verdict() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 import convolt
 from convolt import kernels, layers
 from convolt.compiler.fuse import REWRITES, fuse
-from convolt.compiler.fused import WinogradConv
+from convolt.compiler.fused import Separable, WinogradConv
 from convolt.compiler.trace import Untraceable, trace
 from convolt.models import Model, Sequential
 
@@ -213,6 +213,31 @@ def test_the_shape_says_by_which_tiles_or_products_windows_of_3_are_convolved(fi
     got = WinogradConv(conv, relu=False)(x)
     assert seen == [expected]
     torch.testing.assert_close(got, conv(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["depthwise_weight", "pointwise_weight", "bias", ""])
+@pytest.mark.parametrize(("window", "strides", "precision"), [(5, 1, torch.float32), (3, 2, torch.float32), (3, 2, torch.bfloat16),
+                                                              (5, 2, torch.bfloat16)], ids=str)
+def test_gradients_of_a_separable_convolution(window: int, strides: int, precision: torch.dtype, frozen: str) -> None:
+    torch.manual_seed(0)
+    layer = layers.SeparableConv2D(96, window, strides=strides, padding="same")
+    x = torch.randn(4, 32, 7, 6)
+    layer(x)
+    exact = copy.deepcopy(layer).double()
+    for each in (layer, exact):
+        for name, p in each.named_parameters():
+            p.requires_grad_(name != frozen)
+    results = []
+    for form, given in ((Separable(layer), x), (exact, x.double())):
+        given = given.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16 and given.dtype == torch.float32):
+            y = form(given)
+        wanted = [given, *(p for p in form.parameters() if p.requires_grad)]
+        results.append([y, *torch.autograd.grad(y.float().square().mean() if y.dtype == torch.bfloat16 else y.square().mean(), wanted)])
+    assert len(results[0]) == 5 - bool(frozen) and results[0][0].dtype == precision
+    for got, expected in zip(*results, strict=True):
+        bound = 2e-2 if precision == torch.bfloat16 else 1e-5
+        assert float((got - expected).detach().norm()) <= bound * float(expected.detach().norm())
 
 
 @pytest.mark.parametrize("case", ["float32", "bfloat16", "input gradient", "float64"])
