@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from convolt.compiler.fuse import REWRITES, fuse
+from convolt.compiler.fuse import REWRITES, is_legal
 from convolt.compiler.rows import WORTH, WORTH_IN_SLICES, Timed
 from convolt.devices import multiplies_in_tiles
 
@@ -28,7 +28,7 @@ def candidates_for(traced: fx.GraphModule | None, lower: bool) -> list[tuple[str
         in_turn = [*(r for r in reversed(REWRITES) if not r.leftover), *(r for r in REWRITES if r.leftover)]
         first = _first()
         in_turn.sort(key=lambda rewrite: first.index(word) if (word := rewrite.name.split()[0]) in first else len(first))
-        candidates += [rewrite.name for rewrite in in_turn if rewrite.pays() and fuse(traced, (rewrite.name,)).count]
+        candidates += [rewrite.name for rewrite in in_turn if rewrite.pays() and is_legal(traced, rewrite)]
     return _together(candidates)
 
 

@@ -182,6 +182,11 @@ def fuse(traced: fx.GraphModule, names: tuple[str, ...] | None = None) -> Fused:
     return Fused(result, count, frozenset(covers))
 
 
+def is_legal(traced: fx.GraphModule, rewrite: Rewrite) -> bool:
+    """Whether there is a place in a graph for a rewrite; `fuse` would copy the graph."""
+    return any(node.op.startswith("call") and rewrite.match(traced, node) is not None for node in traced.graph.nodes)
+
+
 def _replace(module: fx.GraphModule, match: Match, name: str) -> None:
     last = match.covers[-1]
     module.add_submodule(name, match.module)
