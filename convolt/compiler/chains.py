@@ -1,4 +1,4 @@
-"""Which chains of a graph are frozen: a convolution, the normalization, sum, activation and pooling behind it, the zeros before."""
+"""Which chains of a graph are frozen: a convolution, the normalization, scale, sum, activation and pooling behind it, the zeros before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from convolt import activations, kernels
 from convolt.compiler.frozen import Chain, Frozen, MaxPool, Packed, freeze, freeze_dense
 from convolt.compiler.fuse import REWRITES, fuse
 from convolt.compiler.nodes import INSIDE, Pair, activation_of, feeds_only, first_input, module_of, norm_of, pool_of, summands, window_of
-from convolt.layers import BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Dropout, MaxPooling2D, SeparableConv2D, ZeroPadding2D
+from convolt.layers import (
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    LayerScale,
+    MaxPooling2D,
+    SeparableConv2D,
+    ZeroPadding2D,
+)
 from convolt.layers.windows import same_padding
 
 LEFT = ("bn+add+relu", "bn+add", "bn+relu+pool", "bn+relu", "bn+activation", "relu+pool", "onednn products")
@@ -177,6 +187,10 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
     x = first_input(node)
     if not isinstance(x, fx.Node) or len(x.meta.get("shape", ())) != 4 or not _can_freeze(conv):
         return None
+    if isinstance(conv, Dense):
+        if node.meta.get("masked"):
+            return None
+        conv = _as_convolution(conv)
     border, padding, x, nodes = _padding(graph, conv, node, x)
     weight, bias = conv.weight.detach().float(), None if conv.bias is None else conv.bias.detach().float()
     activation, norms = getattr(conv, "activation", activations.linear), 0
@@ -187,6 +201,13 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
     if norm is not None and after is not None:
         weight, bias = _folded(weight, bias, norm)
         last, norms = after, 1
+        nodes.append(after)
+    after = _only_user(last)
+    scale = module_of(graph, after) if after is not None and activation is activations.linear else None
+    if isinstance(scale, LayerScale) and after is not None:
+        factors = scale.weight.detach().float()
+        weight, bias = weight * factors.view(-1, 1, 1, 1), None if bias is None else bias * factors
+        last = after
         nodes.append(after)
     after = _only_user(last)
     sides = summands(graph, after) if after is not None and activation is activations.linear else None
@@ -212,9 +233,17 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
 
 
 def _can_freeze(conv: Any) -> bool:
-    if isinstance(conv, (Conv2D, DepthwiseConv2D)):
+    if isinstance(conv, (Conv2D, DepthwiseConv2D)) or type(conv) is Dense:
         return conv.activation in (activations.linear, *INSIDE)
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _as_convolution(dense: Dense) -> Conv2D:
+    """Returns a dense layer over a map as the convolution by 1 × 1 that it is, with weights of its own."""
+    conv = Conv2D(dense.units, 1, activation=dense.activation, name=dense.name)
+    conv.weight, conv.bias = nn.Parameter(dense.weight.detach()[:, :, None, None], requires_grad=False), dense.bias
+    conv._channels, conv.built = dense.weight.shape[1], True
+    return conv
 
 
 def _pair(value: Any) -> tuple[int, int]:

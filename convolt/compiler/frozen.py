@@ -1,8 +1,8 @@
 """Convolutions whose weights change no more: batch normalization folded in, laid out for the hardware, with all that follows in one call.
 
 Four ways to compute one: Winograd's tiles of 4 × 4 (CPU, float32) or 2 × 2 (CPU without AMX, bfloat16) for 3 × 3 windows over many
-channels, oneDNN with weights laid out beforehand (CPU), and PyTorch's own convolution. Dense layers keep their weights in the type of the
-computation, max-pooling has no gradient.
+channels, oneDNN with weights laid out beforehand (CPU), and PyTorch's own convolution. A dense layer over a map is a convolution by 1 × 1;
+others keep their weights in the type of the computation. Max-pooling has no gradient.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Activation = Callable[[Tensor], Tensor]
 ONEDNN: dict[Activation, tuple[str, list[float], str]] = {
     activations.relu: ("relu", [], ""), activations.relu6: ("hardtanh", [0.0, 6.0], ""), activations.sigmoid: ("sigmoid", [], ""),
     activations.tanh: ("tanh", [], ""), activations.silu: ("swish", [], ""), activations.hard_silu: ("hardswish", [], ""),
+    activations.gelu: ("gelu", [], "none"),
 }
 """Activations that oneDNN computes within a convolution: its name for them, their numbers, the variant."""
 

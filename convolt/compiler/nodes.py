@@ -16,7 +16,8 @@ from convolt.layers import Activation, Add, BatchNormalization, Conv2D, Layer, M
 
 _OF_TORCH = {nn.ReLU6: activations.relu6, nn.SiLU: activations.silu, nn.Sigmoid: activations.sigmoid, nn.Tanh: activations.tanh,
              nn.Hardswish: activations.hard_silu}
-INSIDE = (activations.relu, activations.relu6, activations.silu, activations.sigmoid, activations.tanh, activations.hard_silu)
+INSIDE = (activations.relu, activations.relu6, activations.silu, activations.sigmoid, activations.tanh, activations.hard_silu,
+          activations.gelu)
 """Activations that fit into a convolution."""
 
 Pair = tuple[int, int]
@@ -140,4 +141,6 @@ def activation_of(graph: fx.GraphModule, node: fx.Node) -> Any:
         functions: dict[Any, Callable[..., Tensor]] = {
             F.silu: activations.silu, F.relu6: activations.relu6, F.hardswish: activations.hard_silu}
         return functions.get(node.target)
+    if isinstance(module, nn.GELU):
+        return activations.gelu if module.approximate == "none" else None
     return _OF_TORCH.get(type(module))  # type: ignore[arg-type]

@@ -24,6 +24,8 @@ def shaken(model: Any) -> Any:
             module.running_var.uniform_(0.5, 1.5)
             nn.init.normal_(module.weight, 1.0, 0.2)
             nn.init.normal_(module.bias, 0.0, 0.2)
+        if isinstance(module, layers.LayerScale):
+            nn.init.normal_(module.weight, 1.0, 0.2)
     return model.eval()
 
 
@@ -72,6 +74,17 @@ def separable() -> Any:
     return convolt.Model(inputs, layers.SeparableConv2D(6, 3, dilation_rate=2, activation="tanh", use_bias=False)(x))
 
 
+def dense_blocks() -> Any:
+    """Dense layers over maps, with GELU, a scale of each channel and a residual behind them; the last one gives probabilities."""
+    inputs = convolt.Input((12, 9, 16))
+    x = layers.Conv2D(24, 2, strides=2, activation="gelu")(inputs)
+    for bias in (True, False):
+        y = layers.LayerNormalization()(layers.DepthwiseConv2D(5, padding="same")(x))
+        y = layers.Activation("gelu")(layers.Dense(96)(y))
+        x = layers.Add()([x, layers.LayerScale(1.0)(layers.Dense(24, use_bias=bias)(y))])
+    return convolt.Model(inputs, layers.Dense(5, activation="softmax")(x))
+
+
 def of_torch() -> Any:
     return nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6(), nn.Conv2d(64, 64, 3, padding=1),
                          nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(64, 5, 1))
@@ -96,6 +109,7 @@ MODELS = {  # model, shape of a batch as its forward takes it, what must be foun
     "pooled": (pooled_vgg, (64, 3, 16, 18), {"packed": 1, "tiled": 3}, {"packed": 3, "winograd": 1, "cast": 1}),
     "mobile": (mobile, (5, 8, 11, 9), {"packed": 4, "folded": 2}, {"packed": 4, "folded": 2}),
     "separable": (separable, (5, 8, 10, 9), {"packed": 8, "folded": 1}, {"packed": 8, "folded": 1}),
+    "dense": (dense_blocks, (5, 16, 12, 9), {"packed": 7}, {"packed": 7, "cast": 1}),
     "torch": (of_torch, (64, 3, 20, 20), {"packed": 2, "tiled": 2, "folded": 2}, {"packed": 2, "winograd": 2, "folded": 2}),
 }
 
