@@ -53,7 +53,7 @@ def frozen_graph(traced: fx.GraphModule, batch: int, dtype: torch.dtype) -> tupl
             node.replace_all_uses_with(first_input(node))
             graph.graph.erase_node(node)
     for node in list(graph.graph.nodes):
-        found = _chain(graph, node) if node.op == "call_module" else None
+        found = _chain(graph, node, dtype) if node.op == "call_module" else None
         if found is not None:
             _replace(graph, found, batch, dtype, count)
     if not count:
@@ -181,8 +181,11 @@ class _Found:
     norms: int
 
 
-def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
-    """Returns the longest chain that begins with a convolution at this node."""
+def _chain(graph: fx.GraphModule, node: fx.Node, dtype: torch.dtype) -> _Found | None:
+    """Returns the longest chain that begins with a convolution at this node.
+
+    A scale ends it in bfloat16: autocast would multiply and add what follows in float32, and small scales are lost without that.
+    """
     conv: Any = module_of(graph, node)
     x = first_input(node)
     if not isinstance(x, fx.Node) or len(x.meta.get("shape", ())) != 4 or not _can_freeze(conv):
@@ -204,7 +207,7 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
         nodes.append(after)
     after = _only_user(last)
     scale = module_of(graph, after) if after is not None and activation is activations.linear else None
-    if isinstance(scale, LayerScale) and after is not None:
+    if type(scale) is LayerScale and dtype == torch.float32 and after is not None:
         factors = scale.weight.detach().float()
         weight, bias = weight * factors.view(-1, 1, 1, 1), None if bias is None else bias * factors
         last = after
@@ -233,6 +236,8 @@ def _chain(graph: fx.GraphModule, node: fx.Node) -> _Found | None:
 
 
 def _can_freeze(conv: Any) -> bool:
+    if type(conv) is Dense and conv.weight.device.type not in ("cpu", "meta"):
+        return False  # where a product is as fast, and TF32 has switches of its own for convolutions
     if isinstance(conv, (Conv2D, DepthwiseConv2D)) or type(conv) is Dense:
         return conv.activation in (activations.linear, *INSIDE)
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

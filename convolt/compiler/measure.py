@@ -216,7 +216,7 @@ class Probe:
         Raises:
             CannotCaptureError: as `seconds` does.
         """
-        if self._graphs is None or not self._graphs.keeps:
+        if self._graphs is None or not self._graphs.keeps or not all(getattr(module, "recordable", True) for module, _ in (form, other)):
             return None
         with self._as_it_was():
             one, two = (self._kept_runs.get((*each, self.parts)) or self._ready(*each) for each in (form, other))

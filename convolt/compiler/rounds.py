@@ -82,7 +82,7 @@ def _in_slices(probe: Probe, candidate: Form, best: Form, run: float) -> Rounds:
     """Rounds in slices, in each of which both meet the same noise; one of a long run if it is not close; none without slices."""
     runs = max(1, round(SLICED_ROUND_SECONDS / max(run, SHORTEST_RUN)))
     times: Rounds = []
-    while len(times) < (1 if run >= LONG_STEP else 2) or (_are_close(times) and runs * sum(map(sum, times)) < ROUNDS_SECONDS):
+    while len(times) < (1 if run >= LONG_STEP else 2) or (_are_close(times) and runs * sum(map(sum, times)) < ROUNDS_SECONDS * probe.parts):
         found = probe.in_slices(candidate, best, runs, HOPELESS)
         if found is None:
             return []

@@ -269,13 +269,14 @@ class Search:
     def _again(self, row: Row) -> list[Row]:
         """Returns the rows of a candidate after one more measurement: one, or one for each of several rewrites that are taken together."""
         names = row.name.split(", ")
-        if row.name == BFLOAT16:
-            form = self._form(self.kept)
-            timed = in_turn(self._probe, (form, torch.bfloat16), (form, torch.float32), self._best_seconds)
-        else:
-            without = [name for name in self.kept if name not in names]
-            timed = in_turn(self._probe, (self._form([*without, *names]), self.precision), (self._form(without), self.precision),
-                            self._best_seconds)
+        lower, without = row.name == BFLOAT16, [name for name in self.kept if name not in names]
+        form = self._form(self.kept) if lower else self._form([*without, *names])
+        candidate = form, torch.bfloat16 if lower else self.precision
+        other = (form, torch.float32) if lower else (self._form(without), self.precision)
+        try:
+            timed = in_turn(self._probe, candidate, other, self._best_seconds)
+        except CannotCaptureError:
+            return [row]  # what was found before stays, and so does the doubt
         timed = replace(timed, worth=worth_of(row.name, timed))
         new = self._row(row.name, timed, (row.loss_error or 0.0, row.gradient_error or 0.0), row.memory)
         if new.verdict == row.verdict:

@@ -391,6 +391,41 @@ def test_pooling_of_a_frozen_model_gives_the_same_bits(pool: Any, ours: bool, dt
         assert torch.equal(frozen.module(x), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_small_scales_are_added_as_the_model_adds_them(dtype: torch.dtype) -> None:
+    """In bfloat16 the model scales and adds in float32: a branch of a thousandth of the stream would be lost otherwise."""
+    torch.manual_seed(0)
+    x = inputs = convolt.Input((6, 6, 16))
+    for _ in range(12):
+        y = layers.Dense(32, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.LayerScale(2e-3)(layers.Dense(16)(y))])
+    model, pixels = convolt.Model(inputs, x).eval(), pictures(4, 16, 6, 6)
+    frozen = freeze_model(model, [pixels], dtype)
+    assert isinstance(frozen, Frozen) and sum(frozen.count.values()) == 24, frozen
+    with torch.no_grad():
+        exact = model.double()(pixels.double())
+        model.float()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            mine, theirs = frozen.module(pixels), model(pixels)
+    assert mine.dtype == theirs.dtype == torch.float32
+    assert float((mine - exact).norm()) <= 1.5 * float((theirs - exact).norm()) + 1e-6 * float(exact.norm())
+
+
+@pytest.mark.parametrize("kind", ["scale", "dense"])
+def test_layers_of_ones_own_are_not_folded(kind: str) -> None:
+    class Gate(layers.LayerScale):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(super().forward(x))
+
+    class Doubled(layers.Dense):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model = convolt.Sequential([layers.Input((6, 6, 8)), layers.Conv2D(8, 1), Gate(0.5) if kind == "scale" else Doubled(8)]).eval()
+    frozen = freeze_model(model, [pictures(2, 8, 6, 6)], torch.float32)
+    assert isinstance(frozen, Frozen) and frozen.count == {"packed": 1}, frozen
+
+
 @pytest.mark.parametrize("activation", ["linear", "relu", "sigmoid", "gelu", "softmax"])
 @pytest.mark.parametrize("shape", [(8,), (5, 6, 8)], ids=str)
 def test_dense_layers_laid_out_for_onednn_compute_the_same(activation: str, shape: tuple[int, ...]) -> None:
