@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -107,18 +107,15 @@ class _Writer:
 
     def program(self) -> Program:
         """Returns the function."""
-        for number in self._calls_to_write():
-            self._write(self._calls[number], number)
-            self._forget(number)
+        for _ in self._written():
+            pass
         results = ", ".join([self._tensor(place) for place in self._recording.results])
         made: Program = torch.inference_mode()(self._function(f"return [{results}]"))
         return made
 
     def sliced_run(self) -> SlicedRun:
         """Returns the work as a function that stops every few operations, with gradients switched off."""
-        for number in self._calls_to_write():
-            self._write(self._calls[number], number)
-            self._forget(number)
+        for number in self._written():
             if number % SLICE_CALLS == 0:
                 self._lines += ["set_grad(False)", "yield", "set_grad(True)"] if self._grad else ["yield"]
         self._lines.append("set_grad(False)")
@@ -137,13 +134,16 @@ class _Writer:
             changes[self._last[block] + 1] -= self._recording.sizes[block]
         return max(itertools.accumulate(changes))
 
-    def _calls_to_write(self) -> Iterable[int]:
-        """Returns the numbers of all calls, in order, once the inputs have names."""
+    def _written(self) -> Iterator[int]:
+        """Writes all calls, after the inputs have names, and yields the number of each."""
         self._check_that_all_is_filled()
         for place in self._recording.inputs:
             self._bases[place.block] = (f"x{place.block}", place)
             self._tensors[place] = f"x{place.block}"
-        return range(len(self._calls))
+        for number, call in enumerate(self._calls):
+            self._write(call, number)
+            self._forget(number)
+            yield number
 
     def _function(self, last: str) -> Any:
         """Returns the function of all lines and the last one."""

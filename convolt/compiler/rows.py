@@ -10,7 +10,7 @@ NEAR = 1.1  # a single round within this factor of what is worth a change may be
 SCATTER = 1.04  # on a busy machine the ratio of a form to itself scatters by so much, where three single runs of each are compared
 WORTH = 1.03  # a form must usually be this much faster to be taken
 WORTH_IN_SLICES = 1.01  # where both were measured in slices, which tell that
-SCATTER_IN_SLICES = 0.02  # of the ratio of a form to itself in one round in slices, of several less by the root of their number
+SCATTER_IN_SLICES = 0.02  # near this is doubt: a form to itself scatters by 0.012 in one round, in several less by the root of their number
 
 
 @dataclass(frozen=True)
